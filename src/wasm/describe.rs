@@ -1,0 +1,67 @@
+//! What a sandbox is told to run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of guest an artefact holds, which decides how it is linked and entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestKind {
+    /// A core module of WASI preview 1, entered at `_start`.
+    P1Command,
+    /// A component that exports `wasi:cli/run@0.2`.
+    P2Command,
+    /// A component that exports `wasi:http/incoming-handler@0.2`.
+    Http,
+}
+
+/// A directory of the host that the guest sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preopen {
+    /// Absolute path on the host.
+    pub host: PathBuf,
+    /// Absolute path that the guest sees.
+    pub guest: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
+/// Whom the sandbox becomes before it runs the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// All that one sandbox needs to know, sent to it as its first frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The compiled artefact (`.cwasm`), made by this host's agent.
+    pub artefact: PathBuf,
+    /// How to link and enter it.
+    pub kind: GuestKind,
+    /// The guest's arguments, its own name first.
+    pub args: Vec<String>,
+    /// The guest's environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Directories the guest sees; nothing else of the host's files is open to it.
+    pub preopens: Vec<Preopen>,
+    /// Whom to become; `None` stays who the agent is (an ordinary user cannot change).
+    pub user: Option<User>,
+    /// Bytes that all linear memories of the container may hold together; `None` is no limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// Size of the log in bytes past which a new log is asked for.
+    pub log_limit_bytes: u64,
+    /// Addresses an http guest is served on; empty for a command.
+    pub listen: Vec<SocketAddr>,
+    /// Seconds between SIGTERM and SIGKILL as the pod's spec has them.
+    pub grace_seconds: u64,
+    /// Whether the sandbox ends when its agent does (`copepod run`).
+    pub die_with_agent: bool,
+}

@@ -1,0 +1,323 @@
+//! The state file of one container attempt: who knows that it lives, and how it ended.
+//!
+//! The agent makes the file, locks it (`flock`) and hands the descriptor to the sandbox as its
+//! standard output; the lock belongs to the open file, so it is held until the sandbox's death,
+//! whoever else dies. The file is never renamed, replaced or unlocked.
+//!
+//! | held lock | `launched` | exit record | meaning |
+//! |---|---|---|---|
+//! | yes | any | any | the sandbox lives |
+//! | no | no | no | the guest never ran: the same attempt starts again |
+//! | no | yes | no | killed |
+//! | no | any | yes | ended by itself, as the record says |
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::PROTOCOL_VERSION;
+
+const MAGIC: &[u8; 8] = b"copepod\0";
+/// A container id is 64 hex digits: log shippers match on that.
+pub const ID_LEN: usize = 64;
+const ID_AT: u64 = 16;
+const LAUNCH_AT: u64 = 128;
+const EXIT_AT: u64 = 512;
+/// Room for an exit record: a message of 4 KiB, each byte of which JSON may write as six.
+const RECORD_MAX: usize = 32 << 10;
+/// Longest message of an exit record, in bytes (upstream's termination message limit).
+pub const MESSAGE_MAX: usize = 4096;
+
+/// Why a state file could not be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Reading or writing it failed.
+    #[error("cannot {0} the state file")]
+    Io(&'static str, #[source] io::Error),
+    /// It is not a state file, or one of another version.
+    #[error("not a state file of version {PROTOCOL_VERSION}")]
+    Format,
+    /// The id is not 64 hex digits.
+    #[error("container id {0:?} is not 64 hex digits")]
+    Id(String),
+    /// A record does not fit.
+    #[error("record of {0} bytes does not fit into the state file")]
+    TooLong(usize),
+}
+
+/// The guest was about to be instantiated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The sandbox's process id, to be trusted only while the lock is held.
+    pub pid: u32,
+    /// Nanoseconds since the epoch.
+    pub at_ns: i64,
+}
+
+/// Why a container ended, in upstream's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// Exit code 0.
+    Completed,
+    /// Any other exit code, a trap or a kill.
+    Error,
+    /// Ended for its memory limit.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// The guest could not be started (exit code 128); nothing of it ran.
+    StartError,
+}
+
+impl Reason {
+    /// Upstream's text for `state.terminated.reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+        }
+    }
+}
+
+/// How a sandbox ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code as Kubernetes shows it.
+    pub code: i32,
+    /// Why.
+    pub reason: Reason,
+    /// A trap's text and backtrace, or empty; at most [`MESSAGE_MAX`] bytes.
+    pub message: String,
+    /// Nanoseconds since the epoch.
+    pub finished_at_ns: i64,
+}
+
+/// An open state file.
+#[derive(Debug)]
+pub struct StateFile(File);
+
+impl StateFile {
+    /// Makes the file for the container `id`. An unfinished file of a crashed agent is made anew.
+    ///
+    /// # Errors
+    /// [`StateError::Id`] and [`StateError::Io`].
+    pub fn create(path: &Path, id: &str) -> Result<Self, StateError> {
+        if id.len() != ID_LEN || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(StateError::Id(id.into()));
+        }
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| StateError::Io("make", e))?;
+        let mut head = [0; EXIT_AT as usize];
+        head[..8].copy_from_slice(MAGIC);
+        head[8] = PROTOCOL_VERSION;
+        head[ID_AT as usize..][..ID_LEN].copy_from_slice(id.as_bytes());
+        file.write_all_at(&head, 0).map_err(|e| StateError::Io("write", e))?;
+        Ok(Self(file))
+    }
+
+    /// Opens an existing file and checks its head.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] and [`StateError::Format`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|e| StateError::Io("open", e))?;
+        Self::checked(file)
+    }
+
+    /// Takes an inherited descriptor of a state file.
+    ///
+    /// # Errors
+    /// As [`StateFile::open`].
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, StateError> {
+        Self::checked(File::from(fd))
+    }
+
+    fn checked(file: File) -> Result<Self, StateError> {
+        let mut head = [0; 9];
+        match file.read_exact_at(&mut head, 0) {
+            Ok(()) if head[..8] == *MAGIC && head[8] == PROTOCOL_VERSION => Ok(Self(file)),
+            Ok(()) => Err(StateError::Format),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(StateError::Format),
+            Err(e) => Err(StateError::Io("read", e)),
+        }
+    }
+
+    /// The container id of 64 hex digits.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] and [`StateError::Format`].
+    pub fn id(&self) -> Result<String, StateError> {
+        let mut id = vec![0; ID_LEN];
+        self.0.read_exact_at(&mut id, ID_AT).map_err(|e| StateError::Io("read", e))?;
+        String::from_utf8(id).map_err(|_| StateError::Format)
+    }
+
+    /// Takes the lock unless another open file has it; `true` if it is held by this one now.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn try_lock(&self) -> Result<bool, StateError> {
+        match flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(e) if e == rustix::io::Errno::WOULDBLOCK => Ok(false),
+            Err(e) => Err(StateError::Io("lock", e.into())),
+        }
+    }
+
+    /// Writes that the guest is about to be instantiated. Not synced: it has to outlive any
+    /// process, and a power cut ends the guest as well.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn set_launched(&self, launch: &Launch) -> Result<(), StateError> {
+        self.put(LAUNCH_AT, (EXIT_AT - LAUNCH_AT) as usize, launch)
+    }
+
+    /// The launch record, if a whole one is there.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn launched(&self) -> Result<Option<Launch>, StateError> {
+        self.get(LAUNCH_AT, (EXIT_AT - LAUNCH_AT) as usize)
+    }
+
+    /// Writes how the sandbox ended; on disk when this returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn set_exit(&self, exit: &Exit) -> Result<(), StateError> {
+        self.put(EXIT_AT, RECORD_MAX, exit)?;
+        self.0.sync_data().map_err(|e| StateError::Io("sync", e))
+    }
+
+    /// The exit record, if a whole one is there.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn exit(&self) -> Result<Option<Exit>, StateError> {
+        self.get(EXIT_AT, RECORD_MAX)
+    }
+
+    /// A record is its length, its crc32, its JSON: half a write is no record.
+    fn put(&self, at: u64, room: usize, record: &impl Serialize) -> Result<(), StateError> {
+        let json = serde_json::to_vec(record).map_err(|e| StateError::Io("encode", e.into()))?;
+        if json.len() + 8 > room {
+            return Err(StateError::TooLong(json.len()));
+        }
+        let mut bytes = Vec::with_capacity(json.len() + 8);
+        bytes.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
+        bytes.extend_from_slice(&json);
+        self.0.write_all_at(&bytes, at).map_err(|e| StateError::Io("write", e))
+    }
+
+    fn get<T: DeserializeOwned>(&self, at: u64, room: usize) -> Result<Option<T>, StateError> {
+        let mut head = [0; 8];
+        match self.0.read_exact_at(&mut head, at) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(StateError::Io("read", e)),
+        }
+        let [a, b, c, d, e, f, g, h] = head;
+        let len = u32::from_le_bytes([a, b, c, d]) as usize;
+        if len == 0 || len + 8 > room {
+            return Ok(None);
+        }
+        let mut json = vec![0; len];
+        if self.0.read_exact_at(&mut json, at + 8).is_err()
+            || crc32fast::hash(&json) != u32::from_le_bytes([e, f, g, h])
+        {
+            return Ok(None);
+        }
+        Ok(serde_json::from_slice(&json).ok())
+    }
+}
+
+impl AsFd for StateFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<StateFile> for OwnedFd {
+    fn from(state: StateFile) -> Self {
+        state.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> String {
+        "0123456789abcdef".repeat(4)
+    }
+
+    #[test]
+    fn records_come_back_and_half_a_record_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let state = StateFile::create(&path, &id()).expect("makes");
+        assert_eq!(state.launched().expect("reads"), None);
+        assert_eq!(state.exit().expect("reads"), None);
+        let launch = Launch { pid: 7, at_ns: 42 };
+        state.set_launched(&launch).expect("writes");
+        let exit = Exit {
+            code: 137,
+            reason: Reason::OomKilled,
+            message: "\u{1}".repeat(MESSAGE_MAX),
+            finished_at_ns: 43,
+        };
+        state.set_exit(&exit).expect("writes");
+
+        let again = StateFile::open(&path).expect("opens");
+        assert_eq!(again.id().expect("reads"), id());
+        assert_eq!(again.launched().expect("reads"), Some(launch));
+        assert_eq!(again.exit().expect("reads"), Some(exit));
+
+        again.0.write_all_at(b"x", EXIT_AT + 20).expect("writes");
+        assert_eq!(again.exit().expect("reads"), None, "a broken record counts as none");
+    }
+
+    #[test]
+    fn the_lock_is_the_open_files() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let first = StateFile::create(&path, &id()).expect("makes");
+        assert!(first.try_lock().expect("locks"));
+        let kept = first.as_fd().try_clone_to_owned().expect("a second descriptor");
+        let other = StateFile::open(&path).expect("opens");
+        assert!(!other.try_lock().expect("asks"));
+        drop(first);
+        assert!(!other.try_lock().expect("asks"), "the other descriptor holds it");
+        drop(kept);
+        assert!(other.try_lock().expect("asks"));
+    }
+
+    #[test]
+    fn what_is_no_state_file_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        std::fs::write(&path, "hello").expect("writes");
+        assert!(matches!(StateFile::open(&path), Err(StateError::Format)));
+        assert!(matches!(StateFile::create(&path, "short"), Err(StateError::Id(_))));
+    }
+}
