@@ -1,2 +1,21 @@
-//! x
-fn main(){}
+//! `copepod`: a kubelet-compatible, lightweight Kubernetes node agent.
+//!
+//! This file holds the rooms and the exit code; what each room owns stands in its `mod.rs`, what
+//! each may use in ARCHITECTURE.md.
+
+mod cli;
+mod image;
+mod ledger;
+mod linux;
+mod logs;
+mod runtime;
+mod sources;
+mod telemetry;
+mod volume;
+mod worker;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,153 @@
+//! `copepod run`: pods of files on this machine, with no cluster.
+//!
+//! [`load`] makes pods of the files, [`session`] runs them to their end, [`screen`] shows them.
+
+mod load;
+mod report;
+mod screen;
+mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use self::screen::Screen;
+use super::compile::{bar_or_quiet, default_cache_dir};
+use crate::image::Images;
+use crate::ledger::{self, Ledger, home};
+use crate::runtime::wasm::{Wasm, end_leftovers};
+use crate::worker::{Host, Shared, Workers};
+
+/// Run the pods of files on this machine, with no cluster.
+///
+/// Images are paths: ./FILE.wasm (from the pod file's folder), an absolute path or file://.
+/// Ends when every pod has: with the first exit code that is not 0, in the order of the files.
+/// Ctrl-C stops the pods within their grace periods, a second one at once.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Pod files (YAML of one or more documents, or JSON; - is standard input), or a .wasm file
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Arguments of a bare .wasm file
+    #[arg(last = true, value_name = "ARG")]
+    args: Vec<String>,
+    /// What to print: logs, or a JSON line with the pod's status at each change (logs then go to
+    /// standard error)
+    #[arg(long, short, value_enum, default_value = "logs")]
+    output: Output,
+    /// Directory of the pods' state, kept by one copepod at a time [default: a new one]
+    #[arg(long, value_name = "DIR")]
+    root_dir: Option<PathBuf>,
+    /// Directory of compiled images
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// The sandbox program [default: copepod-sandbox beside this program]
+    #[arg(long, value_name = "FILE", env = "COPEPOD_SANDBOX")]
+    sandbox: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Logs,
+    Json,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the pods from being started; nothing is left behind then.
+pub(super) fn run(args: Args) -> Result<u8> {
+    // One thread: the agent waits, and guests are processes that end with this thread.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(pods(args))
+}
+
+async fn pods(args: Args) -> Result<u8> {
+    let sandbox = sandbox(args.sandbox)?;
+    let loaded = load::load(&args.files, &args.args)?;
+    let screen = Screen::new(args.output == Output::Json);
+    let host = host();
+    for notice in load::notices(&loaded, &host) {
+        screen.note(&notice);
+    }
+    let cache = args.cache_dir.unwrap_or_else(default_cache_dir);
+    let images = Images::open(cache, "/proc/self/exe".into())?;
+    prepare(&images, &loaded).await?;
+
+    let ledger = Arc::new(open_ledger(args.root_dir)?);
+    let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
+    let shared = Shared { runtime: wasm, images, ledger: Arc::clone(&ledger), host };
+    let ended = session::Session::new(Workers::new(shared, happenings), &ledger, loaded, screen);
+    let code = ended?.run().await;
+    remove(ledger)?;
+    code
+}
+
+/// Every image of every pod, before anything runs: what is wrong with one is an error of the
+/// command, not a container that is tried again and again.
+async fn prepare(images: &Images, loaded: &[load::Loaded]) -> Result<()> {
+    let progress = bar_or_quiet();
+    for pod in loaded {
+        for (container, image) in pod.images() {
+            images
+                .prepare(&image, &pod.base, &*progress)
+                .await
+                .with_context(|| format!("{}: container {container:?}", pod.name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The sandbox program: as given, else beside this one.
+fn sandbox(given: Option<PathBuf>) -> Result<PathBuf> {
+    let path = match given {
+        Some(path) => path,
+        None => std::env::current_exe()
+            .context("cannot find this program's own path")?
+            .with_file_name("copepod-sandbox"),
+    };
+    path.canonicalize().with_context(|| {
+        format!(
+            "cannot find the sandbox program {}: expected it beside copepod, or --sandbox FILE",
+            path.display()
+        )
+    })
+}
+
+/// What this host is for a pod: no network namespace, so the loopback address for all.
+fn host() -> Host {
+    Host {
+        addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+        changes_user: rustix::process::geteuid().is_root(),
+        die_with_agent: true,
+    }
+}
+
+/// The root directory of this run, after whatever ended runs left was ended and removed.
+fn open_ledger(root: Option<PathBuf>) -> Result<Ledger> {
+    let run = home::run();
+    let Some(root) = root else {
+        let base = home::state();
+        let ledger = Ledger::fresh(&base, &run)?;
+        for old in ledger::abandoned(&base, &run)? {
+            end_leftovers(&old)?;
+            old.remove()?;
+        }
+        return Ok(ledger);
+    };
+    let ledger = Ledger::open(&root, &run)?;
+    end_leftovers(&ledger)?;
+    ledger.clear()?;
+    Ok(ledger)
+}
+
+fn remove(ledger: Arc<Ledger>) -> Result<()> {
+    // The runtime's tasks have ended with their sandboxes; whoever still holds it goes with us.
+    ledger.remove()?;
+    Ok(())
+}

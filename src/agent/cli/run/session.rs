@@ -1,0 +1,218 @@
+//! The time from the first start to the last end: statuses, logs and signals as they come.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use copepod_pod::Event;
+use inotify::{Inotify, WatchDescriptor, WatchMask};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::load::Loaded;
+use super::report;
+use super::screen::{Screen, Source};
+use crate::ledger::Ledger;
+use crate::logs::follow::Follower;
+use crate::runtime::Runtime;
+use crate::worker::{Handle, Snapshot, Workers};
+
+/// How often ages in the table are drawn anew.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Bytes of inotify events read at once: some hundred events.
+const INOTIFY_BUFFER: usize = 16 << 10;
+
+/// One pod on its way.
+struct Running {
+    loaded: Loaded,
+    handle: Handle,
+    snapshot: Snapshot,
+}
+
+/// Everything between start and end.
+pub(super) struct Session {
+    pods: Vec<Running>,
+    changes: mpsc::Receiver<usize>,
+    inotify: AsyncFd<Inotify>,
+    logs: HashMap<WatchDescriptor, (Source, Follower)>,
+    screen: Screen,
+    stops: u32,
+}
+
+impl Session {
+    /// Starts the pods' workers.
+    ///
+    /// # Errors
+    /// That of the logs' directories, before any worker is started.
+    pub(super) fn new<R: Runtime>(
+        mut workers: Workers<R>,
+        ledger: &Ledger,
+        loaded: Vec<Loaded>,
+        screen: Screen,
+    ) -> Result<Self> {
+        let inotify = Inotify::init().context("cannot watch logs")?;
+        let mut logs = HashMap::new();
+        for (pod, one) in loaded.iter().enumerate() {
+            for container in one.containers() {
+                let meta = &one.pod.metadata;
+                let text = |field: &Option<String>| field.clone().unwrap_or_default();
+                let dir = ledger.log_dir(
+                    &text(&meta.namespace),
+                    one.name(),
+                    &text(&meta.uid),
+                    &container.name,
+                );
+                let source = Source { pod, container: container.name.clone() };
+                fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+                let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
+                let watch = inotify.watches().add(&dir, mask).context("cannot watch logs")?;
+                logs.insert(watch, (source, Follower::new(dir)));
+            }
+        }
+        let inotify = AsyncFd::new(inotify).context("cannot watch logs")?;
+        let (changed, changes) = mpsc::channel(1);
+        let start = |(index, loaded): (usize, Loaded)| {
+            let handle = workers.add(loaded.pod.clone(), loaded.base.clone());
+            tokio::spawn(forward(index, handle.clone(), changed.clone()));
+            let snapshot = handle.snapshot.borrow().clone();
+            Running { loaded, handle, snapshot }
+        };
+        let pods = loaded.into_iter().enumerate().map(start).collect();
+        Ok(Self { pods, changes, inotify, logs, screen, stops: 0 })
+    }
+
+    /// Runs until every pod has ended, and gives the exit code.
+    ///
+    /// # Errors
+    /// That of setting up signals.
+    pub(super) async fn run(mut self) -> Result<u8> {
+        let mut signals = Signals::new().context("cannot take signals")?;
+        let mut redraw = redraw();
+        self.screen.start(self.pods.iter().map(|pod| &pod.loaded));
+        while !self.pods.iter().all(|pod| pod.snapshot.terminated) {
+            let mut logs = Vec::new();
+            tokio::select! {
+                Some(pod) = self.changes.recv() => self.changed(pod),
+                ready = self.inotify.readable_mut() => {
+                    if let Ok(mut ready) = ready {
+                        logs = changed_logs(ready.get_inner_mut());
+                        ready.clear_ready();
+                    }
+                }
+                () = signals.next() => self.stop(),
+                _ = redraw.tick(), if self.screen.is_live() => {
+                    self.screen.draw(self.pods.iter().map(|pod| &pod.snapshot.status));
+                }
+            }
+            for watch in logs {
+                self.look(&watch);
+            }
+        }
+        let watches: Vec<WatchDescriptor> = self.logs.keys().cloned().collect();
+        for watch in watches {
+            self.look(&watch);
+        }
+        self.screen.end(self.pods.iter().map(|pod| &pod.snapshot.status));
+        Ok(report::exit_code(self.pods.iter().map(|pod| (&*pod.loaded.pod, &pod.snapshot.status))))
+    }
+
+    /// Reads what a container's log grew by and shows it.
+    fn look(&mut self, watch: &WatchDescriptor) {
+        let Some((source, follower)) = self.logs.get_mut(watch) else { return };
+        let shown = self.screen.lines(source, |each| follower.look(each));
+        if let Err(error) = shown {
+            tracing::debug!(%error, "cannot show logs");
+            // Nobody reads any more, as in `copepod run ... | head`.
+            if error.kind() == io::ErrorKind::BrokenPipe && self.stops == 0 {
+                self.stop();
+            }
+        }
+    }
+
+    fn changed(&mut self, index: usize) {
+        let Some(pod) = self.pods.get_mut(index) else { return };
+        let new = pod.handle.snapshot.borrow_and_update().clone();
+        let old = std::mem::replace(&mut pod.snapshot, new);
+        let (pod_object, status) = (&pod.loaded.pod, &pod.snapshot.status);
+        self.screen.status(pod_object, status);
+        for line in report::news(pod.loaded.name(), &old.status, status) {
+            self.screen.note(&line);
+        }
+        self.screen.draw(self.pods.iter().map(|pod| &pod.snapshot.status));
+    }
+
+    /// The first time within the pods' grace periods, after that at once.
+    fn stop(&mut self) {
+        self.stops += 1;
+        if self.stops == 1 {
+            self.screen.note("stopping; once more stops at once");
+        }
+        for pod in &self.pods {
+            let spec = pod.loaded.pod.spec.as_ref();
+            let seconds = spec.and_then(|spec| spec.termination_grace_period_seconds);
+            let grace = match self.stops {
+                1 => Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(30)),
+                _ => Duration::ZERO,
+            };
+            // Full: a worker never waits, so that is no case; closed: that pod has ended.
+            let _ = pod.handle.events.try_send(Event::Kill { grace });
+        }
+    }
+}
+
+/// Tells on `changed` that the pod's snapshot is new, until its last one.
+async fn forward(index: usize, mut handle: Handle, changed: mpsc::Sender<usize>) {
+    loop {
+        if changed.send(index).await.is_err() || handle.snapshot.borrow_and_update().terminated {
+            return;
+        }
+        if handle.snapshot.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn changed_logs(inotify: &mut Inotify) -> Vec<WatchDescriptor> {
+    let mut buffer = [0; INOTIFY_BUFFER];
+    let mut changed: Vec<WatchDescriptor> = Vec::new();
+    while let Ok(events) = inotify.read_events(&mut buffer) {
+        for event in events {
+            if !changed.contains(&event.wd) {
+                changed.push(event.wd);
+            }
+        }
+    }
+    changed
+}
+
+fn redraw() -> Interval {
+    let mut redraw = interval(REDRAW);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    redraw
+}
+
+/// The signals that ask for an end.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Where everything of an agent lies on disk, and that one root directory has one agent.
+//!
+//! Owns: the layout below, the lock of a root directory, the list of root directories of ended
+//! `copepod run`s. Starts no task. What survives an agent lies in the state files of its
+//! containers (room `runtime/wasm`), below the paths that this room gives.
+//!
+//! ```text
+//! ROOT/lock                                          held by the agent while it lives
+//! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
+//! ROOT/pods/UID/volumes/kubernetes.io~empty-dir/NAME
+//! ROOT/logs/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log
+//! RUN/ID.sock                                        a sandbox's socket (ID: 16 hex digits)
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+/// Why a root directory could not be used.
+#[derive(Debug, Error)]
+pub(crate) enum LedgerError {
+    /// Another agent has it.
+    #[error("root directory {0} is in use by another copepod")]
+    InUse(PathBuf),
+    /// It could not be made or read.
+    #[error("cannot {verb} {path}")]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else's directory stands where ours has to be.
+    #[error("{path} belongs to user {owner}: expected a directory of our own")]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's user id.
+        owner: u32,
+    },
+    /// A socket's path would not fit into an address (108 bytes with its end).
+    #[error("run directory {0} is too long a path: a socket in it needs at most 107 bytes")]
+    TooLong(PathBuf),
+}
+
+/// The kernel's bound on a Unix socket's path, less the final zero byte.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// How often a new root directory is tried: each loss takes another `run` in the same instant.
+const FRESH_TRIES: u32 = 8;
+
+fn make_private(path: &Path) -> Result<(), LedgerError> {
+    let failed = |source| LedgerError::Io { verb: "make directory", path: path.into(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let owner = fs::metadata(path).map_err(failed)?.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(LedgerError::Owner { path: path.into(), owner });
+    }
+    Ok(())
+}
+
+/// Directories that depend on who runs the agent.
+pub(crate) mod home {
+    use std::env;
+    use std::path::PathBuf;
+
+    fn own(variable: &str, under_home: &str) -> PathBuf {
+        let set = env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
+        let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(under_home));
+        set.or_else(home).unwrap_or_else(|| env::temp_dir().join(user_name()))
+    }
+
+    fn user_name() -> String {
+        format!("copepod-{}", rustix::process::geteuid().as_raw())
+    }
+
+    /// Where root directories of `copepod run` are made: `/var/lib/copepod/run` for root, else
+    /// below `$XDG_STATE_HOME` or `~/.local/state`.
+    pub(crate) fn state() -> PathBuf {
+        if rustix::process::geteuid().is_root() && env::var_os("XDG_STATE_HOME").is_none() {
+            return PathBuf::from("/var/lib/copepod/run");
+        }
+        own("XDG_STATE_HOME", ".local/state").join("copepod/run")
+    }
+
+    /// Where sockets are made: `/run/copepod` for root, else below `$XDG_RUNTIME_DIR`, else a
+    /// directory of our own under the temporary one.
+    pub(crate) fn run() -> PathBuf {
+        match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute()) {
+            Some(dir) => dir.join("copepod"),
+            None if rustix::process::geteuid().is_root() => PathBuf::from("/run/copepod"),
+            None => env::temp_dir().join(user_name()),
+        }
+    }
+}
+
+/// The directories of one agent, its root directory locked for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    root: PathBuf,
+    run: PathBuf,
+    _lock: File,
+}
+
+impl Ledger {
+    /// Makes and locks the root directory `root` and makes the run directory `run`.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`] when another agent has the root directory, else as the variants say.
+    pub(crate) fn open(root: &Path, run: &Path) -> Result<Self, LedgerError> {
+        make_private(root)?;
+        make_private(run)?;
+        // An absolute path: a guest's directories are named by it in places with no folder of
+        // their own to start from.
+        let absolute = |path: &Path| {
+            path.canonicalize()
+                .map_err(|source| LedgerError::Io { verb: "find", path: path.into(), source })
+        };
+        let (root, run) = (absolute(root)?, absolute(run)?);
+        let ledger = Self { _lock: lock(&root)?, root, run };
+        let socket = ledger.socket(&"0".repeat(64));
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(LedgerError::TooLong(ledger.run));
+        }
+        Ok(ledger)
+    }
+
+    /// A new root directory below `base`, which is made if need be.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub(crate) fn fresh(base: &Path, run: &Path) -> Result<Self, LedgerError> {
+        let mut tries = 0;
+        loop {
+            let name = uuid::Uuid::new_v4().simple().to_string();
+            let opened = Self::open(&base.join(&name[..8]), run);
+            tries += 1;
+            // Between its making and its lock a directory looks abandoned to another `run`.
+            let lost = match &opened {
+                Ok(ledger) => !ledger.root.join("lock").exists(),
+                Err(LedgerError::InUse(_) | LedgerError::Io { .. }) => true,
+                Err(LedgerError::Owner { .. } | LedgerError::TooLong(_)) => false,
+            };
+            if !lost || tries == FRESH_TRIES {
+                return opened;
+            }
+        }
+    }
+
+    /// All directories of this pod but its logs.
+    pub(crate) fn pod_dir(&self, pod_uid: &str) -> PathBuf {
+        self.root.join("pods").join(pod_uid)
+    }
+
+    /// The directory of an attempt's state file.
+    pub(crate) fn attempt_dir(&self, pod_uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.pod_dir(pod_uid).join("containers").join(container).join(attempt.to_string())
+    }
+
+    /// The directory of a container's logs, as a kubelet lays it out below `/var/log/pods`.
+    pub(crate) fn log_dir(&self, namespace: &str, pod: &str, uid: &str, container: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{namespace}_{pod}_{uid}")).join(container)
+    }
+
+    /// The socket of the sandbox with this container id.
+    pub(crate) fn socket(&self, container_id: &str) -> PathBuf {
+        let short = container_id.get(..16).unwrap_or(container_id);
+        self.run.join(format!("{short}.sock"))
+    }
+
+    /// The directories of all attempts on disk, of whichever pod.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn attempt_dirs(&self) -> Result<Vec<PathBuf>, LedgerError> {
+        let mut level = vec![self.root.join("pods")];
+        // pods/UID/containers/NAME/ATTEMPT: four levels below, `containers` alone on its own.
+        for named in [None, Some("containers"), None, None] {
+            let mut next = Vec::new();
+            for dir in level {
+                match named {
+                    Some(name) => next.push(dir.join(name)),
+                    None => next.extend(entries(&dir)?),
+                }
+            }
+            level = next;
+        }
+        Ok(level)
+    }
+
+    /// Removes the whole root directory: the end of a `copepod run`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn remove(self) -> Result<(), LedgerError> {
+        fs::remove_dir_all(&self.root).map_err(|source| LedgerError::Io {
+            verb: "remove",
+            path: self.root.clone(),
+            source,
+        })
+    }
+
+    /// Removes what the root directory holds, but not itself and its lock.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn clear(&self) -> Result<(), LedgerError> {
+        for path in [self.root.join("pods"), self.root.join("logs")] {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(LedgerError::Io { verb: "remove", path, source }),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lock(root: &Path) -> Result<File, LedgerError> {
+    let path = root.join("lock");
+    let failed = |source| LedgerError::Io { verb: "lock", path: path.clone(), source };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::InUse(root.into())),
+        Err(e) => Err(failed(e.into())),
+    }
+}
+
+/// The paths in a directory, none if there is no such directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
+    let failed = |source| LedgerError::Io { verb: "read", path: dir.into(), source };
+    let listed = match fs::read_dir(dir) {
+        Ok(listed) => listed,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    listed.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect()
+}
+
+/// The root directories below `base` whose agents are gone, each locked by the caller now.
+///
+/// # Errors
+/// [`LedgerError::Io`] when `base` cannot be read; a directory that another agent has, or that
+/// vanishes meanwhile, is left out.
+pub(crate) fn abandoned(base: &Path, run: &Path) -> Result<Vec<Ledger>, LedgerError> {
+    Ok(entries(base)?.iter().filter_map(|root| Ledger::open(root, run).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_root_directory_has_one_agent() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (root, run) = (dir.path().join("base/a"), dir.path().join("run"));
+        let first = Ledger::open(&root, &run).expect("opens");
+        let second = Ledger::open(&root, &run).expect_err("is refused");
+        assert!(matches!(second, LedgerError::InUse(_)), "{second}");
+        assert!(abandoned(&dir.path().join("base"), &run).expect("lists").is_empty());
+        drop(first);
+        let found = abandoned(&dir.path().join("base"), &run).expect("lists");
+        assert_eq!(found.len(), 1);
+        for ledger in found {
+            ledger.remove().expect("removes");
+        }
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn attempts_are_found_where_they_are_made() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(&dir.path().join("r"), &dir.path().join("run")).expect("opens");
+        assert!(ledger.attempt_dirs().expect("lists").is_empty());
+        let made = ledger.attempt_dir("uid", "main", 3);
+        fs::create_dir_all(&made).expect("makes");
+        assert_eq!(ledger.attempt_dirs().expect("lists"), [made]);
+    }
+
+    #[test]
+    fn a_long_run_directory_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run = dir.path().join("x".repeat(100));
+        let error = Ledger::open(&dir.path().join("r"), &run).expect_err("is refused");
+        assert!(matches!(error, LedgerError::TooLong(_)), "{error}");
+    }
+}

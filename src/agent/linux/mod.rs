@@ -1,0 +1,52 @@
+//! The kernel's edges that no other room should spell out: descriptors over sockets, process
+//! descriptors, the jail of a compile job.
+//!
+//! The only room of the agent where `unsafe` may stand. Starts no task.
+
+pub(crate) mod compile_jail;
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Sends `bytes` with the descriptor `fd` over a Unix stream socket, all or nothing.
+///
+/// # Errors
+/// The socket's error; `WriteZero` when the socket took less than all of `bytes` (never for a
+/// frame's few bytes).
+pub(crate) fn send_with_fd(socket: impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// A descriptor of the process `pid`; `None` if there is no such process.
+///
+/// # Errors
+/// The kernel's, such as a table of descriptors that is full.
+pub(crate) fn open_process(pid: u32) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Kills the process behind a process descriptor; one that is gone already is no error.
+///
+/// # Errors
+/// The kernel's, such as a process of another user.
+pub(crate) fn kill_process(process: impl AsFd) -> io::Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

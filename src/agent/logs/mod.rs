@@ -1,0 +1,136 @@
+//! Container logs on disk, in the format and the places of a kubelet.
+//!
+//! Owns: the CRI log line, the rotation of a file, following a container's files over restarts
+//! and rotations ([`follow::Follower`]). Starts no task; writes no line (sandboxes do).
+
+pub(crate) mod follow;
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use jiff::Timestamp;
+
+/// How many files of one attempt are kept, the current one with them (upstream's
+/// `containerLogMaxFiles`).
+const MAX_FILES: usize = 5;
+
+/// Which of the guest's streams a line is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of a log, or a part of a long one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line<'a> {
+    /// Where the guest wrote it.
+    pub(crate) stream: Stream,
+    /// Whether the line ends here; else the next part goes on with it.
+    pub(crate) whole: bool,
+    /// What it wrote, without the line's end.
+    pub(crate) text: &'a [u8],
+}
+
+/// Reads a log line, given without its end: `TIME STREAM TAG TEXT`.
+///
+/// `None` when it is not one; the format is CRI's (kubelet's pkg/kubelet/kuberuntime/logs).
+pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
+    let mut fields = line.splitn(4, |byte| *byte == b' ');
+    let (_time, stream, tag, text) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let stream = match stream {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    // Tags are separated by colons; the first tells whether the line goes on.
+    let whole = match tag.split(|byte| *byte == b':').next()? {
+        b"F" => true,
+        b"P" => false,
+        _ => return None,
+    };
+    Some(Line { stream, whole, text })
+}
+
+/// Moves `log` aside as `LOG.YYYYMMDD-HHMMSS` (upstream's name) and removes the oldest past the
+/// number that is kept.
+///
+/// # Errors
+/// That of the rename; a file that cannot be removed is left.
+pub(crate) fn rotate(log: &Path, now: Timestamp) -> io::Result<()> {
+    let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
+    let mut to = with_suffix(log, &stamp);
+    // Two in one second: a later name that still sorts behind.
+    let mut more = 0;
+    while to.exists() {
+        more += 1;
+        to = with_suffix(log, &format!("{stamp}.{more}"));
+    }
+    fs::rename(log, to)?;
+    let mut old = rotated(log)?;
+    let surplus = old.len().saturating_sub(MAX_FILES - 1);
+    for path in old.drain(..surplus) {
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+fn with_suffix(log: &Path, suffix: &str) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+/// The rotated files of `log`, oldest first.
+fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let prefix = format!("{name}.");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read() {
+        let line = parse(b"2026-11-22T03:00:00.000000001Z stdout F hello  world").expect("a line");
+        assert_eq!(line, Line { stream: Stream::Stdout, whole: true, text: b"hello  world" });
+        let part = parse(b"2026-11-22T03:00:00Z stderr P half").expect("a part");
+        assert_eq!(part, Line { stream: Stream::Stderr, whole: false, text: b"half" });
+        assert_eq!(parse(b"t stdout F ").expect("an empty line").text, b"");
+        for bad in [&b""[..], b"t stdout F", b"t stdin F x", b"t stdout Q x"] {
+            assert_eq!(parse(bad), None, "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn five_files_are_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("0.log");
+        let now: Timestamp = "2026-11-22T03:00:00Z".parse().expect("a time");
+        for n in 0..7 {
+            fs::write(&log, n.to_string()).expect("writes");
+            rotate(&log, now).expect("rotates");
+        }
+        let kept: Vec<String> = rotated(&log)
+            .expect("lists")
+            .iter()
+            .map(|path| fs::read_to_string(path).expect("reads"))
+            .collect();
+        assert_eq!(kept, ["3", "4", "5", "6"]);
+    }
+}

@@ -1,0 +1,120 @@
+//! Containers that are Wasm: one `copepod-sandbox` process each.
+//!
+//! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
+//! living sandbox that waits for it ([`monitor`]), the rotation of its log and what is done with
+//! sandboxes that an earlier agent left ([`leftovers`]).
+//! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
+
+mod leftovers;
+mod monitor;
+mod spawn;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use copepod_pod::{Attempt, AttemptState, Failure};
+use tokio::sync::mpsc;
+
+pub(crate) use leftovers::end_leftovers;
+
+use super::{Container, Happening, Runtime, What};
+use crate::ledger::Ledger;
+
+/// Happenings on their way to the workers: a start gives three, and a worker that falls behind
+/// holds only the monitors of its own containers up.
+const HAPPENINGS: usize = 256;
+/// Orders waiting for one monitor: stops, of which the last counts.
+const ORDERS: usize = 8;
+
+/// Runs containers as sandbox processes.
+pub(crate) struct Wasm {
+    ledger: Arc<Ledger>,
+    sandbox: PathBuf,
+    table: Arc<Table>,
+    happenings: mpsc::Sender<Happening>,
+}
+
+/// What is known of one attempt.
+struct Entry {
+    pod_uid: String,
+    attempt: Attempt,
+    /// To the monitor; closed once the sandbox has ended.
+    stop: mpsc::Sender<Duration>,
+}
+
+/// The attempts by container id. Locked for a look-up only, never across a wait.
+#[derive(Default)]
+struct Table(Mutex<HashMap<String, Entry>>);
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        // A panic elsewhere leaves the map whole: each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the state and gives the attempt as it is now, for the happening.
+    fn set(&self, id: &str, state: AttemptState) -> Option<Attempt> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(id)?;
+        entry.attempt.state = state;
+        Some(entry.attempt.clone())
+    }
+}
+
+impl Wasm {
+    /// A runtime that starts `sandbox` programs and keeps them below `ledger`'s directories.
+    pub(crate) fn open(
+        ledger: Arc<Ledger>,
+        sandbox: PathBuf,
+    ) -> (Self, mpsc::Receiver<Happening>) {
+        let (happenings, receiver) = mpsc::channel(HAPPENINGS);
+        (Self { ledger, sandbox, table: Arc::default(), happenings }, receiver)
+    }
+}
+
+impl Runtime for Wasm {
+    async fn start(&self, container: Container) -> Result<Attempt, Failure> {
+        let spawned = spawn::spawn(&self.ledger, &self.sandbox, &container).await.map_err(|e| {
+            Failure { reason: "CreateContainerError".into(), message: crate::telemetry::chain(&e) }
+        })?;
+        let attempt = Attempt {
+            container: container.name.clone(),
+            attempt: container.attempt,
+            id: spawned.id.clone(),
+            state: AttemptState::Starting,
+        };
+        let (stop, orders) = mpsc::channel(ORDERS);
+        let entry =
+            Entry { pod_uid: container.pod_uid.clone(), attempt: attempt.clone(), stop };
+        self.table.lock().insert(spawned.id.clone(), entry);
+        let monitor = monitor::Monitor {
+            table: Arc::clone(&self.table),
+            happenings: self.happenings.clone(),
+            container,
+        };
+        tokio::spawn(monitor.run(spawned, orders));
+        Ok(attempt)
+    }
+
+    fn stop(&self, id: &str, grace: Duration) {
+        let stop = self.table.lock().get(id).map(|entry| entry.stop.clone());
+        // Full: eight orders wait already and the worker gives the stop again; closed: it ended.
+        let _ = stop.map(|stop| stop.try_send(grace));
+    }
+
+    async fn remove(&self, id: &str) {
+        let Some(entry) = self.table.lock().remove(id) else { return };
+        let Attempt { container, attempt, .. } = entry.attempt;
+        let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
+        if let Err(error) = tokio::fs::remove_dir_all(&dir).await {
+            tracing::warn!(path = %dir.display(), %error, "cannot remove a dead container's files");
+        }
+    }
+
+    fn list(&self, pod_uid: &str) -> Vec<Attempt> {
+        let entries = self.table.lock();
+        entries.values().filter(|e| e.pod_uid == pod_uid).map(|e| e.attempt.clone()).collect()
+    }
+}

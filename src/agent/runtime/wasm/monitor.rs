@@ -1,0 +1,243 @@
+//! The one task of a living sandbox: it hears it, stops it, rotates its log and tells its end.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copepod_pod::{AttemptState, Exit, Failure};
+use copepod_wasm::frame::{self, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
+use copepod_wasm::state::{Launch, Reason, StateError, StateFile};
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::process::Child;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::spawn::{Spawned, open_log};
+use super::{Container, Happening, Table, What};
+use crate::{linux, logs};
+
+/// Who waits for one sandbox.
+pub(super) struct Monitor {
+    pub(super) table: Arc<Table>,
+    pub(super) happenings: mpsc::Sender<Happening>,
+    pub(super) container: Container,
+}
+
+impl Monitor {
+    /// Runs until the sandbox has ended and everybody knows how.
+    pub(super) async fn run(self, mut spawned: Spawned, mut stops: mpsc::Receiver<Duration>) {
+        let (reader, writer) = spawned.stream.into_split();
+        let (frames_in, mut frames) = mpsc::channel(1);
+        let reading = tokio::spawn(read_frames(reader, frames_in));
+        let mut kill_at: Option<Instant> = None;
+        let status = loop {
+            tokio::select! {
+                // `wait` may be dropped and asked again (tokio: cancel safe).
+                status = spawned.child.wait() => break status,
+                Some(frame) = frames.recv() => match frame {
+                    FromSandbox::Started => self.started(&spawned.id, &spawned.state).await,
+                    // The same text stands in the exit record, which outlives this agent.
+                    FromSandbox::Failed(text) => tracing::debug!(text, "a sandbox failed to start"),
+                    FromSandbox::LogFull => rotate(&spawned.log, writer.as_ref()),
+                },
+                Some(grace) = stops.recv() => {
+                    let wished = Instant::now() + grace;
+                    signal(&spawned.child, if grace.is_zero() { Signal::KILL } else { Signal::TERM });
+                    kill_at = Some(kill_at.map_or(wished, |at| at.min(wished)));
+                }
+                () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                    signal(&spawned.child, Signal::KILL);
+                    kill_at = None;
+                }
+            }
+        };
+        reading.abort();
+        // It may be gone already with its directory.
+        let _ = std::fs::remove_file(&spawned.socket);
+        self.ended(&spawned.id, &spawned.state, status).await;
+    }
+
+    async fn started(&self, id: &str, state: &Path) {
+        let started_at = match read_state(state) {
+            Ok(Records { launch: Some(launch), .. }) => timestamp(launch.at_ns),
+            Ok(_) | Err(_) => Timestamp::now(),
+        };
+        self.tell(id, AttemptState::Running { started_at }).await;
+    }
+
+    async fn ended(&self, id: &str, state: &Path, status: io::Result<ExitStatus>) {
+        match conclude(read_state(state), status) {
+            Ok(exit) => self.tell(id, AttemptState::Exited(exit)).await,
+            Err(failure) => {
+                self.table.lock().remove(id);
+                let what = What::NeverRan {
+                    container: self.container.name.clone(),
+                    attempt: self.container.attempt,
+                    failure,
+                };
+                self.send(what).await;
+            }
+        }
+    }
+
+    async fn tell(&self, id: &str, state: AttemptState) {
+        if let Some(attempt) = self.table.set(id, state) {
+            self.send(What::Attempt(attempt)).await;
+        }
+    }
+
+    async fn send(&self, what: What) {
+        let happening = Happening { pod_uid: self.container.pod_uid.clone(), what };
+        // Closed: the agent ends, and nobody asks any more.
+        let _ = self.happenings.send(happening).await;
+    }
+}
+
+/// What a state file holds.
+pub(super) struct Records {
+    launch: Option<Launch>,
+    exit: Option<copepod_wasm::state::Exit>,
+}
+
+fn read_state(path: &Path) -> Result<Records, StateError> {
+    let state = StateFile::open(path)?;
+    Ok(Records { launch: state.launched()?, exit: state.exit()? })
+}
+
+/// How an attempt ended: its own record before the wait status, and neither where it never ran.
+fn conclude(
+    records: Result<Records, StateError>,
+    status: io::Result<ExitStatus>,
+) -> Result<Exit, Failure> {
+    let failed = |message| Failure { reason: "RunContainerError".into(), message };
+    let Records { launch, exit } = records.map_err(|e| failed(crate::telemetry::chain(&e)))?;
+    let started_at = launch.map(|launch| timestamp(launch.at_ns));
+    if let Some(exit) = exit {
+        return Ok(Exit {
+            started_at,
+            finished_at: timestamp(exit.finished_at_ns),
+            code: exit.code,
+            reason: exit.reason.as_str().into(),
+            message: exit.message,
+        });
+    }
+    let status = status.map_err(|e| failed(format!("cannot wait for the sandbox: {e}")))?;
+    if started_at.is_none() {
+        return Err(failed(format!("the sandbox ended before its guest ran: {status}")));
+    }
+    // Killed: as a shell tells it.
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(137);
+    Ok(Exit {
+        started_at,
+        finished_at: Timestamp::now(),
+        code,
+        reason: if code == 0 { Reason::Completed } else { Reason::Error }.as_str().into(),
+        message: String::new(),
+    })
+}
+
+fn timestamp(ns: i64) -> Timestamp {
+    // In range for every i64: years 1677 to 2262.
+    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    // `id` is there until the child was waited for, so the number is still its own.
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(Err(error)) = pid.map(|pid| kill_process(pid, signal)) {
+        tracing::warn!(?pid, ?signal, %error, "cannot signal a sandbox");
+    }
+}
+
+/// Reads frames until the sandbox ends or says nonsense; a hostile one is heard no more, and its
+/// process is still waited for.
+async fn read_frames(mut from: OwnedReadHalf, into: mpsc::Sender<FromSandbox>) {
+    loop {
+        let mut head = [0; HEADER_LEN];
+        if from.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let frame = async {
+            let (kind, len) = frame::header(head, MAX_FROM_SANDBOX)?;
+            let mut payload = vec![0; len];
+            from.read_exact(&mut payload).await.map_err(frame::FrameError::Io)?;
+            FromSandbox::decode(kind, payload)
+        };
+        match frame.await {
+            Ok(frame) => {
+                if into.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = crate::telemetry::chain(&error), "a sandbox spoke nonsense");
+                return;
+            }
+        }
+    }
+}
+
+/// Moves a full log aside and hands the sandbox a new one. On an error the sandbox goes on with
+/// the old one up to twice its limit.
+fn rotate(log: &Path, to: &UnixStream) {
+    let rotated = || -> io::Result<()> {
+        logs::rotate(log, Timestamp::now())?;
+        let new = open_log(log)?;
+        let frame = ToSandbox::Log.encode().map_err(io::Error::other)?;
+        linux::send_with_fd(to.as_fd(), &frame, new.as_fd())
+    };
+    if let Err(error) = rotated() {
+        tracing::warn!(path = %log.display(), %error, "cannot rotate a log");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn killed(signal: i32) -> io::Result<ExitStatus> {
+        Ok(ExitStatus::from_raw(signal))
+    }
+
+    fn launch() -> Option<Launch> {
+        Some(Launch { pid: 1, at_ns: 5 })
+    }
+
+    #[test]
+    fn a_record_beats_the_wait_status() {
+        let exit = Some(copepod_wasm::state::Exit {
+            code: 3,
+            reason: Reason::Error,
+            message: "m".into(),
+            finished_at_ns: 9,
+        });
+        let exit = conclude(Ok(Records { launch: launch(), exit }), killed(9)).expect("an exit");
+        assert_eq!((exit.code, exit.message.as_str()), (3, "m"));
+        assert_eq!(exit.started_at, Some(timestamp(5)));
+    }
+
+    #[test]
+    fn without_a_record_a_launched_guest_was_killed() {
+        for (signal, code) in [(9, 137), (15, 143), (11, 139)] {
+            let records = Ok(Records { launch: launch(), exit: None });
+            let exit = conclude(records, killed(signal)).expect("an exit");
+            assert_eq!((exit.code, exit.reason.as_str()), (code, "Error"));
+        }
+    }
+
+    #[test]
+    fn without_a_launch_nothing_ran() {
+        let records = Ok(Records { launch: None, exit: None });
+        let failure = conclude(records, killed(9)).expect_err("no exit");
+        assert_eq!(failure.reason, "RunContainerError");
+        assert!(failure.message.contains("before its guest ran"), "{}", failure.message);
+    }
+}

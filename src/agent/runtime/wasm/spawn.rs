@@ -1,0 +1,164 @@
+//! The start of one sandbox process.
+//!
+//! Three descriptors are all that it inherits, so that the standard library's own spawn serves
+//! (no code of ours runs between fork and exec): 0 is its listening socket, 1 its locked state
+//! file, 2 its log.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use copepod_wasm::Description;
+use copepod_wasm::frame::{FrameError, ToSandbox};
+use copepod_wasm::state::{StateError, StateFile};
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+use super::super::Container;
+use crate::ledger::Ledger;
+
+/// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
+pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
+
+/// Why a sandbox could not be started.
+#[derive(Debug, Error)]
+pub(super) enum SpawnError {
+    /// A directory or file of the attempt.
+    #[error("cannot make {path}")]
+    Make {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The attempt's state file.
+    #[error("state file {path}")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: StateError,
+    },
+    /// Another process holds the attempt: it lives.
+    #[error("state file {0} is locked: this attempt runs already")]
+    Locked(PathBuf),
+    /// The program could not be run.
+    #[error("cannot run the sandbox program {program}")]
+    Exec {
+        /// Which.
+        program: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The description does not fit into a frame.
+    #[error("the container's description (arguments, environment, mounts) is too large")]
+    Describe(#[source] FrameError),
+}
+
+/// A sandbox that was just started.
+pub(super) struct Spawned {
+    /// The container id.
+    pub(super) id: String,
+    /// The process.
+    pub(super) child: Child,
+    /// The connection to it.
+    pub(super) stream: UnixStream,
+    /// Its socket, to be removed at its end.
+    pub(super) socket: PathBuf,
+    /// Its state file.
+    pub(super) state: PathBuf,
+    /// Its log.
+    pub(super) log: PathBuf,
+}
+
+/// Starts the sandbox `program` for one container attempt and tells it what to run.
+pub(super) async fn spawn(
+    ledger: &Ledger,
+    program: &Path,
+    container: &Container,
+) -> Result<Spawned, SpawnError> {
+    let frame = ToSandbox::Describe(Box::new(describe(container)))
+        .encode()
+        .map_err(SpawnError::Describe)?;
+    let made = |path: &Path| {
+        let path = path.to_path_buf();
+        |source| SpawnError::Make { path, source }
+    };
+    let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
+    fs::create_dir_all(&dir).map_err(made(&dir))?;
+    fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
+    let log = container.log_dir.join(format!("{}.log", container.attempt));
+    let log_file = open_log(&log).map_err(made(&log))?;
+    let (id, state) = (new_id(), dir.join("state"));
+    let state_file = make_state(&state, &id)?;
+    let socket = ledger.socket(&id);
+    let listener = UnixListener::bind(&socket).map_err(made(&socket))?;
+    // Queued at once: the sandbox finds the agent there when it looks.
+    let mut stream = UnixStream::connect(&socket).await.map_err(made(&socket))?;
+    let child = Command::new(program)
+        .env_clear()
+        .current_dir("/")
+        // Ctrl-C in a terminal is for the agent to hear, not for its guests.
+        .process_group(0)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::from(OwnedFd::from(state_file)))
+        .stderr(Stdio::from(log_file))
+        .spawn()
+        .map_err(|source| SpawnError::Exec { program: program.into(), source })?;
+    // An error means that it has ended already; the monitor sees how.
+    let _ = stream.write_all(&frame).await;
+    Ok(Spawned { id, child, stream, socket, state, log })
+}
+
+fn describe(container: &Container) -> Description {
+    let container = container.clone();
+    Description {
+        artefact: container.artefact,
+        kind: container.kind,
+        args: container.args,
+        env: container.env,
+        preopens: container.preopens,
+        user: container.user,
+        memory_limit_bytes: container.memory_limit_bytes,
+        log_limit_bytes: LOG_LIMIT_BYTES,
+        listen: container.listen,
+        grace_seconds: container.grace_seconds,
+        die_with_agent: container.die_with_agent,
+    }
+}
+
+/// Opens a log to append to, made with the mode that a kubelet's have.
+pub(super) fn open_log(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).mode(0o640).open(path)
+}
+
+fn make_state(path: &Path, id: &str) -> Result<StateFile, SpawnError> {
+    let failed = |source| SpawnError::State { path: path.into(), source };
+    // The lock first: a living sandbox of this attempt must keep its file as it is.
+    if let Ok(old) = StateFile::open(path) {
+        if !old.try_lock().map_err(failed)? {
+            return Err(SpawnError::Locked(path.into()));
+        }
+        fs::remove_file(path).map_err(|e| failed(StateError::Io("remove", e)))?;
+    }
+    let state = StateFile::create(path, id).map_err(failed)?;
+    match state.try_lock().map_err(failed)? {
+        true => Ok(state),
+        false => Err(SpawnError::Locked(path.into())),
+    }
+}
+
+/// A container id: 64 hex digits, as log shippers expect.
+fn new_id() -> String {
+    let half = || uuid::Uuid::new_v4().simple().to_string();
+    half() + &half()
+}

@@ -1,0 +1,308 @@
+//! Who looks after one pod: observe, ask `pod::step`, apply what it says, publish the status.
+//!
+//! Owns: one task per pod ([`Worker`]), the jobs that its actions start, the table of workers
+//! ([`Workers`]) and the task that hands a runtime's happenings to them.
+//! In: [`Event`]s (desired pods, kills, happenings). Out: a [`Snapshot`] per pod on a watch channel.
+//! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
+//! [`Worker::apply`].
+
+mod container;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use copepod_pod::{Action, Event, Failure, ImageRef, Now, PodAddresses, State, step};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+use crate::image::{Images, Prepared, Quiet};
+use crate::ledger::Ledger;
+use crate::runtime::{Happening, Runtime, What};
+use crate::telemetry::chain;
+use crate::volume::{self, Volumes};
+
+/// Events waiting for one worker. It never waits for anything but events, so they are few.
+const EVENTS: usize = 64;
+
+/// What this host does for pods where a cluster's node would do otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// The host's and, without a network namespace, every pod's address.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether guests can be given another user (the agent is root).
+    pub(crate) changes_user: bool,
+    /// Whether guests end with the agent.
+    pub(crate) die_with_agent: bool,
+}
+
+/// What all workers share.
+pub(crate) struct Shared<R> {
+    pub(crate) runtime: R,
+    pub(crate) images: Images,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) host: Host,
+}
+
+/// What is known of a pod, for whoever shows or reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Snapshot {
+    /// The pod's status as of now.
+    pub(crate) status: PodStatus,
+    /// Whether its worker has ended: a terminal phase, nothing runs, nothing is left to undo.
+    pub(crate) terminated: bool,
+}
+
+/// A pod's worker, from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    /// What happens to the pod.
+    pub(crate) events: mpsc::Sender<Event>,
+    /// What became of it.
+    pub(crate) snapshot: watch::Receiver<Snapshot>,
+}
+
+/// Where to reach each worker, by its pod's uid. Locked for a look-up only.
+type Inboxes = Arc<Mutex<HashMap<String, mpsc::Sender<Event>>>>;
+
+/// The workers of an agent.
+pub(crate) struct Workers<R> {
+    shared: Arc<Shared<R>>,
+    inboxes: Inboxes,
+}
+
+impl<R: Runtime> Workers<R> {
+    /// No workers yet; starts the task that hands the runtime's happenings to them.
+    pub(crate) fn new(shared: Shared<R>, happenings: mpsc::Receiver<Happening>) -> Self {
+        let inboxes = Inboxes::default();
+        tokio::spawn(dispatch(happenings, Arc::clone(&inboxes)));
+        Self { shared: Arc::new(shared), inboxes }
+    }
+
+    /// Starts the worker of a pod. `base` is the folder from which its images' paths start.
+    pub(crate) fn add(&mut self, pod: Arc<Pod>, base: PathBuf) -> Handle {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let state = State::new(Arc::clone(&pod));
+        let first = Snapshot { status: state.status(), terminated: false };
+        let (publish, snapshot) = watch::channel(first);
+        let handle = Handle { events, snapshot };
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let worker = Worker {
+            shared: Arc::clone(&self.shared),
+            uid: uid.clone(),
+            base,
+            state,
+            volumes: Arc::default(),
+            prepared: HashMap::new(),
+            jobs: JoinSet::new(),
+            publish,
+        };
+        lock(&self.inboxes).insert(uid, handle.events.clone());
+        tokio::spawn(worker.run(inbox));
+        handle
+    }
+}
+
+fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, mpsc::Sender<Event>>> {
+    // A panic elsewhere leaves the map whole: each change is one call.
+    inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
+    while let Some(Happening { pod_uid, what }) = happenings.recv().await {
+        let event = match what {
+            What::Attempt(attempt) => Event::Attempt(attempt),
+            What::NeverRan { container, attempt, failure } => {
+                Event::StartFailed { container, attempt, failure }
+            }
+        };
+        let inbox = lock(&inboxes).get(&pod_uid).cloned();
+        let closed = match inbox {
+            Some(inbox) => inbox.send(event).await.is_err(),
+            None => false,
+        };
+        if closed {
+            // That worker is done with its pod.
+            lock(&inboxes).remove(&pod_uid);
+        }
+    }
+}
+
+/// What a job that [`Worker::apply`] started came to.
+enum Done {
+    SetUp(Result<Volumes, Failure>),
+    Image { container: String, result: Result<Prepared, Failure> },
+    Event(Event),
+    Nothing,
+}
+
+struct Worker<R> {
+    shared: Arc<Shared<R>>,
+    uid: String,
+    base: PathBuf,
+    state: State,
+    volumes: Arc<Volumes>,
+    prepared: HashMap<String, Prepared>,
+    jobs: JoinSet<Done>,
+    publish: watch::Sender<Snapshot>,
+}
+
+impl<R: Runtime> Worker<R> {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
+        let clock = Clock(Instant::now());
+        // Nothing before the first look: what an earlier agent started must not start twice.
+        let mut event = Event::Observed(self.shared.runtime.list(&self.uid));
+        loop {
+            let (state, actions) = step(self.state, event, clock.now());
+            self.state = state;
+            let terminated = self.state.is_terminated();
+            let snapshot = Snapshot { status: self.state.status(), terminated };
+            self.publish.send_if_modified(|old| {
+                let changed = *old != snapshot;
+                *old = snapshot;
+                changed
+            });
+            if terminated {
+                return;
+            }
+            for action in actions {
+                self.apply(action);
+            }
+            event = loop {
+                let wake = self.state.wake_at().map(|at| clock.instant(at));
+                // Each arm only takes: what it takes is worked on after the select.
+                let done = tokio::select! {
+                    event = inbox.recv() => match event {
+                        Some(event) => break event,
+                        // The handles are gone with the agent.
+                        None => return,
+                    },
+                    Some(done) = self.jobs.join_next() => done,
+                    () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => break Event::Timer,
+                };
+                match done {
+                    Ok(done) => {
+                        if let Some(event) = self.learn(done) {
+                            break event;
+                        }
+                    }
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                }
+            };
+        }
+    }
+
+    /// Keeps what a job brought and gives the event that tells of it.
+    fn learn(&mut self, done: Done) -> Option<Event> {
+        match done {
+            Done::SetUp(result) => Some(Event::SetUp(result.map(|volumes| {
+                self.volumes = Arc::new(volumes);
+                let addresses = self.shared.host.addresses.clone();
+                PodAddresses { host_ips: addresses.clone(), pod_ips: addresses }
+            }))),
+            Done::Image { container, result } => {
+                let result = result.map(|prepared| {
+                    let image = ImageRef {
+                        image: prepared.image.clone(),
+                        image_id: prepared.image_id.clone(),
+                    };
+                    self.prepared.insert(container.clone(), prepared);
+                    image
+                });
+                Some(Event::Image { container, result })
+            }
+            Done::Event(event) => Some(event),
+            Done::Nothing => None,
+        }
+    }
+
+    /// The one place where a pod has effects. Nothing here waits: what takes time is a job, whose
+    /// result comes back as an event.
+    fn apply(&mut self, action: Action) {
+        tracing::debug!(pod = self.uid, ?action, "apply");
+        let shared = Arc::clone(&self.shared);
+        match action {
+            Action::SetUp => {
+                let (pod, dir) = (Arc::clone(self.state.pod()), shared.ledger.pod_dir(&self.uid));
+                self.jobs.spawn(async move {
+                    Done::SetUp(volume::set_up(&pod, &dir).map_err(|e| failure("FailedMount", &e)))
+                });
+            }
+            Action::PrepareImage { container } => self.prepare_image(container),
+            Action::Start { container, attempt } => self.start(container, attempt),
+            Action::Stop { id, grace, container: _, attempt: _ } => {
+                shared.runtime.stop(&id, grace);
+            }
+            Action::Remove { id, container: _, attempt: _ } => {
+                self.jobs.spawn(async move {
+                    shared.runtime.remove(&id).await;
+                    Done::Nothing
+                });
+            }
+            Action::TearDown => {
+                let dir = shared.ledger.pod_dir(&self.uid);
+                self.jobs.spawn(async move {
+                    let result = volume::tear_down(&dir).map_err(|e| failure("FailedKillPod", &e));
+                    Done::Event(Event::TornDown(result))
+                });
+            }
+        }
+    }
+
+    fn prepare_image(&mut self, container: String) {
+        let shared = Arc::clone(&self.shared);
+        let image = container::find(self.state.pod(), &container)
+            .and_then(|spec| spec.image.clone())
+            .unwrap_or_default();
+        let base = self.base.clone();
+        self.jobs.spawn(async move {
+            let result = shared.images.prepare(&image, &base, &Quiet).await;
+            Done::Image { container, result: result.map_err(|e| failure(e.reason(), &e)) }
+        });
+    }
+
+    fn start(&mut self, name: String, attempt: u32) {
+        let shared = Arc::clone(&self.shared);
+        let described = container::describe(&container::Context {
+            pod: self.state.pod(),
+            name: &name,
+            attempt,
+            prepared: self.prepared.get(&name),
+            volumes: &self.volumes,
+            ledger: &shared.ledger,
+            host: &shared.host,
+        });
+        self.jobs.spawn(async move {
+            let started = match described {
+                Ok(container) => shared.runtime.start(container).await,
+                Err(error) => Err(failure("CreateContainerConfigError", &error)),
+            };
+            Done::Event(match started {
+                Ok(attempt) => Event::Attempt(attempt),
+                Err(failure) => Event::StartFailed { container: name, attempt, failure },
+            })
+        });
+    }
+}
+
+fn failure(reason: &str, error: &dyn std::error::Error) -> Failure {
+    Failure { reason: reason.into(), message: chain(error) }
+}
+
+/// The one place where a pod's time is read: both clocks, the steady one from the worker's start.
+struct Clock(Instant);
+
+impl Clock {
+    fn now(&self) -> Now {
+        Now { wall: Timestamp::now(), mono: self.0.elapsed() }
+    }
+
+    fn instant(&self, mono: std::time::Duration) -> Instant {
+        self.0 + mono
+    }
+}
