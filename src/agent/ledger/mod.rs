@@ -199,7 +199,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Io`].
-    pub(crate) fn remove(self) -> Result<(), LedgerError> {
+    pub(crate) fn remove(&self) -> Result<(), LedgerError> {
         fs::remove_dir_all(&self.root).map_err(|source| LedgerError::Io {
             verb: "remove",
             path: self.root.clone(),

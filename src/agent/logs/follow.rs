@@ -33,7 +33,7 @@ impl Follower {
     ///
     /// # Errors
     /// That of reading; a file that is not there yet is none.
-    pub(crate) fn look(&mut self, each: &mut impl FnMut(Stream, &[u8])) -> io::Result<()> {
+    pub(crate) fn look(&mut self, each: &mut dyn FnMut(Stream, &[u8])) -> io::Result<()> {
         loop {
             if self.open.is_none() {
                 self.open = open(&self.path(self.attempt))?;
@@ -86,7 +86,7 @@ impl Follower {
         }
     }
 
-    fn read_to_end(&mut self, each: &mut impl FnMut(Stream, &[u8])) -> io::Result<()> {
+    fn read_to_end(&mut self, each: &mut dyn FnMut(Stream, &[u8])) -> io::Result<()> {
         let Some(mut file) = self.open.as_ref() else { return Ok(()) };
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -119,7 +119,7 @@ fn open(path: &PathBuf) -> io::Result<Option<File>> {
     }
 }
 
-fn take(parts: &mut [Vec<u8>; 2], line: Line<'_>, each: &mut impl FnMut(Stream, &[u8])) {
+fn take(parts: &mut [Vec<u8>; 2], line: Line<'_>, each: &mut dyn FnMut(Stream, &[u8])) {
     let part = &mut parts[line.stream as usize];
     if part.is_empty() && line.whole {
         return each(line.stream, line.text);

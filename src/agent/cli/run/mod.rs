@@ -82,9 +82,12 @@ async fn pods(args: Args) -> Result<u8> {
     let ledger = Arc::new(open_ledger(args.root_dir)?);
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     let shared = Shared { runtime: wasm, images, ledger: Arc::clone(&ledger), host };
-    let ended = session::Session::new(Workers::new(shared, happenings), &ledger, loaded, screen);
-    let code = ended?.run().await;
-    remove(ledger)?;
+    let workers = Workers::new(shared, happenings);
+    let code = match session::Session::new(workers, &ledger, loaded, screen) {
+        Ok(session) => session.run().await,
+        Err(error) => Err(error),
+    };
+    ledger.remove()?;
     code
 }
 
@@ -144,10 +147,4 @@ fn open_ledger(root: Option<PathBuf>) -> Result<Ledger> {
     end_leftovers(&ledger)?;
     ledger.clear()?;
     Ok(ledger)
-}
-
-fn remove(ledger: Arc<Ledger>) -> Result<()> {
-    // The runtime's tasks have ended with their sandboxes; whoever still holds it goes with us.
-    ledger.remove()?;
-    Ok(())
 }

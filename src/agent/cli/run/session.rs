@@ -73,7 +73,7 @@ impl Session {
                 logs.insert(watch, (source, Follower::new(dir)));
             }
         }
-        let inotify = AsyncFd::new(inotify).context("cannot watch logs")?;
+        let inotify = AsyncFd::register(inotify).context("cannot watch logs")?;
         let (changed, changes) = mpsc::channel(1);
         let start = |(index, loaded): (usize, Loaded)| {
             let handle = workers.add(loaded.pod.clone(), loaded.base.clone());

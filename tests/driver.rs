@@ -1,0 +1,139 @@
+//! Starts sandbox processes as the agent does, for what has to be seen without one.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use copepod_wasm::frame::{self, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
+use copepod_wasm::state::{Exit, StateFile};
+use copepod_wasm::{Description, GuestKind};
+use tempfile::TempDir;
+
+/// How long any one answer of a sandbox may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// One sandbox process, killed when this is dropped.
+pub struct Sandbox {
+    child: Child,
+    stream: UnixStream,
+    dir: TempDir,
+}
+
+/// What describes the guest in `artefact` with nothing but its name: no limit, no file, no user.
+#[must_use]
+pub fn describe(artefact: &Path, kind: GuestKind) -> Description {
+    Description {
+        artefact: artefact.into(),
+        kind,
+        args: vec!["guest".into()],
+        env: Vec::new(),
+        preopens: Vec::new(),
+        user: None,
+        memory_limit_bytes: None,
+        log_limit_bytes: 10 << 20,
+        listen: Vec::new(),
+        grace_seconds: 30,
+        die_with_agent: true,
+    }
+}
+
+impl Sandbox {
+    /// Starts the sandbox program; its process joins the control group whose `cgroup.procs` is
+    /// given before it becomes the program.
+    ///
+    /// # Errors
+    /// Any step's.
+    pub fn start(description: Description, procs: Option<&Path>) -> Result<Self> {
+        let dir = tempfile::tempdir().context("make a directory")?;
+        let id = "0123456789abcdef".repeat(4);
+        let state = StateFile::create(&dir.path().join("state"), &id)?;
+        anyhow::ensure!(state.try_lock()?, "the state file is locked");
+        let log = File::options().create(true).append(true).open(dir.path().join("log"))?;
+        let socket = dir.path().join("sock");
+        let listener = UnixListener::bind(&socket).context("bind")?;
+        let mut stream = UnixStream::connect(&socket).context("connect")?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        let mut command = match procs {
+            None => Command::new(crate::sandbox()),
+            Some(procs) => {
+                // A shell joins the group and becomes the program: no code of ours after a fork.
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg("echo $$ > \"$1\" && exec \"$0\"");
+                shell.arg(crate::sandbox()).arg(procs);
+                shell
+            }
+        };
+        let child = command
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::from(OwnedFd::from(state)))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .context("run the sandbox")?;
+        stream.write_all(&ToSandbox::Describe(Box::new(description)).encode()?)?;
+        Ok(Self { child, stream, dir })
+    }
+
+    /// The sandbox's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its log, as it stands in the file.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// The next frame; `None` when the sandbox has closed its connection.
+    ///
+    /// # Errors
+    /// Those of the socket and of a malformed frame.
+    pub fn frame(&mut self) -> Result<Option<FromSandbox>> {
+        let mut head = [0; HEADER_LEN];
+        match self.stream.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(e).context("read a frame"),
+        }
+        let (kind, len) = frame::header(head, MAX_FROM_SANDBOX)?;
+        let mut payload = vec![0; len];
+        self.stream.read_exact(&mut payload)?;
+        Ok(Some(FromSandbox::decode(kind, payload)?))
+    }
+
+    /// Waits until the guest is started.
+    ///
+    /// # Errors
+    /// When the sandbox says anything else.
+    pub fn started(&mut self) -> Result<()> {
+        match self.frame()? {
+            Some(FromSandbox::Started) => Ok(()),
+            other => bail!("expected that the guest starts, got {other:?}"),
+        }
+    }
+
+    /// Waits for the end and gives the wait status and the exit record.
+    ///
+    /// # Errors
+    /// Those of the wait and of the state file.
+    pub fn wait(mut self) -> Result<(ExitStatus, Option<Exit>)> {
+        let status = self.child.wait().context("wait")?;
+        let exit = StateFile::open(&self.dir.path().join("state"))?.exit()?;
+        Ok((status, exit))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Gone already: nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
