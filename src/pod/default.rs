@@ -1,0 +1,315 @@
+//! What the API server fills into a pod (upstream `pkg/apis/core/v1/defaults.go`), for pods that
+//! never saw one. Left out: defaults of volume sources that a node without a cluster refuses, of
+//! ephemeral containers (they come only through the API server) and of the pod's own `resources`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, EnvVar, HTTPGetAction, LifecycleHandler, ObjectFieldSelector,
+    Pod, PodSpec, Probe, ResourceRequirements, Volume, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
+
+use crate::quantity::Quantity;
+use crate::validate::volume_sources;
+
+/// Mode of the files of configMap, secret, downwardAPI and projected volumes.
+const DEFAULT_FILE_MODE: i32 = 0o644;
+/// Life of a projected service account token, in seconds.
+const DEFAULT_TOKEN_SECONDS: i64 = 3600;
+
+/// Sets every field that the API server would set in this pod, and its namespace to `default`.
+/// A second time changes nothing.
+pub fn apply_defaults(pod: &mut Pod) {
+    set_text(&mut pod.metadata.namespace, "default");
+    let spec = pod.spec.get_or_insert_default();
+    set_text(&mut spec.dns_policy, "ClusterFirst");
+    set_text(&mut spec.restart_policy, "Always");
+    set_text(&mut spec.scheduler_name, "default-scheduler");
+    spec.enable_service_links.get_or_insert(true);
+    spec.termination_grace_period_seconds.get_or_insert(30);
+    spec.security_context.get_or_insert_default();
+    spec.volumes.iter_mut().flatten().for_each(volume);
+    let host_network = spec.host_network == Some(true);
+    for container in all_containers(spec) {
+        container_defaults(container);
+        if host_network {
+            for port in container.ports.iter_mut().flatten() {
+                if port.host_port.unwrap_or(0) == 0 {
+                    port.host_port = Some(port.container_port);
+                }
+            }
+        }
+    }
+    if let Some(overhead) = &mut spec.overhead {
+        quantities(overhead);
+    }
+}
+
+fn all_containers(spec: &mut PodSpec) -> impl Iterator<Item = &mut Container> {
+    spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten())
+}
+
+/// As in Go, where an empty text is a missing one.
+fn set_text(field: &mut Option<String>, default: &str) {
+    if field.as_deref().unwrap_or_default().is_empty() {
+        *field = Some(default.into());
+    }
+}
+
+/// As in Go, where zero is missing.
+fn set_number(field: &mut Option<i32>, default: i32) {
+    if field.unwrap_or(0) == 0 {
+        *field = Some(default);
+    }
+}
+
+fn container_defaults(container: &mut Container) {
+    let policy = pull_policy(container.image.as_deref().unwrap_or_default());
+    set_text(&mut container.image_pull_policy, policy);
+    set_text(&mut container.termination_message_path, "/dev/termination-log");
+    set_text(&mut container.termination_message_policy, "File");
+    for port in container.ports.iter_mut().flatten() {
+        set_text(&mut port.protocol, "TCP");
+    }
+    container.env.iter_mut().flatten().for_each(variable);
+    if let Some(needs) = &mut container.resources {
+        resources(needs);
+    }
+    let probes = [
+        &mut container.liveness_probe,
+        &mut container.readiness_probe,
+        &mut container.startup_probe,
+    ];
+    probes.into_iter().flatten().for_each(probe);
+    if let Some(hooks) = &mut container.lifecycle {
+        [&mut hooks.post_start, &mut hooks.pre_stop].into_iter().flatten().for_each(hook);
+    }
+}
+
+/// `Always` for the tag `latest`, which a name without tag and digest has too; else
+/// `IfNotPresent`. A path is no image name, so it has no tag.
+fn pull_policy(image: &str) -> &'static str {
+    let is_path = image.starts_with(['.', '/']) || image.contains("://");
+    let (name, digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match last.split_once(':') {
+        _ if is_path || image.is_empty() => "IfNotPresent",
+        Some((_, "latest")) => "Always",
+        None if !digest => "Always",
+        Some(_) | None => "IfNotPresent",
+    }
+}
+
+fn variable(env: &mut EnvVar) {
+    let from = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut());
+    if let Some(field) = from {
+        field_ref(field);
+    }
+}
+
+fn field_ref(field: &mut ObjectFieldSelector) {
+    set_text(&mut field.api_version, "v1");
+}
+
+/// Requests default to limits (`SetDefaults_Pod`), and both are rounded up to thousandths in
+/// their canonical form (`SetDefaults_ResourceList`).
+fn resources(needs: &mut ResourceRequirements) {
+    if let Some(limits) = &mut needs.limits {
+        quantities(limits);
+        let requests = needs.requests.get_or_insert_default();
+        for (name, limit) in limits {
+            requests.entry(name.clone()).or_insert_with(|| limit.clone());
+        }
+    }
+    if let Some(requests) = &mut needs.requests {
+        quantities(requests);
+    }
+}
+
+/// What does not parse stays for validation to name.
+fn quantities(list: &mut BTreeMap<String, Raw>) {
+    for raw in list.values_mut() {
+        if let Ok(quantity) = Quantity::parse(&raw.0) {
+            raw.0 = quantity.rounded_to_milli().to_string();
+        }
+    }
+}
+
+fn probe(probe: &mut Probe) {
+    set_number(&mut probe.timeout_seconds, 1);
+    set_number(&mut probe.period_seconds, 10);
+    set_number(&mut probe.success_threshold, 1);
+    set_number(&mut probe.failure_threshold, 3);
+    if let Some(action) = &mut probe.http_get {
+        http_get(action);
+    }
+    if let Some(action) = &mut probe.grpc {
+        action.service.get_or_insert_default();
+    }
+}
+
+fn hook(handler: &mut LifecycleHandler) {
+    if let Some(action) = &mut handler.http_get {
+        http_get(action);
+    }
+}
+
+fn http_get(action: &mut HTTPGetAction) {
+    set_text(&mut action.path, "/");
+    set_text(&mut action.scheme, "HTTP");
+}
+
+fn volume(volume: &mut Volume) {
+    if volume_sources(volume).is_empty() {
+        volume.empty_dir = Some(EmptyDirVolumeSource::default());
+    }
+    if let Some(source) = &mut volume.host_path {
+        source.type_.get_or_insert_default();
+    }
+    if let Some(source) = &mut volume.config_map {
+        source.default_mode.get_or_insert(DEFAULT_FILE_MODE);
+    }
+    if let Some(source) = &mut volume.secret {
+        source.default_mode.get_or_insert(DEFAULT_FILE_MODE);
+    }
+    if let Some(source) = &mut volume.downward_api {
+        source.default_mode.get_or_insert(DEFAULT_FILE_MODE);
+        source.items.iter_mut().flatten().filter_map(|i| i.field_ref.as_mut()).for_each(field_ref);
+    }
+    if let Some(source) = &mut volume.projected {
+        source.default_mode.get_or_insert(DEFAULT_FILE_MODE);
+        source.sources.iter_mut().flatten().for_each(projection);
+    }
+}
+
+fn projection(source: &mut VolumeProjection) {
+    if let Some(token) = &mut source.service_account_token {
+        token.expiration_seconds.get_or_insert(DEFAULT_TOKEN_SECONDS);
+    }
+    let items = source.downward_api.as_mut().and_then(|d| d.items.as_mut());
+    items.into_iter().flatten().filter_map(|i| i.field_ref.as_mut()).for_each(field_ref);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn defaulted(value: Value) -> Value {
+        let mut pod: Pod = serde_json::from_value(value).unwrap();
+        apply_defaults(&mut pod);
+        let once = pod.clone();
+        apply_defaults(&mut pod);
+        assert_eq!(pod, once, "not stable");
+        serde_json::to_value(pod).unwrap()
+    }
+
+    #[test]
+    fn an_almost_empty_pod() {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"name": "c", "image": "./c.wasm"}]}});
+        assert_eq!(
+            defaulted(pod),
+            json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "default"},
+                "spec": {
+                    "containers": [{
+                        "name": "c", "image": "./c.wasm", "imagePullPolicy": "IfNotPresent",
+                        "terminationMessagePath": "/dev/termination-log",
+                        "terminationMessagePolicy": "File"}],
+                    "dnsPolicy": "ClusterFirst", "enableServiceLinks": true,
+                    "restartPolicy": "Always", "schedulerName": "default-scheduler",
+                    "securityContext": {}, "terminationGracePeriodSeconds": 30}})
+        );
+    }
+
+    #[test]
+    fn what_is_set_stays() {
+        let spec = json!({
+            "containers": [{"name": "c", "image": "a", "imagePullPolicy": "Never",
+                "terminationMessagePath": "/x", "terminationMessagePolicy": "FallbackToLogsOnError",
+                "resources": {"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}}],
+            "dnsPolicy": "None", "enableServiceLinks": false, "restartPolicy": "Never",
+            "schedulerName": "mine", "securityContext": {"runAsUser": 1},
+            "terminationGracePeriodSeconds": 0});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "mine"}, "spec": spec});
+        assert_eq!(defaulted(pod.clone()), pod);
+    }
+
+    #[test]
+    fn pull_policy_goes_by_the_tag() {
+        for (image, policy) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("nginx:1.27", "IfNotPresent"),
+            ("localhost:5000/nginx", "Always"),
+            ("localhost:5000/nginx:1", "IfNotPresent"),
+            ("nginx@sha256:00", "IfNotPresent"),
+            ("nginx:latest@sha256:00", "Always"),
+            ("./hello.wasm", "IfNotPresent"),
+            ("/srv/hello.wasm", "IfNotPresent"),
+            ("file:///srv/hello.wasm", "IfNotPresent"),
+            ("", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), policy, "{image:?}");
+        }
+    }
+
+    #[test]
+    fn containers_and_volumes() {
+        let pod = defaulted(json!({"metadata": {"name": "p"}, "spec": {
+            "hostNetwork": true,
+            "containers": [{"name": "c", "image": "a:1",
+                "ports": [{"containerPort": 80}, {"containerPort": 81, "hostPort": 8081}],
+                "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                "resources": {"limits": {"cpu": "1.5", "memory": "0.1m", "x": "bad"},
+                              "requests": {"memory": "0"}},
+                "livenessProbe": {"httpGet": {"port": 80}, "periodSeconds": 0},
+                "readinessProbe": {"grpc": {"port": 9}, "failureThreshold": 7},
+                "lifecycle": {"preStop": {"httpGet": {"port": 80}}}}],
+            "initContainers": [{"name": "i", "image": "a:1", "ports": [{"containerPort": 1}]}],
+            "volumes": [{"name": "a"}, {"name": "b", "hostPath": {"path": "/b"}},
+                {"name": "c", "configMap": {}},
+                {"name": "d", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}}));
+        let spec = &pod["spec"];
+        let container = &spec["containers"][0];
+        for (found, expected) in [
+            (
+                &container["ports"][0],
+                json!({"containerPort": 80, "hostPort": 80, "protocol": "TCP"}),
+            ),
+            (&container["ports"][1]["hostPort"], json!(8081)),
+            (&container["env"][0]["valueFrom"]["fieldRef"]["apiVersion"], json!("v1")),
+            (
+                &container["resources"]["limits"],
+                json!({"cpu": "1500m", "memory": "1m", "x": "bad"}),
+            ),
+            (
+                &container["resources"]["requests"],
+                json!({"cpu": "1500m", "memory": "0", "x": "bad"}),
+            ),
+            (
+                &container["livenessProbe"],
+                json!({
+                "httpGet": {"path": "/", "port": 80, "scheme": "HTTP"}, "timeoutSeconds": 1,
+                "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}),
+            ),
+            (&container["readinessProbe"]["grpc"], json!({"port": 9, "service": ""})),
+            (&container["readinessProbe"]["failureThreshold"], json!(7)),
+            (&container["lifecycle"]["preStop"]["httpGet"]["scheme"], json!("HTTP")),
+            (&spec["initContainers"][0]["ports"][0]["hostPort"], json!(1)),
+            (&spec["volumes"][0]["emptyDir"], json!({})),
+            (&spec["volumes"][1]["hostPath"], json!({"path": "/b", "type": ""})),
+            (&spec["volumes"][2]["configMap"]["defaultMode"], json!(0o644)),
+            (
+                &spec["volumes"][3]["projected"]["sources"][0]["serviceAccountToken"],
+                json!({"path": "t", "expirationSeconds": 3600}),
+            ),
+        ] {
+            assert_eq!(found, &expected);
+        }
+    }
+}

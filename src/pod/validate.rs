@@ -1,0 +1,172 @@
+//! Is this a pod? Upstream's rules and texts (`pkg/apis/core/validation`, `ValidatePodCreate`) for
+//! what a node acts on; what only the control plane reads (affinity, tolerations, claims, ...) is
+//! not looked at. For pods with defaults applied.
+
+mod container;
+mod name;
+mod volume;
+
+use std::collections::HashSet;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, PodSpec};
+
+use name::{Rule, check_name, dns_label, dns_subdomain};
+pub use volume::volume_sources;
+
+/// Largest user and group id (upstream `IsValidUserID`).
+const MAX_ID: i64 = i32::MAX as i64;
+
+/// One thing wrong with one field; printed `PATH: MESSAGE`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldError {
+    /// The field, from the object's root: `spec.containers[1].name`.
+    pub path: String,
+    /// What is wrong: `Duplicate value: "a"`.
+    pub message: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// All that is wrong with a pod, in the order of its fields; empty for a good one.
+#[must_use]
+pub fn validate(pod: &Pod) -> Vec<FieldError> {
+    let mut errors = Errors(Vec::new());
+    let meta = &pod.metadata;
+    match (meta.name.as_deref().unwrap_or_default(), &meta.generate_name) {
+        ("", Some(_)) => {
+            errors.required("metadata.name", "only an API server makes names from generateName");
+        }
+        ("", None) => errors.required("metadata.name", "name or generateName is required"),
+        (name, _) => check_name(&mut errors, "metadata.name", name, dns_subdomain),
+    }
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    check_name(&mut errors, "metadata.namespace", namespace, dns_label);
+    name::labels(&mut errors, meta);
+    match &pod.spec {
+        None => errors.required("spec.containers", ""),
+        Some(spec) => pod_spec(&mut errors, spec),
+    }
+    errors.0
+}
+
+fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
+    let volumes = volume::volumes(errors, spec);
+    if spec.containers.is_empty() {
+        errors.required("spec.containers", "");
+    }
+    let mut names = HashSet::new();
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    for (list, containers) in [("containers", &spec.containers[..]), ("initContainers", init)] {
+        // Init containers run one after the other, but beside nobody else's host ports.
+        let mut host_ports = HashSet::new();
+        for (i, one) in containers.iter().enumerate() {
+            let path = format!("spec.{list}[{i}]");
+            if !names.insert(one.name.as_str()) && !one.name.is_empty() {
+                errors.duplicate(&format!("{path}.name"), &one.name);
+            }
+            let scope = container::Scope {
+                volumes: &volumes,
+                host_network: spec.host_network == Some(true),
+                init: list == "initContainers",
+            };
+            container::container(errors, &path, one, &scope, &mut host_ports);
+        }
+    }
+    let policies = ["Always", "OnFailure", "Never"];
+    errors.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), &policies);
+    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    errors.one_of("spec.dnsPolicy", spec.dns_policy.as_deref(), &policies);
+    if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {
+        let seconds = spec.termination_grace_period_seconds.unwrap_or_default();
+        errors.not_negative("spec.terminationGracePeriodSeconds", seconds);
+    }
+    if let Some(seconds) = spec.active_deadline_seconds {
+        errors.in_range("spec.activeDeadlineSeconds", seconds, 1, MAX_ID);
+    }
+    for (field, value) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
+        if let Some(value) = value.as_deref().filter(|v| !v.is_empty()) {
+            check_name(errors, &format!("spec.{field}"), value, dns_label);
+        }
+    }
+    if let Some(context) = &spec.security_context {
+        pod_security(errors, context);
+    }
+}
+
+fn pod_security(errors: &mut Errors, context: &PodSecurityContext) {
+    let path = "spec.securityContext";
+    ids(errors, path, context.run_as_user, context.run_as_group);
+    if let Some(id) = context.fs_group {
+        errors.in_range(&format!("{path}.fsGroup"), id, 0, MAX_ID);
+    }
+    for (i, id) in context.supplemental_groups.iter().flatten().enumerate() {
+        errors.in_range(&format!("{path}.supplementalGroups[{i}]"), *id, 0, MAX_ID);
+    }
+}
+
+fn ids(errors: &mut Errors, path: &str, user: Option<i64>, group: Option<i64>) {
+    for (field, id) in [("runAsUser", user), ("runAsGroup", group)] {
+        if let Some(id) = id {
+            errors.in_range(&format!("{path}.{field}"), id, 0, MAX_ID);
+        }
+    }
+}
+
+/// The errors found so far; one method for each of upstream's kinds (`field.Error`).
+struct Errors(Vec<FieldError>);
+
+impl Errors {
+    fn add(&mut self, path: &str, message: String) {
+        self.0.push(FieldError { path: path.into(), message });
+    }
+
+    fn required(&mut self, path: &str, detail: &str) {
+        let colon = if detail.is_empty() { "" } else { ": " };
+        self.add(path, format!("Required value{colon}{detail}"));
+    }
+
+    fn invalid(&mut self, path: &str, value: &str, detail: &str) {
+        self.add(path, format!("Invalid value: {value:?}: {detail}"));
+    }
+
+    fn duplicate(&mut self, path: &str, value: &str) {
+        self.add(path, format!("Duplicate value: {value:?}"));
+    }
+
+    fn in_range(&mut self, path: &str, value: i64, from: i64, to: i64) {
+        if !(from..=to).contains(&value) {
+            let text = format!("must be between {from} and {to}, inclusive");
+            self.add(path, format!("Invalid value: {value}: {text}"));
+        }
+    }
+
+    fn not_negative(&mut self, path: &str, value: impl fmt::Display) {
+        self.add(path, format!("Invalid value: {value}: must be greater than or equal to 0"));
+    }
+
+    fn one_of(&mut self, path: &str, value: Option<&str>, supported: &[&str]) {
+        let value = value.unwrap_or_default();
+        if value.is_empty() {
+            self.required(path, "");
+        } else if !supported.contains(&value) {
+            let all: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
+            let all = all.join(", ");
+            self.add(path, format!("Unsupported value: {value:?}: supported values: {all}"));
+        }
+    }
+
+    fn check(&mut self, path: &str, value: &str, rule: Rule) {
+        for detail in rule(value) {
+            self.invalid(path, value, &detail);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "validate/validate_test.rs"]
+mod tests;

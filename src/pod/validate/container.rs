@@ -1,0 +1,204 @@
+//! One container.
+
+use std::collections::{BTreeMap, HashSet};
+
+use k8s_openapi::api::core::v1::{Container, ContainerPort, VolumeMount};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
+
+use super::name::{check_name, dns_label, env_name, port_name};
+use super::{Errors, ids};
+use crate::expand::expanded_bytes;
+use crate::quantity::Quantity;
+
+/// Most bytes of environment, command and arguments once expanded. Upstream has no limit of its
+/// own; Linux gives an exec two megabytes by default.
+const MAX_EXPANDED_BYTES: usize = 2 * 1024 * 1024;
+
+/// What a container is checked against.
+pub(super) struct Scope<'a> {
+    pub(super) volumes: &'a HashSet<&'a str>,
+    pub(super) host_network: bool,
+    pub(super) init: bool,
+}
+
+/// Checks all of a container but that its name is its own; `host_ports` holds those taken by the
+/// containers before.
+pub(super) fn container(
+    errors: &mut Errors,
+    path: &str,
+    one: &Container,
+    scope: &Scope<'_>,
+    host_ports: &mut HashSet<String>,
+) {
+    check_name(errors, &format!("{path}.name"), &one.name, dns_label);
+    let image = one.image.as_deref().unwrap_or_default();
+    if image.is_empty() {
+        errors.required(&format!("{path}.image"), "");
+    } else if image.trim() != image {
+        let text = "must not have leading or trailing whitespace";
+        errors.invalid(&format!("{path}.image"), image, text);
+    }
+    let policy = one.image_pull_policy.as_deref();
+    let policies = ["Always", "IfNotPresent", "Never"];
+    errors.one_of(&format!("{path}.imagePullPolicy"), policy, &policies);
+    let policy = one.termination_message_policy.as_deref();
+    let policies = ["FallbackToLogsOnError", "File"];
+    errors.one_of(&format!("{path}.terminationMessagePolicy"), policy, &policies);
+    ports(errors, path, one, scope, host_ports);
+    environment(errors, path, one);
+    mounts(errors, path, one, scope);
+    resources(errors, path, one);
+    if let Some(context) = &one.security_context {
+        let path = format!("{path}.securityContext");
+        ids(errors, &path, context.run_as_user, context.run_as_group);
+    }
+    if scope.init && one.restart_policy.is_none() {
+        for (field, set) in [
+            ("lifecycle", one.lifecycle.is_some()),
+            ("livenessProbe", one.liveness_probe.is_some()),
+            ("readinessProbe", one.readiness_probe.is_some()),
+            ("startupProbe", one.startup_probe.is_some()),
+        ] {
+            if set {
+                let text = "Forbidden: may not be set for init containers without \
+                            restartPolicy=Always";
+                errors.add(&format!("{path}.{field}"), text.into());
+            }
+        }
+    }
+}
+
+fn ports(
+    errors: &mut Errors,
+    path: &str,
+    one: &Container,
+    scope: &Scope<'_>,
+    host_ports: &mut HashSet<String>,
+) {
+    let mut names = HashSet::new();
+    for (i, port) in one.ports.iter().flatten().enumerate() {
+        let path = format!("{path}.ports[{i}]");
+        if let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) {
+            let at = format!("{path}.name");
+            errors.check(&at, name, port_name);
+            if !names.insert(name) {
+                errors.duplicate(&at, name);
+            }
+        }
+        port_numbers(errors, &path, port, scope);
+        let protocols = ["SCTP", "TCP", "UDP"];
+        errors.one_of(&format!("{path}.protocol"), port.protocol.as_deref(), &protocols);
+        let host_port = port.host_port.unwrap_or(0);
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let taken = format!("{}/{}/{host_port}", text(&port.protocol), text(&port.host_ip));
+        if host_port != 0 && !host_ports.insert(taken.clone()) {
+            errors.duplicate(&format!("{path}.hostPort"), &taken);
+        }
+    }
+}
+
+fn port_numbers(errors: &mut Errors, path: &str, port: &ContainerPort, scope: &Scope<'_>) {
+    let at = format!("{path}.containerPort");
+    let host_port = port.host_port.unwrap_or(0);
+    if port.container_port == 0 {
+        errors.required(&at, "");
+    } else {
+        errors.in_range(&at, port.container_port.into(), 1, 65535);
+    }
+    if host_port != 0 {
+        errors.in_range(&format!("{path}.hostPort"), host_port.into(), 1, 65535);
+        if scope.host_network && host_port != port.container_port {
+            let text = "must match `hostPort` when `hostNetwork` is true";
+            errors.add(&at, format!("Invalid value: {}: {text}", port.container_port));
+        }
+    }
+}
+
+fn environment(errors: &mut Errors, path: &str, one: &Container) {
+    for (i, var) in one.env.iter().flatten().enumerate() {
+        let path = format!("{path}.env[{i}]");
+        check_name(errors, &format!("{path}.name"), &var.name, env_name);
+        if var.value_from.is_some() && var.value.as_deref().is_some_and(|v| !v.is_empty()) {
+            let text = "may not be specified when `value` is not empty";
+            errors.add(&format!("{path}.valueFrom"), format!("Invalid value: \"\": {text}"));
+        }
+    }
+    if expanded_bytes(one) > MAX_EXPANDED_BYTES {
+        let text = format!(
+            "Too long: environment, command and arguments may not be more than \
+             {MAX_EXPANDED_BYTES} bytes once their $(VAR) references are expanded"
+        );
+        errors.add(path, text);
+    }
+}
+
+fn mounts(errors: &mut Errors, path: &str, one: &Container, scope: &Scope<'_>) {
+    let mut paths = HashSet::new();
+    for (i, mount) in one.volume_mounts.iter().flatten().enumerate() {
+        let path = format!("{path}.volumeMounts[{i}]");
+        if mount.name.is_empty() {
+            errors.required(&format!("{path}.name"), "");
+        } else if !scope.volumes.contains(mount.name.as_str()) {
+            errors.add(&format!("{path}.name"), format!("Not found: {:?}", mount.name));
+        }
+        mount_path(errors, &format!("{path}.mountPath"), mount);
+        if !paths.insert(mount.mount_path.as_str()) {
+            errors.invalid(&format!("{path}.mountPath"), &mount.mount_path, "must be unique");
+        }
+        let sub = mount.sub_path.as_deref().unwrap_or_default();
+        if sub.starts_with('/') {
+            errors.invalid(&format!("{path}.subPath"), sub, "must be a relative path");
+        } else if sub.split('/').any(|part| part == "..") {
+            errors.invalid(&format!("{path}.subPath"), sub, "must not contain '..'");
+        }
+    }
+}
+
+/// The API's own description forbids `:`, which older runtimes read as a separator.
+fn mount_path(errors: &mut Errors, path: &str, mount: &VolumeMount) {
+    if mount.mount_path.is_empty() {
+        errors.required(path, "");
+    } else if mount.mount_path.contains(':') {
+        errors.invalid(path, &mount.mount_path, "must not contain ':'");
+    }
+}
+
+fn resources(errors: &mut Errors, path: &str, one: &Container) {
+    let Some(needs) = &one.resources else { return };
+    let path = format!("{path}.resources");
+    let limits = quantities(errors, &format!("{path}.limits"), needs.limits.as_ref());
+    let requests = quantities(errors, &format!("{path}.requests"), needs.requests.as_ref());
+    for (name, request) in requests {
+        let Some(limit) = limits.get(name) else { continue };
+        if request > *limit {
+            let text = format!("must be less than or equal to {name} limit of {limit}");
+            errors.invalid(&format!("{path}.requests"), &request.to_string(), &text);
+        }
+    }
+}
+
+/// Checks names and values; gives what parses.
+fn quantities<'a>(
+    errors: &mut Errors,
+    path: &str,
+    list: Option<&'a BTreeMap<String, Raw>>,
+) -> BTreeMap<&'a str, Quantity> {
+    let mut good = BTreeMap::new();
+    for (name, raw) in list.into_iter().flatten() {
+        let path = format!("{path}[{name}]");
+        let standard = ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str());
+        if !standard && !name.starts_with("hugepages-") && !name.contains('/') {
+            errors.invalid(&path, name, "must be a standard resource for containers");
+        }
+        match Quantity::parse(&raw.0) {
+            Err(e) => errors.invalid(&path, &raw.0, &e.to_string()),
+            Ok(quantity) if quantity.is_negative() => {
+                errors.not_negative(&path, format_args!("{:?}", quantity.to_string()));
+            }
+            Ok(quantity) => {
+                good.insert(name.as_str(), quantity);
+            }
+        }
+    }
+    good
+}
