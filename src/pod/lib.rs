@@ -4,3 +4,28 @@
 //! pod, variable expansion, quantities. Takes and gives values only: no I/O, no clock, no
 //! randomness, no logging; the time comes in with each event.
 
+pub mod qos;
+pub mod quantity;
+
+mod backoff;
+mod condition;
+mod container;
+mod default;
+mod event;
+mod expand;
+mod phase;
+mod plan;
+mod state;
+mod status;
+mod step;
+mod validate;
+
+pub use default::apply_defaults;
+pub use event::{Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses};
+pub use expand::{argv, container_env, expand, expanded_bytes};
+pub use state::State;
+pub use step::step;
+pub use validate::{FieldError, validate, volume_sources};
+
+#[cfg(test)]
+mod rules;

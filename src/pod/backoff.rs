@@ -1,0 +1,201 @@
+//! The waits between tries: upstream's exponential back-off of restarts and image pulls, and the
+//! plain one for the agent's own steps.
+
+use std::time::Duration;
+
+/// The first wait between restarts, and between pulls (upstream: `backOffPeriod`).
+pub(crate) const FIRST: Duration = Duration::from_secs(10);
+/// The longest (upstream: `MaxContainerBackOff`).
+pub(crate) const MAX: Duration = Duration::from_secs(300);
+/// After so long a time without one the count begins anew: twice the longest wait (upstream:
+/// client-go `Backoff.hasExpired`).
+pub(crate) const RESET: Duration = Duration::from_secs(600);
+/// The first wait after one of the agent's own steps failed: most such failures are short, and a
+/// local step is cheap to try.
+pub(crate) const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest such wait: a disk or a volume that comes back is used within a minute.
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// One entry of upstream's `flowcontrol.Backoff`. Times are monotonic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Backoff {
+    /// How long to wait after the event.
+    pub(crate) delay: Duration,
+    /// When `delay` was last raised.
+    updated_at: Duration,
+}
+
+impl Backoff {
+    /// The entry after one more try, for an event (an exit, a failed pull) of time `event`
+    /// (upstream: `Backoff.Next`).
+    pub(crate) fn next(entry: Option<Backoff>, event: Duration, now: Duration) -> Backoff {
+        let delay = match entry {
+            Some(entry) if !entry.is_over(event) => (entry.delay * 2).min(MAX),
+            Some(_) | None => FIRST,
+        };
+        Backoff { delay, updated_at: now }
+    }
+
+    /// Until when a try must wait after the event, if that is still to come (upstream:
+    /// `IsInBackOffSince`).
+    pub(crate) fn until(
+        entry: Option<Backoff>,
+        event: Duration,
+        now: Duration,
+    ) -> Option<Duration> {
+        let entry = entry.filter(|entry| !entry.is_over(event))?;
+        Some(event + entry.delay).filter(|until| *until > now)
+    }
+
+    fn is_over(self, event: Duration) -> bool {
+        event.saturating_sub(self.updated_at) > RESET
+    }
+}
+
+/// A step of the agent that is asked for, answered, and asked for again after a failure.
+#[derive(Clone, Debug)]
+pub(crate) struct Work<T> {
+    /// Asked for and not answered yet.
+    pub(crate) doing: bool,
+    /// What it gave.
+    pub(crate) done: Option<T>,
+    retry: Option<Retry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    delay: Duration,
+    at: Duration,
+}
+
+impl<T> Default for Work<T> {
+    fn default() -> Work<T> {
+        Work { doing: false, done: None, retry: None }
+    }
+}
+
+impl<T> Work<T> {
+    /// Whether it may be asked for now; marks it as asked for if so. A wait is told to `wake`.
+    pub(crate) fn ask(&mut self, now: Duration, wake: &mut Wake) -> bool {
+        if self.doing || self.done.is_some() || self.waits(now, wake) {
+            return false;
+        }
+        self.doing = true;
+        true
+    }
+
+    /// Whether the back-off of a failure still holds; tells `wake` until when.
+    pub(crate) fn waits(&self, now: Duration, wake: &mut Wake) -> bool {
+        match self.retry {
+            Some(retry) if retry.at > now => {
+                wake.at(retry.at);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Takes the answer; one that nobody waits for changes nothing.
+    pub(crate) fn answer<E>(&mut self, result: Result<T, E>, now: Duration) {
+        if !self.doing {
+            return;
+        }
+        match result {
+            Ok(done) => *self = Work { doing: false, done: Some(done), retry: None },
+            Err(_) => self.fail(now),
+        }
+    }
+
+    /// It failed: the wait until it may be asked for again begins.
+    pub(crate) fn fail(&mut self, now: Duration) {
+        self.doing = false;
+        let delay = self.retry.map_or(RETRY_FIRST, |retry| (retry.delay * 2).min(RETRY_MAX));
+        self.retry = Some(Retry { delay, at: now + delay });
+    }
+}
+
+/// The earliest moment at which something waits to be looked at again (monotonic).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wake(pub(crate) Option<Duration>);
+
+impl Wake {
+    /// Asks for a look at `moment`.
+    pub(crate) fn at(&mut self, moment: Duration) {
+        self.0 = Some(self.0.map_or(moment, |already| already.min(moment)));
+    }
+}
+
+/// A duration as Go prints it, for whole seconds: `10s`, `1m20s`, `5m0s`, `1h0m0s`.
+pub(crate) fn go_duration(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    match (secs / 3600, secs / 60 % 60, secs % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn waits_double_from_ten_seconds_to_five_minutes() {
+        let mut entry = None;
+        let mut delays = Vec::new();
+        for now in (0..3000).step_by(400) {
+            entry = Some(Backoff::next(entry, s(now), s(now)));
+            delays.push(go_duration(entry.unwrap().delay));
+        }
+        assert_eq!(delays, ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s", "5m0s"]);
+    }
+
+    #[test]
+    fn a_wait_is_measured_from_the_event_and_not_from_the_update() {
+        let entry = Some(Backoff::next(None, s(0), s(5)));
+        assert_eq!(Backoff::until(entry, s(100), s(109)), Some(s(110)));
+        assert_eq!(Backoff::until(entry, s(100), s(110)), None);
+        assert_eq!(Backoff::until(None, s(100), s(100)), None);
+    }
+
+    #[test]
+    fn an_entry_is_forgotten_more_than_ten_minutes_after_its_update() {
+        let entry = Some(Backoff { delay: s(160), updated_at: s(1000) });
+        assert_eq!(Backoff::until(entry, s(1600), s(1600)), Some(s(1760)));
+        assert_eq!(Backoff::next(entry, s(1600), s(1600)).delay, s(300));
+        assert_eq!(Backoff::until(entry, s(1601), s(1601)), None);
+        assert_eq!(Backoff::next(entry, s(1601), s(1601)).delay, FIRST);
+    }
+
+    #[test]
+    fn a_step_is_asked_once_and_again_after_a_growing_bounded_wait() {
+        let (mut work, mut now) = (Work::<()>::default(), s(7));
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let mut wake = Wake::default();
+            assert!(work.ask(now, &mut wake), "due at {now:?}");
+            assert!(!work.ask(now, &mut wake), "asked twice");
+            work.answer(Err(()), now);
+            assert!(!work.ask(now, &mut wake));
+            let at = wake.0.unwrap();
+            waits.push((at - now).as_secs());
+            now = at;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(work.ask(now, &mut Wake::default()));
+        work.answer::<()>(Ok(()), now);
+        assert!(!work.ask(now + s(999), &mut Wake::default()), "done is done");
+    }
+
+    #[test]
+    fn durations_print_as_in_go() {
+        let table = [(0, "0s"), (10, "10s"), (80, "1m20s"), (300, "5m0s"), (3600, "1h0m0s")];
+        for (secs, text) in table {
+            assert_eq!(go_duration(s(secs)), text);
+        }
+    }
+}

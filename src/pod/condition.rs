@@ -1,0 +1,172 @@
+//! The pod's conditions (upstream: `pkg/kubelet/status/generate.go`).
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Pod, PodCondition, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use crate::{
+    container::{Container, Role},
+    phase::Phase,
+    state::State,
+    status::whole_seconds,
+};
+
+/// The conditions that the node writes; all others are somebody else's and are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    ReadyToStartContainers,
+    Initialized,
+    Ready,
+    ContainersReady,
+    Scheduled,
+}
+
+/// In the order in which upstream lists them.
+const KINDS: [Kind; 5] = [
+    Kind::ReadyToStartContainers,
+    Kind::Initialized,
+    Kind::Ready,
+    Kind::ContainersReady,
+    Kind::Scheduled,
+];
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Kind::ReadyToStartContainers => "PodReadyToStartContainers",
+            Kind::Initialized => "Initialized",
+            Kind::Ready => "Ready",
+            Kind::ContainersReady => "ContainersReady",
+            Kind::Scheduled => "PodScheduled",
+        }
+    }
+
+    /// Whether it holds, from the state alone.
+    pub(crate) fn holds(self, state: &State) -> bool {
+        match self {
+            // An adopted process shows that the set-up of an earlier agent stands.
+            Kind::ReadyToStartContainers => {
+                state.tear_down.done.is_none()
+                    && (state.set_up.done.is_some()
+                        || state.containers.iter().any(|c| c.is_running()))
+            }
+            Kind::Initialized => {
+                state.ended == Some(Phase::Succeeded) || state.current_init().is_none()
+            }
+            Kind::Ready => {
+                Kind::ContainersReady.holds(state) && gate_complaints(&state.pod).is_empty()
+            }
+            Kind::ContainersReady => {
+                state.ended.is_none() && state.of_role(Role::Main).all(Container::is_running)
+            }
+            Kind::Scheduled => true,
+        }
+    }
+
+    /// Reason and message; empty where there is none.
+    fn why(self, state: &State, holds: bool) -> (&'static str, String) {
+        match (self, holds, state.ended) {
+            (Kind::ReadyToStartContainers | Kind::Scheduled, _, _) => ("", String::new()),
+            (Kind::Initialized, true, Some(Phase::Succeeded))
+            | (Kind::Ready | Kind::ContainersReady, false, Some(Phase::Succeeded)) => {
+                ("PodCompleted", String::new())
+            }
+            (Kind::Ready | Kind::ContainersReady, false, Some(Phase::Failed)) => {
+                ("PodFailed", String::new())
+            }
+            (Kind::Initialized | Kind::Ready | Kind::ContainersReady, true, _) => {
+                ("", String::new())
+            }
+            (Kind::Initialized, false, _) => {
+                let open = names(state, Role::Init, |index, _| !state.is_passed(index));
+                ("ContainersNotInitialized", format!("containers with incomplete status: {open}"))
+            }
+            (Kind::Ready, false, _) if Kind::ContainersReady.holds(state) => {
+                ("ReadinessGatesNotReady", gate_complaints(&state.pod).join(", "))
+            }
+            (Kind::Ready | Kind::ContainersReady, false, _) => {
+                let unready = names(state, Role::Main, |_, container| !container.is_running());
+                ("ContainersNotReady", format!("containers with unready status: {unready}"))
+            }
+        }
+    }
+}
+
+/// The names of the chosen containers, as Go prints a list: `[a b]`.
+fn names(state: &State, role: Role, chosen: impl Fn(usize, &Container) -> bool) -> String {
+    let all = state.containers.iter().enumerate();
+    let chosen = all.filter(|(index, c)| c.role == role && chosen(*index, c));
+    let names: Vec<&str> = chosen.map(|(_, container)| container.name.as_str()).collect();
+    format!("[{}]", names.join(" "))
+}
+
+/// What upstream says of each readiness gate that is not True.
+fn gate_complaints(pod: &Pod) -> Vec<String> {
+    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let found = |kind: &str| given(pod.status.as_ref()).find(|condition| condition.type_ == kind);
+    gates
+        .filter_map(|gate| {
+            let kind = &gate.condition_type;
+            let Some(condition) = found(kind) else {
+                return Some(format!(
+                    "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+                ));
+            };
+            let status = &condition.status;
+            (status != "True").then(|| {
+                format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {status}")
+            })
+        })
+        .collect()
+}
+
+fn given(status: Option<&PodStatus>) -> impl Iterator<Item = &PodCondition> {
+    status.into_iter().flat_map(|status| status.conditions.iter().flatten())
+}
+
+/// For each of [`KINDS`]: whether it held when last looked at, and since when.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Transitions([Option<(bool, Timestamp)>; KINDS.len()]);
+
+impl Transitions {
+    /// What the pod's object remembers, so that the times outlive the agent.
+    pub(crate) fn of(status: Option<&PodStatus>) -> Transitions {
+        Transitions(KINDS.map(|kind| {
+            let condition = given(status).find(|condition| condition.type_ == kind.as_str())?;
+            let since = condition.last_transition_time.as_ref()?;
+            Some((condition.status == "True", since.0))
+        }))
+    }
+
+    /// Notes which conditions have changed by now.
+    pub(crate) fn update(&mut self, state: &State, wall: Timestamp) {
+        for (slot, kind) in self.0.iter_mut().zip(KINDS) {
+            let holds = kind.holds(state);
+            if slot.is_none_or(|(held, _)| held != holds) {
+                *slot = Some((holds, whole_seconds(wall)));
+            }
+        }
+    }
+}
+
+/// All conditions: the foreign ones as they were given, then the node's own.
+pub(crate) fn list(state: &State) -> Vec<PodCondition> {
+    let is_own = |condition: &PodCondition| KINDS.iter().any(|k| k.as_str() == condition.type_);
+    let foreign = given(state.pod.status.as_ref()).filter(|c| !is_own(c)).cloned();
+    let own = KINDS.into_iter().zip(state.transitions.0).map(|(kind, since)| {
+        let holds = kind.holds(state);
+        let (reason, message) = kind.why(state, holds);
+        PodCondition {
+            type_: kind.as_str().to_owned(),
+            status: if holds { "True" } else { "False" }.to_owned(),
+            reason: Some(reason.to_owned()).filter(|text| !text.is_empty()),
+            message: Some(message).filter(|text| !text.is_empty()),
+            last_transition_time: since.map(|(_, at)| Time(at)),
+            last_probe_time: None,
+            observed_generation: state.pod.metadata.generation,
+        }
+    });
+    foreign.chain(own).collect()
+}

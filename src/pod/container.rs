@@ -1,0 +1,253 @@
+//! What is known of one container: its attempts, and the steps towards its next start.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    Attempt, AttemptState, Exit, Failure, ImageRef,
+    backoff::{Backoff, Work},
+};
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A regular init container: to run once to exit 0, in its turn.
+    Init,
+    /// A main container.
+    Main,
+    /// The runtime has it and the spec has not: it is stopped.
+    Unwanted,
+}
+
+/// The pod's restart policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// One attempt as far as it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) id: String,
+    pub(crate) state: AttemptState,
+    /// When its end was heard of (monotonic); meaningful once it has exited.
+    pub(crate) ended: Duration,
+    /// When its SIGKILL is due (monotonic), once a `Stop` was given.
+    pub(crate) kill_at: Option<Duration>,
+    /// `Remove` was given and the runtime has not been seen without it.
+    pub(crate) removing: bool,
+}
+
+impl Known {
+    pub(crate) fn new(id: String, state: AttemptState, now: Duration) -> Known {
+        Known { id, state, ended: now, kill_at: None, removing: false }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        match self.state {
+            AttemptState::Starting | AttemptState::Running { .. } => true,
+            AttemptState::Exited(_) => false,
+        }
+    }
+
+    /// Whether the guest ever ran.
+    pub(crate) fn is_launched(&self) -> bool {
+        rank(&self.state) > rank(&AttemptState::Starting)
+    }
+
+    pub(crate) fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            AttemptState::Starting | AttemptState::Running { .. } => None,
+            AttemptState::Exited(exit) => Some(exit),
+        }
+    }
+}
+
+/// Where a state stands in the one order an attempt can go.
+fn rank(state: &AttemptState) -> u8 {
+    match state {
+        AttemptState::Starting => 0,
+        AttemptState::Running { .. } => 1,
+        AttemptState::Exited(_) => 2,
+    }
+}
+
+/// The image of a container's next start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    /// Asked for and not answered yet.
+    pub(crate) asked: bool,
+    /// It may be started from.
+    pub(crate) ready: bool,
+    /// Why the last try failed, and when.
+    pub(crate) failed: Option<(Failure, Duration)>,
+    pub(crate) backoff: Option<Backoff>,
+    /// What the last good answer said.
+    pub(crate) known: Option<ImageRef>,
+}
+
+impl Image {
+    /// The image was not to be had: the next try waits.
+    pub(crate) fn fail(&mut self, failure: Failure, now: Duration) {
+        self.backoff = Some(Backoff::next(self.backoff, now, now));
+        self.failed = Some((failure, now));
+    }
+}
+
+/// Why a container that should run does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Its restart back-off holds.
+    CrashLoop,
+    /// Its image was not to be had just now.
+    Image,
+    /// The same, and the back-off of the next try holds.
+    ImageBackOff,
+    /// Its start failed before it ran.
+    Start,
+}
+
+/// One container and all that the machine remembers of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Container {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) attempts: BTreeMap<u32, Known>,
+    pub(crate) image: Image,
+    /// The attempt whose `Start` is not answered yet.
+    pub(crate) starting: Option<u32>,
+    /// The wait after a failed start.
+    pub(crate) start: Work<()>,
+    pub(crate) start_failure: Option<Failure>,
+    pub(crate) crash: Option<Backoff>,
+    /// The attempt that has served its restart back-off, so that it serves it only once.
+    pub(crate) served: Option<u32>,
+    pub(crate) waiting: Option<Waiting>,
+}
+
+impl Container {
+    pub(crate) fn new(name: &str, role: Role) -> Container {
+        Container {
+            name: name.to_owned(),
+            role,
+            attempts: BTreeMap::new(),
+            image: Image::default(),
+            starting: None,
+            start: Work::default(),
+            start_failure: None,
+            crash: None,
+            served: None,
+            waiting: None,
+        }
+    }
+
+    /// The attempts that ran, newest first.
+    pub(crate) fn launched(&self) -> impl Iterator<Item = (u32, &Known)> {
+        self.attempts.iter().rev().filter(|(_, known)| known.is_launched()).map(|(n, k)| (*n, k))
+    }
+
+    /// The newest attempt that ran.
+    pub(crate) fn newest(&self) -> Option<(u32, &Known)> {
+        self.launched().next()
+    }
+
+    /// How the newest attempt that ran has ended, if it has.
+    pub(crate) fn exit(&self) -> Option<&Exit> {
+        self.newest().and_then(|(_, known)| known.exit())
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.newest().is_some_and(|(_, known)| known.is_alive())
+    }
+
+    /// Whether a process of it may live now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.starting.is_some() || self.attempts.values().any(Known::is_alive)
+    }
+
+    /// The number of the next attempt. One that never ran does not count: it starts again.
+    pub(crate) fn next_attempt(&self) -> u32 {
+        self.newest().map_or(0, |(attempt, _)| attempt.saturating_add(1))
+    }
+
+    /// Whether its end, if it has ended, calls for another start (upstream:
+    /// `ShouldContainerBeRestarted`, `findNextInitContainerToRun`).
+    pub(crate) fn is_wanted(&self, policy: Policy) -> bool {
+        let Some((_, newest)) = self.newest() else { return self.role != Role::Unwanted };
+        let Some(exit) = newest.exit() else { return false };
+        match (self.role, policy) {
+            (Role::Unwanted, _) | (_, Policy::Never) => false,
+            (Role::Main, Policy::Always) => true,
+            (Role::Main, Policy::OnFailure) | (Role::Init, Policy::Always | Policy::OnFailure) => {
+                exit.code != 0
+            }
+        }
+    }
+
+    /// Whether it has run to success.
+    pub(crate) fn has_succeeded(&self) -> bool {
+        self.exit().is_some_and(|exit| exit.code == 0)
+    }
+
+    /// Takes what the runtime says of one attempt: an attempt only ever goes forward, and what
+    /// speaks of an older attempt or of another process is dropped. `listed` is for an entry of the
+    /// runtime's whole truth, which may also tell of old attempts.
+    pub(crate) fn merge(&mut self, attempt: Attempt, listed: bool, now: Duration) {
+        let Attempt { container: _, attempt: number, id, state } = attempt;
+        let launched = rank(&state) > rank(&AttemptState::Starting);
+        match self.attempts.get_mut(&number) {
+            Some(known) if known.id == id => {
+                if rank(&state) <= rank(&known.state) {
+                    return;
+                }
+                known.state = state;
+                known.ended = now;
+            }
+            // Only a launch binds an attempt to its id: before it, the start may have been tried
+            // again with another process.
+            Some(known) if !known.is_launched() && (launched || listed) => {
+                *known = Known::new(id, state, now);
+            }
+            Some(_) => return,
+            None => {
+                let current = number >= self.next_attempt();
+                let asked = launched || self.starting == Some(number);
+                if !listed && !(current && asked) {
+                    return;
+                }
+                self.attempts.insert(number, Known::new(id, state, now));
+            }
+        }
+        if launched {
+            self.launch(number);
+        }
+    }
+
+    /// An attempt ran: whatever was in the way of its start is over.
+    fn launch(&mut self, number: u32) {
+        if self.starting == Some(number) {
+            self.starting = None;
+        }
+        if self.newest().is_some_and(|(newest, _)| newest == number) {
+            self.start = Work::default();
+            self.start_failure = None;
+            self.waiting = None;
+        }
+    }
+
+    /// An attempt did not run and is gone; it starts again after a back-off. Said of an attempt
+    /// that ran or is not known, it is stale.
+    pub(crate) fn start_failed(&mut self, number: u32, failure: Failure, now: Duration) {
+        let unlaunched = self.attempts.get(&number).is_some_and(|known| !known.is_launched());
+        if unlaunched {
+            self.attempts.remove(&number);
+        } else if self.starting != Some(number) {
+            return;
+        }
+        self.starting = self.starting.filter(|starting| *starting != number);
+        self.start.fail(now);
+        self.start_failure = Some(failure);
+        self.waiting = Some(Waiting::Start);
+    }
+}

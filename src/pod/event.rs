@@ -1,0 +1,178 @@
+//! What goes into the state machine and what comes out: the words that the agent and the core share.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+/// Both clocks of one moment: `wall` for what is shown, `mono` (the time since any fixed start of
+/// this process) for every wait, so that a jumping wall clock moves no deadline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Now {
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// The monotonic clock; never goes back.
+    pub mono: Duration,
+}
+
+/// One thing that has happened to the pod.
+///
+/// Answers of actions ([`SetUp`](Event::SetUp), [`Image`](Event::Image),
+/// [`StartFailed`](Event::StartFailed), [`TornDown`](Event::TornDown)) come exactly once for each
+/// action, however late, also when the agent cuts the work short. An [`Attempt`](Event::Attempt)
+/// may be lost, doubled, late or out of order: an [`Observed`](Event::Observed) repairs that.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A newer object of the same uid: spec, deletion, foreign conditions.
+    Desired(Arc<Pod>),
+    /// The agent's own wish to end the pod (Ctrl-C, later eviction). The grace only ever shrinks;
+    /// zero kills at once.
+    Kill {
+        /// What the containers get between SIGTERM and SIGKILL.
+        grace: Duration,
+    },
+    /// The runtime's whole truth about this pod: the first look and each relist. It was read after
+    /// every event that was given before it.
+    Observed(Vec<Attempt>),
+    /// One attempt has changed.
+    Attempt(Attempt),
+    /// The answer of [`Action::SetUp`].
+    SetUp(Result<PodAddresses, Failure>),
+    /// The answer of [`Action::PrepareImage`].
+    Image {
+        /// The container whose image it is.
+        container: String,
+        /// What the image is, or why it cannot be had.
+        result: Result<ImageRef, Failure>,
+    },
+    /// The attempt never ran (a failure on the agent's side, or killed before its launch): the same
+    /// attempt starts again after a back-off. Not given after an `Observed` that already lacks the
+    /// attempt, unless it answers an [`Action::Start`].
+    StartFailed {
+        /// The container.
+        container: String,
+        /// The attempt that did not run.
+        attempt: u32,
+        /// Why; its reason is the container's waiting reason.
+        failure: Failure,
+    },
+    /// The answer of [`Action::TearDown`].
+    TornDown(Result<(), Failure>),
+    /// The time that [`State::wake_at`](crate::State::wake_at) asked for has come. One too early or
+    /// too many does no harm.
+    Timer,
+}
+
+/// What the runtime knows of one attempt of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The container's name.
+    pub container: String,
+    /// Which start of it: 0 is the first.
+    pub attempt: u32,
+    /// The container id: 64 hex digits, a new one for each process.
+    pub id: String,
+    /// How far it is.
+    pub state: AttemptState,
+}
+
+/// How far an attempt is: it only ever goes down this list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptState {
+    /// Its process is made and the guest is not launched yet: whether it ever ran is open.
+    Starting,
+    /// The guest runs.
+    Running {
+        /// When it was launched.
+        started_at: Timestamp,
+    },
+    /// The guest ran and has ended.
+    Exited(Exit),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// When it was launched, where that is known.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// Its exit code; 128 + n for signal n.
+    pub code: i32,
+    /// `Completed`, `Error`, `OOMKilled`, …
+    pub reason: String,
+    /// The termination message; may be empty.
+    pub message: String,
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The waiting reason: `ErrImagePull`, `InvalidImageName`, `CreateContainerError`, …
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The addresses that a pod got from its set-up; the first of each is the main one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodAddresses {
+    /// The host's.
+    pub host_ips: Vec<IpAddr>,
+    /// The pod's own.
+    pub pod_ips: Vec<IpAddr>,
+}
+
+/// An image that is ready to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRef {
+    /// Its name, as the container's status shows it.
+    pub image: String,
+    /// Its digest, as the container's status shows it.
+    pub image_id: String,
+}
+
+/// What the agent shall do. None is given again before its answer came, except `Stop` (see there)
+/// and a `Remove` of which the runtime still lists the attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make the pod's directories, volumes, later its cgroup and network. Idempotent: it is given
+    /// again after a restart of the agent. Answered by [`Event::SetUp`].
+    SetUp,
+    /// Resolve, pull and compile the image; may take minutes. Answered by [`Event::Image`].
+    PrepareImage {
+        /// The container whose image it is.
+        container: String,
+    },
+    /// Create and start; answered by [`Event::Attempt`] or [`Event::StartFailed`].
+    Start {
+        /// The container.
+        container: String,
+        /// Which start of it.
+        attempt: u32,
+    },
+    /// SIGTERM now and SIGKILL after the grace. A second one with a shorter grace shortens; nothing
+    /// happens where no such process is.
+    Stop {
+        /// The container.
+        container: String,
+        /// The attempt.
+        attempt: u32,
+        /// Its id.
+        id: String,
+        /// The time between the signals; zero kills at once.
+        grace: Duration,
+    },
+    /// Forget an old dead attempt. The newest and the one before it (its logs are the previous
+    /// ones) are kept.
+    Remove {
+        /// The container.
+        container: String,
+        /// The attempt.
+        attempt: u32,
+        /// Its id.
+        id: String,
+    },
+    /// Undo the set-up: nothing runs any more. Idempotent. Answered by [`Event::TornDown`].
+    TearDown,
+}

@@ -1,0 +1,52 @@
+//! The pod's phase (upstream: `getPhase`, `TerminatePod`).
+
+use crate::{
+    container::{Container, Role},
+    state::State,
+};
+
+/// The pod's phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+impl Phase {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Phase::Pending => "Pending",
+            Phase::Running => "Running",
+            Phase::Succeeded => "Succeeded",
+            Phase::Failed => "Failed",
+        }
+    }
+}
+
+/// The phase that follows from the state. It is terminal only once the pod has ended, that is, once
+/// nothing can run any more: until then a pod whose main containers have all been started is
+/// Running, every other one Pending.
+pub(crate) fn of(state: &State) -> Phase {
+    if let Some(ended) = state.ended {
+        return ended;
+    }
+    let mut mains = state.of_role(Role::Main);
+    if mains.all(|container| container.newest().is_some()) {
+        Phase::Running
+    } else {
+        Phase::Pending
+    }
+}
+
+/// The terminal phase of a pod in which nothing runs any more: Succeeded if every main container's
+/// last attempt exited with 0. So a pod that ended before a main container ran is Failed, and so is
+/// one whose init container failed for good. What the pod's object already says wins.
+pub(crate) fn at_end(state: &State) -> Phase {
+    if let Some(reported) = state.reported_end() {
+        return reported;
+    }
+    let mut mains = state.of_role(Role::Main);
+    if mains.all(Container::has_succeeded) { Phase::Succeeded } else { Phase::Failed }
+}

@@ -1,0 +1,233 @@
+//! The planning pass: from the state alone to what is to be done now.
+
+use std::time::Duration;
+
+use crate::{
+    Action,
+    backoff::{Backoff, Wake},
+    container::{Container, Known, Policy, Role, Waiting},
+    phase,
+    state::State,
+};
+
+/// How long after its SIGKILL was due an attempt that still lives is killed again, and how often
+/// from then on: the runtime has lost the command, or the agent that held it.
+const STOP_AGAIN: Duration = Duration::from_secs(5);
+/// For how long a failed pull shows its own reason before `ImagePullBackOff` takes its place: half
+/// the shortest back-off, so that whoever polls sees both.
+const IMAGE_FAILURE_SHOWN: Duration = Duration::from_secs(5);
+/// Dead attempts kept of a container beside the newest: the one whose logs are the previous ones
+/// (upstream: `maximum-dead-containers-per-container`).
+const KEPT_OLD: usize = 1;
+/// The failures of an image that upstream backs off from by name; the others keep their own reason
+/// while they wait (upstream: `EnsureImageExists`).
+const PULL_FAILURES: [&str; 3] =
+    ["ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed"];
+
+/// One pass. Gives the actions in the order they are to be done; what is asked for is remembered,
+/// what waits for a time is told to the state's wake.
+pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
+    let mut pass = Pass { now, wake: Wake::default(), actions: Vec::new() };
+    if state.observed {
+        decide_end(state, now);
+        for container in &mut state.containers {
+            pass.remove_old(container);
+        }
+        if state.deadline.is_some() {
+            pass.end(state);
+        } else {
+            pass.run(state);
+        }
+    }
+    state.wake = pass.wake;
+    pass.actions
+}
+
+/// Whether the pod is to end: it is deleted, its object says that it is over, or nothing of it is
+/// to run again.
+fn decide_end(state: &mut State, now: Duration) {
+    if let Some(grace) = state.deletion_grace() {
+        state.end_within(grace, now);
+    }
+    if state.deadline.is_none() && (state.reported_end().is_some() || is_finished(state)) {
+        state.end_within(state.spec_grace(), now);
+    }
+}
+
+/// All main containers have ended for good, or an init container has failed for good.
+fn is_finished(state: &State) -> bool {
+    let policy = state.policy();
+    let over = |container: &Container| !container.is_busy() && !container.is_wanted(policy);
+    match state.current_init() {
+        Some(index) => state.containers.get(index).is_some_and(over),
+        None => state.of_role(Role::Main).all(over),
+    }
+}
+
+struct Pass {
+    now: Duration,
+    wake: Wake,
+    actions: Vec<Action>,
+}
+
+impl Pass {
+    /// The way down: everything is stopped at once; when all is dead the phase is settled and the
+    /// set-up undone.
+    fn end(&mut self, state: &mut State) {
+        let deadline = state.deadline.unwrap_or(self.now);
+        for container in &mut state.containers {
+            for (number, known) in &mut container.attempts {
+                self.stop(&container.name, *number, known, deadline);
+            }
+        }
+        if state.is_busy() || state.set_up.doing {
+            return;
+        }
+        if state.ended.is_none() {
+            state.ended = Some(phase::at_end(state));
+        }
+        if state.tear_down.ask(self.now, &mut self.wake) {
+            self.actions.push(Action::TearDown);
+        }
+    }
+
+    /// The way up: set-up, then init containers one after the other, then the main containers.
+    fn run(&mut self, state: &mut State) {
+        if state.set_up.ask(self.now, &mut self.wake) {
+            self.actions.push(Action::SetUp);
+        }
+        let (grace, policy) = (state.spec_grace(), state.policy());
+        let (turn, set_up) = (state.current_init(), state.set_up.done.is_some());
+        for (index, container) in state.containers.iter_mut().enumerate() {
+            self.stop_extras(container, grace);
+            let is_its_turn = match container.role {
+                Role::Init => turn == Some(index),
+                Role::Main => turn.is_none(),
+                Role::Unwanted => false,
+            };
+            if is_its_turn && set_up {
+                self.start(container, policy);
+            }
+        }
+    }
+
+    /// Towards the next start: the back-offs are served, the image is prepared, then it starts.
+    fn start(&mut self, container: &mut Container, policy: Policy) {
+        if container.is_busy() || !container.is_wanted(policy) {
+            return;
+        }
+        let attempt = container.next_attempt();
+        if !self.serve_crash_back_off(container, attempt)
+            || container.start.waits(self.now, &mut self.wake)
+            || !self.prepare_image(container)
+        {
+            return;
+        }
+        container.image.ready = false;
+        container.starting = Some(attempt);
+        self.actions.push(Action::Start { container: container.name.clone(), attempt });
+    }
+
+    /// Whether the restart back-off of the attempt is over. The first restart is immediate
+    /// (upstream: `doBackOff`).
+    fn serve_crash_back_off(&mut self, container: &mut Container, attempt: u32) -> bool {
+        let Some((_, last)) = container.newest() else { return true };
+        let ended = last.ended;
+        if container.served == Some(attempt) {
+            return true;
+        }
+        if let Some(until) = Backoff::until(container.crash, ended, self.now) {
+            self.wake.at(until);
+            container.waiting = Some(Waiting::CrashLoop);
+            return false;
+        }
+        container.crash = Some(Backoff::next(container.crash, ended, self.now));
+        container.served = Some(attempt);
+        true
+    }
+
+    /// Whether the image is ready for one start; asks for it if nobody has. It is asked for before
+    /// each start, as upstream does: the pull policy may want a look at the registry.
+    fn prepare_image(&mut self, container: &mut Container) -> bool {
+        let image = &mut container.image;
+        if image.ready || image.asked {
+            return image.ready;
+        }
+        if let Some((failure, at)) = &image.failed
+            && let Some(until) = Backoff::until(image.backoff, *at, self.now)
+        {
+            self.wake.at(until);
+            let shown_until = *at + IMAGE_FAILURE_SHOWN;
+            let is_pull = PULL_FAILURES.contains(&failure.reason.as_str());
+            container.waiting = Some(if is_pull && self.now >= shown_until {
+                Waiting::ImageBackOff
+            } else {
+                Waiting::Image
+            });
+            if is_pull && self.now < shown_until {
+                self.wake.at(shown_until);
+            }
+            return false;
+        }
+        image.asked = true;
+        self.actions.push(Action::PrepareImage { container: container.name.clone() });
+        false
+    }
+
+    /// Stops what lives and should not: a container that is not in the spec, and all attempts but
+    /// the newest. No start is given while one of them lives.
+    fn stop_extras(&mut self, container: &mut Container, grace: Duration) {
+        let newest = match container.role {
+            Role::Init | Role::Main => container.attempts.keys().next_back().copied(),
+            Role::Unwanted => None,
+        };
+        for (number, known) in &mut container.attempts {
+            if Some(*number) != newest {
+                let deadline = known.kill_at.unwrap_or(self.now.saturating_add(grace));
+                self.stop(&container.name, *number, known, deadline);
+            }
+        }
+    }
+
+    /// Stops a living attempt by `deadline`: once, again if the deadline has moved nearer, and with
+    /// no grace again and again if it outlives it.
+    fn stop(&mut self, container: &str, attempt: u32, known: &mut Known, deadline: Duration) {
+        if !known.is_alive() {
+            return;
+        }
+        let due = match known.kill_at {
+            None => Some(deadline.max(self.now)),
+            Some(kill_at) if kill_at > self.now => {
+                (deadline < kill_at).then_some(deadline.max(self.now))
+            }
+            Some(kill_at) => (self.now >= kill_at + STOP_AGAIN).then_some(self.now),
+        };
+        if let Some(due) = due {
+            known.kill_at = Some(due);
+            self.actions.push(Action::Stop {
+                container: container.to_owned(),
+                attempt,
+                id: known.id.clone(),
+                grace: due - self.now,
+            });
+        }
+        if let Some(kill_at) = known.kill_at {
+            self.wake.at(kill_at.saturating_add(STOP_AGAIN));
+        }
+    }
+
+    /// Has old dead attempts removed.
+    fn remove_old(&mut self, container: &mut Container) {
+        let Some(newest) = container.newest().map(|(number, _)| number) else { return };
+        let dead = container.attempts.iter_mut().rev();
+        let old = dead.filter(|(number, known)| **number < newest && !known.is_alive());
+        for (number, known) in old.skip(KEPT_OLD).filter(|(_, known)| !known.removing) {
+            known.removing = true;
+            self.actions.push(Action::Remove {
+                container: container.name.clone(),
+                attempt: *number,
+                id: known.id.clone(),
+            });
+        }
+    }
+}

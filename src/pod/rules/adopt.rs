@@ -1,0 +1,178 @@
+//! The first look after a restart of the agent, relists, and events that come too late.
+
+use super::*;
+
+fn running(container: &str, number: u32) -> Attempt {
+    attempt(container, number, AttemptState::Running { started_at: wall(0) })
+}
+
+fn exited(container: &str, number: u32, code: i32) -> Attempt {
+    attempt(container, number, AttemptState::Exited(exit(code, 0)))
+}
+
+#[test]
+fn a_running_container_is_adopted() {
+    let mut rig = Rig::new(pod(&["a"], "Never"));
+    let listed = vec![exited("a", 3, 1), running("a", 4)];
+    assert_eq!(rig.feed(Event::Observed(listed)), [Action::SetUp], "its addresses are wanted");
+    assert_eq!((rig.phase().as_str(), rig.shown("a").restart_count), ("Running", 4));
+    assert_eq!(rig.cond("Ready"), "True");
+    assert_eq!(rig.cond("PodReadyToStartContainers"), "True");
+    rig.set_up();
+    assert_eq!(rig.actions, [Action::SetUp]);
+    assert_eq!(rig.exit("a", 4, 0), [Action::TearDown]);
+}
+
+#[test]
+fn what_ended_while_the_agent_was_away_is_not_run_again_under_never() {
+    let mut rig = Rig::new(pod(&["a"], "Never"));
+    assert_eq!(rig.feed(Event::Observed(vec![exited("a", 0, 0)])), [Action::TearDown]);
+    assert_eq!(rig.phase(), "Succeeded");
+}
+
+#[test]
+fn what_ended_while_the_agent_was_away_restarts_under_always_with_the_next_number() {
+    let mut rig = Rig::new(pod(&["a"], "Always"));
+    rig.feed(Event::Observed(vec![exited("a", 6, 0), exited("a", 5, 0)]));
+    rig.set_up();
+    assert_eq!(rig.image("a"), [start("a", 7)]);
+}
+
+#[test]
+fn an_init_sequence_goes_on_where_it_was() {
+    let mut rig = Rig::new(pod_inits(&["i", "j"], &["a"], "Always"));
+    rig.feed(Event::Observed(vec![exited("j", 1, 0)]));
+    rig.set_up();
+    assert_eq!(rig.actions, [Action::SetUp, prepare("a")]);
+    let gone = rig.shown("i").state.unwrap().terminated.unwrap();
+    let text =
+        "Unable to get init container status from container runtime and pod has been initialized";
+    assert_eq!((gone.exit_code, gone.message.as_deref()), (0, Some(text)));
+}
+
+#[test]
+fn a_running_attempt_that_is_listed_no_more_was_lost() {
+    let mut rig = Rig::running(pod(&["a"], "Never"));
+    assert_eq!(rig.feed(Event::Observed(Vec::new())), [Action::TearDown]);
+    assert_eq!(
+        (rig.phase().as_str(), rig.brief("a").as_str()),
+        ("Failed", "137 ContainerStatusUnknown")
+    );
+    rig.exit("a", 0, 0);
+    assert_eq!(rig.brief("a"), "137 ContainerStatusUnknown");
+}
+
+#[test]
+fn an_attempt_whose_start_is_under_way_may_be_absent() {
+    let mut rig = Rig::up(pod(&["a"], "Never"));
+    rig.image("a");
+    assert_eq!(rig.feed(Event::Observed(Vec::new())), []);
+    rig.feed(Event::Attempt(attempt("a", 0, AttemptState::Starting)));
+    assert_eq!(rig.feed(Event::Observed(Vec::new())), []);
+    assert_eq!(rig.state.wake_at(), None, "its answer is still to come");
+    assert_eq!(rig.feed(Event::Observed(vec![running("a", 0)])), []);
+    assert_eq!(rig.brief("a"), "running");
+}
+
+#[test]
+fn a_lost_event_is_made_good_by_a_relist() {
+    let mut rig = Rig::up(pod(&["a"], "Never"));
+    rig.image("a");
+    assert_eq!(rig.feed(Event::Observed(vec![exited("a", 0, 3)])), [Action::TearDown]);
+    assert_eq!(rig.brief("a"), "3 Error");
+}
+
+#[test]
+fn an_adopted_attempt_that_is_gone_before_its_launch_starts_again() {
+    let mut rig = Rig::new(pod(&["a"], "Never"));
+    rig.feed(Event::Observed(vec![attempt("a", 0, AttemptState::Starting)]));
+    rig.set_up();
+    assert_eq!(rig.actions, [Action::SetUp], "no second start beside it");
+    assert_eq!(rig.feed(Event::Observed(Vec::new())), []);
+    assert_eq!(rig.timer(), (1, vec![prepare("a")]));
+    assert_eq!(rig.image("a"), [start("a", 0)]);
+}
+
+#[test]
+fn stale_events_are_dropped() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    rig.exit("a", 0, 1);
+    rig.image("a");
+    rig.run("a", 1);
+    rig.actions.clear();
+    let other = |state| Attempt { id: "ff".to_owned(), ..attempt("a", 1, state) };
+    let stale = [
+        running("a", 0),
+        exited("a", 0, 9),
+        attempt("a", 1, AttemptState::Starting),
+        other(AttemptState::Exited(exit(9, 0))),
+        other(AttemptState::Running { started_at: wall(9) }),
+        attempt("a", 5, AttemptState::Starting),
+        running("nobody", 0),
+    ];
+    for event in stale {
+        assert_eq!(rig.feed(Event::Attempt(event.clone())), [], "{event:?}");
+        let shown = rig.shown("a");
+        assert_eq!((brief(&shown.state.unwrap()).as_str(), shown.restart_count), ("running", 1));
+        assert_eq!(shown.container_id, Some(format!("wasm://{}", id("a", 1))), "{event:?}");
+        assert_eq!(brief(&shown.last_state.unwrap()), "1 Error", "{event:?}");
+    }
+}
+
+#[test]
+fn an_exit_is_final() {
+    let mut rig = Rig::running(pod(&["a", "b"], "Never"));
+    rig.exit("a", 0, 4);
+    rig.run("a", 0);
+    rig.exit("a", 0, 0);
+    assert_eq!(rig.brief("a"), "4 Error");
+}
+
+#[test]
+fn a_launch_binds_an_attempt_to_its_process() {
+    let mut rig = Rig::up(pod(&["a"], "Never"));
+    rig.image("a");
+    let late = Attempt { id: "0d".into(), ..attempt("a", 0, AttemptState::Starting) };
+    rig.feed(Event::Attempt(late));
+    rig.run("a", 0);
+    assert_eq!(rig.shown("a").container_id, Some(format!("wasm://{}", id("a", 0))));
+    rig.actions.clear();
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::ZERO }), [stop("a", 0, 0)]);
+}
+
+#[test]
+fn two_living_attempts_become_one() {
+    let mut rig = Rig::new(pod(&["a"], "Always"));
+    let actions = rig.feed(Event::Observed(vec![running("a", 1), running("a", 2)]));
+    assert_eq!(actions, [Action::SetUp, stop("a", 1, 30)]);
+    assert_eq!(rig.exit("a", 2, 0), [], "no start while the other lives");
+}
+
+#[test]
+fn what_is_not_in_the_spec_is_stopped_before_the_end() {
+    let mut rig = Rig::new(pod(&["a"], "Never"));
+    let listed = vec![exited("a", 0, 0), running("x", 0)];
+    assert_eq!(rig.feed(Event::Observed(listed)), [stop("x", 0, 30)]);
+    assert_eq!(rig.phase(), "Running", "something still runs");
+    assert_eq!(rig.status().container_statuses.unwrap().len(), 1);
+    let actions = rig.feed(Event::Attempt(exited("x", 0, 0)));
+    assert_eq!((actions, rig.phase().as_str()), (vec![Action::TearDown], "Succeeded"));
+}
+
+#[test]
+fn a_pod_that_the_api_calls_over_is_not_run_again() {
+    let mut over = pod(&["a"], "Always");
+    over.status = serde_json::from_value(json!({
+        "phase": "Failed", "reason": "Evicted", "message": "low on memory", "podIP": "10.0.0.9",
+        "containerStatuses": [{"name": "a", "image": "x", "imageID": "y", "ready": false,
+            "restartCount": 2, "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}],
+    }))
+    .unwrap();
+    let mut rig = Rig::new(over);
+    assert_eq!(rig.feed(Event::Observed(Vec::new())), [Action::TearDown]);
+    let status = rig.status();
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.9"));
+    assert_eq!((rig.brief("a").as_str(), rig.shown("a").restart_count), ("3 Error", 2));
+}

@@ -1,0 +1,146 @@
+//! Restart policies and the crash-loop back-off.
+
+use super::*;
+
+#[test]
+fn the_policy_and_the_exit_code_decide_on_a_restart() {
+    let table = [
+        ("Always", 0, None),
+        ("Always", 1, None),
+        ("OnFailure", 0, Some("Succeeded")),
+        ("OnFailure", 1, None),
+        ("Never", 0, Some("Succeeded")),
+        ("Never", 1, Some("Failed")),
+    ];
+    for (policy, code, end) in table {
+        let mut rig = Rig::running(pod(&["a"], policy));
+        let actions = rig.exit("a", 0, code);
+        match end {
+            None => {
+                assert_eq!(actions, [prepare("a")], "{policy} {code}");
+                assert_eq!(rig.phase(), "Running", "{policy} {code}");
+            }
+            Some(phase) => {
+                assert_eq!(actions, [Action::TearDown], "{policy} {code}");
+                assert_eq!(rig.phase(), phase, "{policy} {code}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_ends_when_its_last_container_does_and_one_failure_fails_it() {
+    let mut rig = Rig::running(pod(&["a", "b"], "Never"));
+    assert_eq!(rig.exit("b", 0, 7), []);
+    assert_eq!(rig.phase(), "Running");
+    assert_eq!(rig.cond("Ready"), "False ContainersNotReady containers with unready status: [b]");
+    assert_eq!(rig.exit("a", 0, 0), [Action::TearDown]);
+    assert_eq!(rig.phase(), "Failed");
+}
+
+/// Exits at once and restarts, until the back-off holds; gives how long it was.
+fn crash(rig: &mut Rig, attempt: u32) -> u64 {
+    let mut actions = rig.exit("a", attempt, 1);
+    let mut wait = 0;
+    if actions.is_empty() {
+        (wait, actions) = rig.timer();
+    }
+    assert_eq!(actions, [prepare("a")]);
+    assert_eq!(rig.image("a"), [start("a", attempt + 1)]);
+    rig.run("a", attempt + 1);
+    wait
+}
+
+#[test]
+fn the_back_off_doubles_from_ten_seconds_to_five_minutes() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    let waits: Vec<u64> = (0..9).map(|attempt| crash(&mut rig, attempt)).collect();
+    assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300, 300]);
+    let shown = rig.shown("a");
+    assert_eq!(shown.restart_count, 9);
+    assert_eq!(brief(&shown.last_state.unwrap()), "1 Error");
+}
+
+#[test]
+fn the_back_off_shows_upstreams_text() {
+    let mut rig = Rig::running(pod(&["a"], "OnFailure"));
+    for (attempt, delay) in [(0, ""), (1, "10s"), (2, "20s"), (3, "40s"), (4, "1m20s")] {
+        rig.exit("a", attempt, 1);
+        if attempt > 0 {
+            let text = format!(
+                "waiting CrashLoopBackOff: back-off {delay} restarting failed container=a \
+                 pod=p_ns(u-1)"
+            );
+            assert_eq!(rig.brief("a"), text);
+            assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
+            assert_eq!(rig.phase(), "Running");
+            rig.timer();
+        } else {
+            assert_eq!(rig.brief("a"), "1 Error", "restarted at once");
+        }
+        rig.image("a");
+        rig.run("a", attempt + 1);
+    }
+}
+
+#[test]
+fn the_back_off_is_measured_from_the_exit_and_reset_after_ten_quiet_minutes() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    assert_eq!(crash(&mut rig, 0), 0);
+    assert_eq!(crash(&mut rig, 1), 10);
+    rig.pass(600);
+    assert_eq!(crash(&mut rig, 2), 20, "600 s are not more than 600 s");
+    rig.pass(601);
+    assert_eq!(crash(&mut rig, 3), 0);
+    assert_eq!(crash(&mut rig, 4), 10);
+}
+
+#[test]
+fn a_jump_of_the_wall_clock_moves_no_wait() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    crash(&mut rig, 0);
+    rig.exit("a", 1, 1);
+    for jump in [-86_400, 2 * 86_400] {
+        rig.now.wall = wall(jump);
+        assert_eq!(rig.feed(Event::Timer), []);
+    }
+    assert_eq!(rig.timer(), (10, vec![prepare("a")]));
+}
+
+#[test]
+fn a_failing_image_on_a_restart_does_not_serve_the_back_off_twice() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    crash(&mut rig, 0);
+    rig.exit("a", 1, 1);
+    assert_eq!(rig.timer(), (10, vec![prepare("a")]));
+    rig.no_image("a", "InvalidImageName");
+    assert_eq!(rig.brief("a"), "waiting InvalidImageName: no luck");
+    assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
+    assert_eq!(rig.phase(), "Running");
+    assert_eq!(rig.timer(), (10, vec![prepare("a")]));
+    assert_eq!(rig.image("a"), [start("a", 2)]);
+}
+
+#[test]
+fn old_dead_attempts_are_removed_but_the_newest_two() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    let remove =
+        |number| Action::Remove { container: "a".into(), attempt: number, id: id("a", number) };
+    rig.exit("a", 0, 1);
+    rig.image("a");
+    rig.run("a", 1);
+    rig.exit("a", 1, 1);
+    rig.timer();
+    rig.image("a");
+    assert!(!rig.actions.iter().any(|action| matches!(action, Action::Remove { .. })));
+    assert_eq!(rig.run("a", 2), [remove(0)]);
+    assert_eq!(rig.feed(Event::Timer), []);
+    let running = AttemptState::Running { started_at: rig.now.wall };
+    let dead = |number| attempt("a", number, AttemptState::Exited(exit(1, 0)));
+    let listed = vec![dead(0), dead(1), attempt("a", 2, running.clone())];
+    assert_eq!(rig.feed(Event::Observed(listed)), [remove(0)], "it is still there");
+    let listed = vec![dead(1), attempt("a", 2, running)];
+    assert_eq!(rig.feed(Event::Observed(listed)), []);
+    assert_eq!(rig.shown("a").restart_count, 2);
+    assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
+}

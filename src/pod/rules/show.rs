@@ -1,0 +1,176 @@
+//! What the status shows: conditions, their times, container statuses, addresses.
+
+use super::*;
+
+const READY_KINDS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+#[test]
+fn conditions_come_in_upstreams_order_with_its_texts() {
+    let mut rig = Rig::new(pod_inits(&["i"], &["b", "a"], "Always"));
+    rig.feed(Event::Observed(Vec::new()));
+    let kinds: Vec<String> =
+        rig.status().conditions.unwrap().into_iter().map(|condition| condition.type_).collect();
+    assert_eq!(kinds, READY_KINDS);
+    let unready = "False ContainersNotReady containers with unready status: [b a]";
+    let open = "False ContainersNotInitialized containers with incomplete status: [i]";
+    assert_eq!(READY_KINDS.map(|kind| rig.cond(kind)), ["False", open, unready, unready, "True"]);
+    rig.set_up();
+    assert_eq!(rig.cond("PodReadyToStartContainers"), "True");
+    rig.image("i");
+    rig.exit("i", 0, 0);
+    assert_eq!(rig.cond("Initialized"), "True");
+    rig.run("a", 0);
+    let unready = "False ContainersNotReady containers with unready status: [b]";
+    assert_eq!(rig.cond("ContainersReady"), unready);
+    rig.run("b", 0);
+    assert_eq!(READY_KINDS.map(|kind| rig.cond(kind)), ["True"; 5]);
+}
+
+#[test]
+fn conditions_at_the_end() {
+    for (code, initialized, ready) in
+        [(0, "True PodCompleted", "False PodCompleted"), (1, "True", "False PodFailed")]
+    {
+        let mut rig = Rig::running(pod(&["a"], "Never"));
+        rig.exit("a", 0, code);
+        let shown = ["Initialized", "Ready", "ContainersReady"].map(|kind| rig.cond(kind));
+        assert_eq!(shown, [initialized, ready, ready]);
+    }
+}
+
+#[test]
+fn a_transition_time_moves_only_with_its_status() {
+    let mut rig = Rig::running(pod(&["a", "b"], "Always"));
+    let ready_at = |rig: &Rig| rig.condition("Ready").last_transition_time.unwrap().0.as_second();
+    let first = ready_at(&rig);
+    assert_eq!(first, wall(0).as_second());
+    rig.pass(10);
+    rig.exit("a", 0, 1);
+    assert_eq!(ready_at(&rig), first + 10);
+    rig.pass(10);
+    rig.exit("b", 0, 1);
+    assert_eq!(ready_at(&rig), first + 10, "another reason is no transition");
+    assert_eq!(rig.cond("Ready"), "False ContainersNotReady containers with unready status: [a b]");
+    let scheduled = rig.condition("PodScheduled").last_transition_time.unwrap().0;
+    assert_eq!(scheduled.as_second(), first);
+}
+
+#[test]
+fn transition_times_and_start_time_outlive_the_agent() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    let mut object = pod(&["a"], "Always");
+    object.status = Some(rig.status());
+    rig.pass(100);
+    let mut again = Rig::new(object);
+    again.now = rig.now;
+    assert_eq!(again.status().phase.as_deref(), Some("Running"), "before the first look");
+    let running = attempt("a", 0, AttemptState::Running { started_at: wall(0) });
+    again.feed(Event::Observed(vec![running]));
+    assert_eq!(again.status(), rig.status());
+}
+
+#[test]
+fn foreign_conditions_are_kept_and_gates_hold_ready_back() {
+    let gated = |conditions: Value| {
+        let gates = json!({"readinessGates": [{"conditionType": "x/gate"}]});
+        let mut pod = pod_with(&["a"], &gates, &json!({}));
+        pod.status = serde_json::from_value(json!({"conditions": conditions})).unwrap();
+        pod
+    };
+    let mut rig = Rig::running(gated(json!([])));
+    let absent = "False ReadinessGatesNotReady corresponding condition of pod readiness gate \"x/gate\" \
+         does not exist.";
+    assert_eq!(rig.cond("Ready"), absent);
+    assert_eq!(rig.cond("ContainersReady"), "True");
+    let gate = |status: &str| json!([{"type": "x/gate", "status": status, "reason": "Why"}]);
+    rig.feed(Event::Desired(Arc::new(gated(gate("False")))));
+    let no = "False ReadinessGatesNotReady the status of pod readiness gate \"x/gate\" is not \
+              \"True\", but False";
+    assert_eq!(rig.cond("Ready"), no);
+    rig.feed(Event::Desired(Arc::new(gated(gate("True")))));
+    assert_eq!(rig.cond("Ready"), "True");
+    assert_eq!(rig.status().conditions.unwrap()[0].type_, "x/gate");
+    assert_eq!(rig.cond("x/gate"), "True Why");
+}
+
+#[test]
+fn the_generation_that_was_seen_is_on_the_status_and_each_condition() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    let newer = pod_with(&["a"], &json!({}), &json!({"generation": 8}));
+    rig.feed(Event::Desired(Arc::new(newer)));
+    let status = rig.status();
+    assert_eq!(status.observed_generation, Some(8));
+    let seen = status.conditions.unwrap().into_iter().map(|c| c.observed_generation);
+    assert!(seen.into_iter().all(|generation| generation == Some(8)));
+}
+
+#[test]
+fn a_container_status_shows_the_newest_attempt() {
+    let mut rig = Rig::running(pod(&["b", "a"], "Always"));
+    rig.pass(3);
+    rig.exit("b", 0, 5);
+    rig.image("b");
+    rig.run("b", 1);
+    let status = rig.status();
+    let names: Vec<String> =
+        status.container_statuses.into_iter().flatten().map(|status| status.name).collect();
+    assert_eq!(names, ["a", "b"], "sorted by name");
+    let shown = serde_json::to_value(rig.shown("b")).unwrap();
+    assert_eq!(
+        shown,
+        json!({
+            "name": "b", "image": "file:///b.wasm", "imageID": "sha256:abc",
+            "containerID": "wasm://6231", "restartCount": 1, "started": true, "ready": true,
+            "state": {"running": {"startedAt": "2023-11-14T22:13:23Z"}},
+            "lastState": {"terminated": {
+                "containerID": "wasm://6230", "exitCode": 5, "reason": "Error",
+                "startedAt": "2023-11-14T22:13:20Z", "finishedAt": "2023-11-14T22:13:23Z",
+            }},
+        })
+    );
+}
+
+#[test]
+fn init_statuses_come_in_the_specs_order() {
+    let rig = Rig::up(pod_inits(&["z", "y", "x"], &["a"], "Always"));
+    let inits = rig.status().init_container_statuses.unwrap();
+    assert_eq!(inits.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["z", "y", "x"]);
+}
+
+#[test]
+fn addresses_class_and_start_time_stay_after_the_end() {
+    let mut rig = Rig::running(pod(&["a"], "Never"));
+    rig.pass(50);
+    rig.exit("a", 0, 0);
+    rig.feed(Event::TornDown(Ok(())));
+    let status = rig.status();
+    assert_eq!(status.host_ip.as_deref(), Some("192.0.2.7"));
+    assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.9"));
+    assert_eq!(status.pod_ips.unwrap()[0].ip, "10.0.0.9");
+    assert_eq!(status.host_ips.unwrap()[0].ip, "192.0.2.7");
+    assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
+    assert_eq!(status.start_time.unwrap().0, Timestamp::from_second(1_700_000_000).unwrap());
+}
+
+#[test]
+fn an_adopted_container_keeps_the_image_that_its_object_names() {
+    let mut object = pod(&["a"], "Always");
+    object.status = Some(Rig::running(pod(&["a"], "Always")).status());
+    let list = |id: String| {
+        let mut rig = Rig::new(object.clone());
+        let state = AttemptState::Running { started_at: wall(0) };
+        rig.feed(Event::Observed(vec![Attempt { id, ..attempt("a", 0, state) }]));
+        rig.shown("a").image_id
+    };
+    assert_eq!(list(id("a", 0)), "sha256:abc");
+    assert_eq!(list("0ddba11".to_owned()), "", "another process");
+}
+
+#[test]
+fn times_are_rounded_down_to_whole_seconds() {
+    for (millis, secs) in [(1_999, 1), (2_000, 2), (-1, -1), (-1_000, -1)] {
+        let time = Timestamp::from_millisecond(millis).unwrap();
+        assert_eq!(crate::status::whole_seconds(time), Timestamp::from_second(secs).unwrap());
+    }
+}

@@ -1,0 +1,165 @@
+//! The state of one pod: all that the decisions rest on.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+
+use crate::{
+    PodAddresses,
+    backoff::{Wake, Work},
+    condition::Transitions,
+    container::{Container, Policy, Role},
+    phase::{self, Phase},
+    status,
+};
+
+/// The grace of a pod whose spec names none, in seconds (upstream:
+/// `DefaultTerminationGracePeriodSeconds`).
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+/// The least grace of a deleted pod, in seconds (upstream: `calculateEffectiveGracePeriod`).
+const MIN_DELETION_GRACE_SECONDS: i64 = 1;
+
+/// Everything that is known of one pod. Changed only by [`step`](crate::step).
+#[derive(Clone, Debug)]
+pub struct State {
+    pub(crate) pod: Arc<Pod>,
+    /// The first look at the runtime was had: nothing is decided before it.
+    pub(crate) observed: bool,
+    /// The pod is to end: when the last of its grace is used up (monotonic). Only ever shrinks.
+    pub(crate) deadline: Option<Duration>,
+    /// The terminal phase, once nothing runs any more. Never changes again.
+    pub(crate) ended: Option<Phase>,
+    pub(crate) set_up: Work<PodAddresses>,
+    pub(crate) tear_down: Work<()>,
+    /// Init containers in the spec's order, then the main ones, then those not in the spec.
+    pub(crate) containers: Vec<Container>,
+    pub(crate) start_time: Option<Timestamp>,
+    pub(crate) transitions: Transitions,
+    pub(crate) wake: Wake,
+}
+
+impl State {
+    /// The state of a pod of which only its object is known. The set of its containers is taken
+    /// from this first object: Kubernetes lets nobody change it.
+    pub fn new(pod: Arc<Pod>) -> State {
+        let containers = pod.spec.as_ref().map_or_else(Vec::new, |spec| {
+            let inits = spec.init_containers.iter().flatten();
+            inits
+                .map(|container| Container::new(&container.name, Role::Init))
+                .chain(spec.containers.iter().map(|c| Container::new(&c.name, Role::Main)))
+                .collect()
+        });
+        let status = pod.status.as_ref();
+        State {
+            observed: false,
+            deadline: None,
+            ended: None,
+            set_up: Work::default(),
+            tear_down: Work::default(),
+            containers,
+            start_time: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
+            transitions: Transitions::of(status),
+            wake: Wake::default(),
+            pod,
+        }
+    }
+
+    /// The newest object of the pod that was given.
+    pub fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// The monotonic time of the next [`Event::Timer`](crate::Event::Timer) it wants; none if it
+    /// waits for no time.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.wake.0
+    }
+
+    /// Whether the pod is over: its phase is terminal, nothing runs, the set-up is undone. No
+    /// action follows any more.
+    pub fn is_terminated(&self) -> bool {
+        self.ended.is_some() && self.tear_down.done.is_some()
+    }
+
+    /// The pod's status as it follows from the state. Before the first look that is what the pod's
+    /// object says.
+    pub fn status(&self) -> PodStatus {
+        status::of(self)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        phase::of(self)
+    }
+
+    pub(crate) fn spec(&self) -> Option<&PodSpec> {
+        self.pod.spec.as_ref()
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        match self.spec().and_then(|spec| spec.restart_policy.as_deref()) {
+            Some("Never") => Policy::Never,
+            Some("OnFailure") => Policy::OnFailure,
+            // Upstream's default, and what validation lets through.
+            Some(_) | None => Policy::Always,
+        }
+    }
+
+    pub(crate) fn container(&mut self, name: &str) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|container| container.name == name)
+    }
+
+    pub(crate) fn of_role(&self, role: Role) -> impl DoubleEndedIterator<Item = &Container> {
+        self.containers.iter().filter(move |container| container.role == role)
+    }
+
+    /// Whether the init container has done its part: it succeeded, or something after it has run
+    /// (its own record may be gone by then).
+    pub(crate) fn is_passed(&self, index: usize) -> bool {
+        let later = || self.containers.iter().skip(index + 1);
+        self.containers.get(index).is_some_and(Container::has_succeeded)
+            || later().any(|c| c.role != Role::Unwanted && c.newest().is_some())
+    }
+
+    /// The index of the init container whose turn it is, if not all have done their part.
+    pub(crate) fn current_init(&self) -> Option<usize> {
+        let inits = self.of_role(Role::Init).count();
+        (0..inits).find(|index| !self.is_passed(*index))
+    }
+
+    /// Whether any process of the pod may live.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.containers.iter().any(Container::is_busy)
+    }
+
+    /// The terminal phase that the pod's object already has: it wins over everything.
+    pub(crate) fn reported_end(&self) -> Option<Phase> {
+        let phase = self.pod.status.as_ref()?.phase.as_deref()?;
+        [Phase::Succeeded, Phase::Failed].into_iter().find(|end| end.as_str() == phase)
+    }
+
+    /// The grace that the spec gives.
+    pub(crate) fn spec_grace(&self) -> Duration {
+        let seconds = self.spec().and_then(|spec| spec.termination_grace_period_seconds);
+        seconds_of(seconds.unwrap_or(DEFAULT_GRACE_SECONDS))
+    }
+
+    /// The grace that the deletion gives, if the pod is deleted.
+    pub(crate) fn deletion_grace(&self) -> Option<Duration> {
+        let meta = &self.pod.metadata;
+        meta.deletion_timestamp.as_ref()?;
+        let given =
+            meta.deletion_grace_period_seconds.map_or_else(|| self.spec_grace(), seconds_of);
+        Some(given.max(seconds_of(MIN_DELETION_GRACE_SECONDS)))
+    }
+
+    /// The pod is to end within `grace`: an earlier decision can only be shortened.
+    pub(crate) fn end_within(&mut self, grace: Duration, now: Duration) {
+        let deadline = now.saturating_add(grace);
+        self.deadline = Some(self.deadline.map_or(deadline, |decided| decided.min(deadline)));
+    }
+}
+
+fn seconds_of(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}

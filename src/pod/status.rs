@@ -1,0 +1,270 @@
+//! The pod's status as the API shows it (upstream: `convertToAPIContainerStatuses`,
+//! `generateAPIPodStatus`, `TerminatePod`).
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        Container as ContainerSpec, ContainerState, ContainerStateRunning,
+        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP,
+        PodStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use crate::{
+    AttemptState, Exit, PodAddresses,
+    backoff::go_duration,
+    condition,
+    container::{Container, Known, Role, Waiting},
+    phase::Phase,
+    qos,
+    state::State,
+    step::{LOST_CODE, LOST_MESSAGE, LOST_REASON},
+};
+
+/// What a container id is prefixed with: the runtime's name.
+const ID_SCHEME: &str = "wasm";
+/// Upstream's text for an init container whose record is gone after it did its part.
+const INIT_GONE: &str =
+    "Unable to get init container status from container runtime and pod has been initialized";
+
+/// The time without its part below a second: the API has no more, and a comparison with what was
+/// read back must not differ.
+pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
+    let nanos = time.as_nanosecond();
+    let whole = nanos - nanos.rem_euclid(1_000_000_000);
+    Timestamp::from_nanosecond(whole).unwrap_or(time)
+}
+
+fn api_time(time: Timestamp) -> Time {
+    Time(whole_seconds(time))
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
+}
+
+/// The whole status.
+pub(crate) fn of(state: &State) -> PodStatus {
+    let given = state.pod.status.as_ref();
+    let qos_class = Some(qos::qos_class(&state.pod).to_owned());
+    if !state.observed {
+        let mut status = given.cloned().unwrap_or_default();
+        status.phase.get_or_insert(Phase::Pending.as_str().to_owned());
+        return PodStatus { qos_class, ..status };
+    }
+    let told = given.filter(|_| state.reported_end().is_some());
+    let mut mains: Vec<ContainerStatus> =
+        state.of_role(Role::Main).map(|container| container_status(state, container)).collect();
+    let mut inits: Vec<ContainerStatus> =
+        state.of_role(Role::Init).map(|container| container_status(state, container)).collect();
+    if state.ended.is_some() {
+        mark_lost(state, &mut inits, &mut mains);
+    }
+    mains.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut status = PodStatus {
+        phase: Some(state.phase().as_str().to_owned()),
+        reason: told.and_then(|status| status.reason.clone()),
+        message: told.and_then(|status| status.message.clone()),
+        conditions: Some(condition::list(state)),
+        container_statuses: Some(mains),
+        init_container_statuses: Some(inits).filter(|inits| !inits.is_empty()),
+        observed_generation: state.pod.metadata.generation,
+        qos_class,
+        start_time: state.start_time.map(api_time),
+        ..PodStatus::default()
+    };
+    match (&state.set_up.done, given) {
+        (Some(addresses), _) => set_addresses(&mut status, addresses),
+        // An earlier agent set it up: its addresses stay, also after the end.
+        (None, Some(given)) => {
+            status.host_ip.clone_from(&given.host_ip);
+            status.host_ips.clone_from(&given.host_ips);
+            status.pod_ip.clone_from(&given.pod_ip);
+            status.pod_ips.clone_from(&given.pod_ips);
+        }
+        (None, None) => {}
+    }
+    status
+}
+
+fn set_addresses(status: &mut PodStatus, addresses: &PodAddresses) {
+    let hosts: Vec<String> = addresses.host_ips.iter().map(ToString::to_string).collect();
+    let pods: Vec<String> = addresses.pod_ips.iter().map(ToString::to_string).collect();
+    status.host_ip = hosts.first().cloned();
+    status.pod_ip = pods.first().cloned();
+    let hosts: Vec<HostIP> = hosts.into_iter().map(|ip| HostIP { ip }).collect();
+    let pods: Vec<PodIP> = pods.into_iter().map(|ip| PodIP { ip }).collect();
+    status.host_ips = Some(hosts).filter(|ips| !ips.is_empty());
+    status.pod_ips = Some(pods).filter(|ips| !ips.is_empty());
+}
+
+fn container_status(state: &State, container: &Container) -> ContainerStatus {
+    let before = status_before(&state.pod, container);
+    let mut launched = container.launched();
+    let newest = launched.next();
+    let mut last = launched.find_map(|(_, known)| terminated(known));
+    let waiting = container.waiting.filter(|_| state.deadline.is_none());
+    let current = match newest {
+        // Nothing is known of it and the pod's object says that it is over: it knows better.
+        None if before.is_some() && state.reported_end().is_some() => {
+            return before.cloned().unwrap_or_default();
+        }
+        None if container.role == Role::Init && is_passed(state, container) => init_gone(),
+        None => waiting_state(state, container, container.waiting),
+        Some((_, known)) => match (&known.state, waiting) {
+            (AttemptState::Exited(_), Some(waiting)) => {
+                last = terminated(known);
+                waiting_state(state, container, Some(waiting))
+            }
+            (AttemptState::Exited(_), None) => {
+                ContainerState { terminated: terminated(known), ..ContainerState::default() }
+            }
+            (AttemptState::Starting | AttemptState::Running { .. }, _) => running(known),
+        },
+    };
+    let id = newest.map(|(_, known)| container_id(&known.id));
+    // After a restart of the agent only the pod's object knows what an adopted process runs.
+    let same = before.filter(|before| before.container_id.is_some() && before.container_id == id);
+    let (image, image_id) = match (&container.image.known, same) {
+        (Some(known), _) => (known.image.clone(), known.image_id.clone()),
+        (None, Some(same)) => (same.image.clone(), same.image_id.clone()),
+        (None, None) => (spec_image(&state.pod, container).to_owned(), String::new()),
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        image,
+        image_id,
+        container_id: id,
+        restart_count: newest.map_or(0, |(attempt, _)| i32::try_from(attempt).unwrap_or(i32::MAX)),
+        started: Some(container.is_running()),
+        ready: match container.role {
+            Role::Init => is_passed(state, container),
+            Role::Main | Role::Unwanted => container.is_running(),
+        },
+        state: Some(current),
+        last_state: last
+            .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
+        ..ContainerStatus::default()
+    }
+}
+
+fn is_passed(state: &State, container: &Container) -> bool {
+    let index = state.containers.iter().position(|other| other.name == container.name);
+    index.is_some_and(|index| state.is_passed(index))
+}
+
+/// The status that the pod's object has of the container.
+fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let of_role = match container.role {
+        Role::Init => status.init_container_statuses.as_ref(),
+        Role::Main | Role::Unwanted => status.container_statuses.as_ref(),
+    };
+    of_role?.iter().find(|status| status.name == container.name)
+}
+
+fn spec_image<'a>(pod: &'a Pod, container: &Container) -> &'a str {
+    let Some(spec) = &pod.spec else { return "" };
+    let named = |spec: &&ContainerSpec| spec.name == container.name;
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    all.find(named).and_then(|spec| spec.image.as_deref()).unwrap_or("")
+}
+
+fn container_id(id: &str) -> String {
+    format!("{ID_SCHEME}://{id}")
+}
+
+fn running(known: &Known) -> ContainerState {
+    let started_at = match &known.state {
+        AttemptState::Running { started_at } => Some(api_time(*started_at)),
+        AttemptState::Starting | AttemptState::Exited(_) => None,
+    };
+    ContainerState {
+        running: Some(ContainerStateRunning { started_at }),
+        ..ContainerState::default()
+    }
+}
+
+fn terminated(known: &Known) -> Option<ContainerStateTerminated> {
+    let Exit { started_at, finished_at, code, reason, message } = known.exit()?;
+    Some(ContainerStateTerminated {
+        container_id: Some(container_id(&known.id)),
+        exit_code: *code,
+        finished_at: Some(api_time(*finished_at)),
+        message: non_empty(message),
+        reason: non_empty(reason),
+        signal: None,
+        started_at: started_at.map(api_time),
+    })
+}
+
+/// The waiting state: why it waits, or the reason every container has before its first start.
+fn waiting_state(state: &State, container: &Container, waiting: Option<Waiting>) -> ContainerState {
+    let (reason, message) = match (waiting, &container.image.failed, &container.start_failure) {
+        (Some(Waiting::CrashLoop), _, _) => {
+            ("CrashLoopBackOff".to_owned(), crash_message(state, container))
+        }
+        (Some(Waiting::Image), Some((failure, _)), _)
+        | (Some(Waiting::Start), _, Some(failure)) => {
+            (failure.reason.clone(), failure.message.clone())
+        }
+        (Some(Waiting::ImageBackOff), Some((failure, _)), _) => {
+            let image = spec_image(&state.pod, container);
+            let cause = format!("{}: {}", failure.reason, failure.message);
+            let message = format!("Back-off pulling image \"{image}\": {cause}");
+            ("ImagePullBackOff".to_owned(), message)
+        }
+        (None | Some(Waiting::Image | Waiting::ImageBackOff | Waiting::Start), _, _) => {
+            let has_inits = state.of_role(Role::Init).next().is_some();
+            let reason = if has_inits { "PodInitializing" } else { "ContainerCreating" };
+            (reason.to_owned(), String::new())
+        }
+    };
+    let waiting = ContainerStateWaiting { reason: Some(reason), message: non_empty(&message) };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn crash_message(state: &State, container: &Container) -> String {
+    let delay = container.crash.map(|entry| go_duration(entry.delay)).unwrap_or_default();
+    let meta = &state.pod.metadata;
+    let [name, namespace, uid] =
+        [&meta.name, &meta.namespace, &meta.uid].map(|text| text.as_deref().unwrap_or_default());
+    let container = &container.name;
+    format!(
+        "back-off {delay} restarting failed container={container} pod={name}_{namespace}({uid})"
+    )
+}
+
+/// An init container that did its part and of which nothing is left.
+fn init_gone() -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        reason: Some("Completed".to_owned()),
+        message: Some(INIT_GONE.to_owned()),
+        exit_code: 0,
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+/// At the end, what should have run and left no evidence is shown as lost: the main containers of a
+/// pod that was initialised, and of the init containers all but those after the last that ran (the
+/// first in any case).
+fn mark_lost(state: &State, inits: &mut [ContainerStatus], mains: &mut [ContainerStatus]) {
+    let is_waiting = |status: &ContainerStatus| {
+        status.state.as_ref().is_some_and(|state| state.waiting.is_some())
+    };
+    let reached = inits.iter().rposition(|status| !is_waiting(status)).map_or(1, |last| last + 1);
+    let lost_mains = if state.current_init().is_none() { mains.len() } else { 0 };
+    let lost = inits.iter_mut().take(reached).chain(mains.iter_mut().take(lost_mains));
+    for status in lost.filter(|status| is_waiting(status)) {
+        let terminated = ContainerStateTerminated {
+            exit_code: LOST_CODE,
+            reason: Some(LOST_REASON.to_owned()),
+            message: Some(LOST_MESSAGE.to_owned()),
+            ..ContainerStateTerminated::default()
+        };
+        status.state =
+            Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() });
+    }
+}

@@ -1,0 +1,149 @@
+//! The one way in: an event is merged into the state, then one pass decides from the state alone.
+
+use jiff::Timestamp;
+
+use crate::{
+    Action, Attempt, AttemptState, Event, Exit, Failure, Now,
+    container::{Container, Role},
+    event::ImageRef,
+    plan,
+    state::State,
+    status::whole_seconds,
+};
+
+/// The text upstream gives an attempt that ran and of which nothing is left (exit 137, reason
+/// `ContainerStatusUnknown`).
+pub(crate) const LOST_REASON: &str = "ContainerStatusUnknown";
+/// See [`LOST_REASON`].
+pub(crate) const LOST_MESSAGE: &str =
+    "The container could not be located when the pod was terminated";
+/// See [`LOST_REASON`]: 128 + SIGKILL.
+pub(crate) const LOST_CODE: i32 = 137;
+/// The waiting reason of an attempt that vanished before its launch.
+const VANISHED_REASON: &str = "RunContainerError";
+
+/// Takes one event and gives the new state and what is now to be done, in this order. Before the
+/// first [`Event::Observed`] there are no actions.
+pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
+    // A kubelet sets it when it first sees the pod.
+    state.start_time.get_or_insert(whole_seconds(now.wall));
+    merge(&mut state, event, now);
+    let actions = plan::plan(&mut state, now.mono);
+    if state.observed {
+        let mut transitions = std::mem::take(&mut state.transitions);
+        transitions.update(&state, now.wall);
+        state.transitions = transitions;
+    }
+    (state, actions)
+}
+
+fn merge(state: &mut State, event: Event, now: Now) {
+    match event {
+        Event::Desired(pod) => {
+            if pod.metadata.uid == state.pod.metadata.uid {
+                state.pod = pod;
+            }
+        }
+        Event::Kill { grace } => state.end_within(grace, now.mono),
+        Event::Observed(attempts) => observe(state, attempts, now),
+        Event::Attempt(attempt) => {
+            if let Some(container) = state.container(&attempt.container) {
+                container.merge(attempt, false, now.mono);
+            }
+        }
+        Event::SetUp(result) => state.set_up.answer::<Failure>(result, now.mono),
+        Event::Image { container, result } => {
+            if let Some(container) = state.container(&container) {
+                container.take_image(result, now.mono);
+            }
+        }
+        Event::StartFailed { container, attempt, failure } => {
+            if let Some(container) = state.container(&container) {
+                container.start_failed(attempt, failure, now.mono);
+            }
+        }
+        Event::TornDown(result) => state.tear_down.answer(result, now.mono),
+        Event::Timer => {}
+    }
+}
+
+/// Merges the runtime's whole truth: what it lists, and what it lists no more.
+fn observe(state: &mut State, attempts: Vec<Attempt>, now: Now) {
+    state.observed = true;
+    for container in &mut state.containers {
+        container.forget_unlisted(&attempts, now);
+    }
+    for attempt in attempts {
+        if state.container(&attempt.container).is_none() {
+            state.containers.push(Container::new(&attempt.container, Role::Unwanted));
+        }
+        if let Some(container) = state.container(&attempt.container) {
+            container.merge(attempt, true, now.mono);
+        }
+    }
+}
+
+impl Container {
+    /// Repairs what was believed of attempts that the runtime has no more. An attempt whose `Start`
+    /// is not answered may be absent. One that was launched has left a durable record, so that a
+    /// vanished one which was only starting has never run: it starts again. A dead one stays known,
+    /// or its container would start anew, unless its removal was asked for.
+    fn forget_unlisted(&mut self, listed: &[Attempt], now: Now) {
+        let mut vanished = None;
+        let (name, starting) = (&self.name, self.starting);
+        self.attempts.retain(|number, known| {
+            let is_listed = listed.iter().any(|attempt| {
+                let same = attempt.id == known.id || !known.is_launched();
+                attempt.container == *name && attempt.attempt == *number && same
+            });
+            if is_listed {
+                known.removing = false;
+                return true;
+            }
+            match known.state {
+                AttemptState::Starting => {
+                    if starting != Some(*number) {
+                        vanished = Some(*number);
+                    }
+                    true
+                }
+                AttemptState::Running { started_at } => {
+                    known.state = AttemptState::Exited(lost(Some(started_at), now.wall));
+                    known.ended = now.mono;
+                    true
+                }
+                AttemptState::Exited(_) => !known.removing,
+            }
+        });
+        if let Some(number) = vanished {
+            let message = format!("attempt {number} of container {name} was gone before it ran");
+            let failure = Failure { reason: VANISHED_REASON.to_owned(), message };
+            self.start_failed(number, failure, now.mono);
+        }
+    }
+
+    fn take_image(&mut self, result: Result<ImageRef, Failure>, now: std::time::Duration) {
+        if !std::mem::take(&mut self.image.asked) {
+            return;
+        }
+        match result {
+            Ok(image) => {
+                self.image.ready = true;
+                self.image.failed = None;
+                self.image.known = Some(image);
+            }
+            Err(failure) => self.image.fail(failure, now),
+        }
+    }
+}
+
+/// How an attempt ended that ran and left nothing behind.
+fn lost(started_at: Option<Timestamp>, finished_at: Timestamp) -> Exit {
+    Exit {
+        started_at,
+        finished_at,
+        code: LOST_CODE,
+        reason: LOST_REASON.to_owned(),
+        message: LOST_MESSAGE.to_owned(),
+    }
+}
