@@ -1,0 +1,77 @@
+# Every task of this project; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# Outside the checkout, so that a fresh clone is warm. Clones share it: cargo keeps their own crates
+# apart, and what it built last is copied into this checkout before anything uses it.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/copepod
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),$(CACHE)/target))
+GUEST_TARGET := $(CACHE)/guests
+BIN := $(CURDIR)/target/bin
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+export CARGO_TARGET_DIR := $(TARGET)
+
+PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
+
+# The guests built for WASI 0.1 and for 0.2; the latter are named NAME-p2 where there are both.
+GUESTS_P1 := hello files exit trap burn hog
+GUESTS_P2 := hello files http
+
+# Prints how long a target's command took, and keeps its exit code.
+TIME = TIMEFORMAT='== $@: %0R s'; time
+# Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
+COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
+
+.PHONY: help setup guests build install lint test bench clean-cache
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## what the build needs: gcc, the Rust toolchain and its Wasm targets (installs what is missing)
+	@command -v gcc >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "gcc is missing: install gcc and libc6-dev" >&2; exit 1; }; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y gcc libc6-dev >/dev/null; }
+	@command -v rustup >/dev/null || { echo "rustup is missing: see https://rustup.rs" >&2; exit 1; }
+	@{ rustc -V && cargo fmt --version && cargo clippy --version && \
+	    targets=$$(rustup target list --installed) && grep -qx wasm32-wasip1 <<<"$$targets" && grep -qx wasm32-wasip2 <<<"$$targets"; \
+	} >/dev/null 2>&1 || rustup toolchain install --no-self-update # reads rust-toolchain.toml
+
+guests: setup ## the Wasm guests, each put beside its pod file
+	@$(TIME) (cd wasm-examples; export CARGO_TARGET_DIR='$(GUEST_TARGET)'; \
+	    cargo build -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %); \
+	    cargo build -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %); \
+	    for g in $(GUESTS_P1); do $(COPY) "$(GUEST_TARGET)/wasm32-wasip1/release/$$g.wasm" $$g/$$g.wasm; done; \
+	    for g in $(filter $(GUESTS_P1),$(GUESTS_P2)); do copy "$(GUEST_TARGET)/wasm32-wasip2/release/$$g.wasm" $$g/$$g-p2.wasm; done; \
+	    for g in $(filter-out $(GUESTS_P1),$(GUESTS_P2)); do copy "$(GUEST_TARGET)/wasm32-wasip2/release/$$g.wasm" $$g/$$g.wasm; done)
+
+# The agent always as part of the workspace, so that features are the same for build and tests and
+# wasmtime is compiled once; the sandbox by itself, so that no compiler gets into it.
+build: setup ## the agent and the sandbox, into target/bin
+	@$(TIME) (cargo build --locked --release --workspace --bins; \
+	    (cd src/sandbox && cargo build --locked --profile sandbox); \
+	    $(COPY) '$(TARGET)/release/copepod' '$(BIN)/copepod'; \
+	    copy '$(TARGET)/$(HOST)/sandbox/copepod-sandbox' '$(BIN)/copepod-sandbox')
+
+install: build ## both programs into PREFIX/bin (/usr/local for root, else ~/.local)
+	@$(COPY) '$(BIN)/copepod-sandbox' '$(DESTDIR)$(PREFIX)/bin/copepod-sandbox'
+	@$(COPY) '$(BIN)/copepod' '$(DESTDIR)$(PREFIX)/bin/copepod'
+	@echo 'installed copepod and copepod-sandbox in $(DESTDIR)$(PREFIX)/bin'
+
+lint: setup ## formatting and clippy, warnings are errors
+	@$(TIME) (cargo fmt --all --check; (cd wasm-examples && cargo fmt --check); \
+	    cargo clippy -q --locked --release --workspace --all-targets -- -D warnings; \
+	    cd wasm-examples; export CARGO_TARGET_DIR='$(GUEST_TARGET)'; \
+	    cargo clippy -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %) -- -D warnings; \
+	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
+
+PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples'
+
+test: lint build guests ## lint, build, and every test
+	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
+
+bench: build guests ## memory and start times of many sandboxes
+	@$(PROGRAMS) cargo bench --locked --workspace --bench sandboxes
+
+clean-cache: ## what this Makefile keeps outside the checkout
+	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)'
