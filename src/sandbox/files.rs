@@ -1,0 +1,66 @@
+//! What a sandbox opens of the host's files before the jail: the guest's directories, the artefact.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use copepod_wasm::Preopen;
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::jail;
+
+/// A directory that the guest sees.
+pub(crate) struct OpenDirectory {
+    fd: OwnedFd,
+    read_only: bool,
+}
+
+impl OpenDirectory {
+    /// Opens the directory of a preopen.
+    pub(crate) fn open(preopen: &Preopen) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open(&preopen.host, flags, Mode::empty())?;
+        Ok(Self { fd, read_only: preopen.read_only })
+    }
+
+    /// The path under which this very directory is opened again, whatever its name leads to now.
+    pub(crate) fn path(&self) -> PathBuf {
+        proc_path(&self.fd)
+    }
+
+    /// What the jail has to leave open.
+    pub(crate) fn kept(&self) -> jail::Directory<'_> {
+        jail::Directory { fd: self.fd.as_fd(), read_only: self.read_only }
+    }
+}
+
+/// Opens the artefact for reading.
+pub(crate) fn open_artefact(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The path of an open file, for libraries that take nothing but paths.
+pub(crate) fn proc_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_directory_stays_the_same_when_its_name_is_given_to_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let host = dir.path().join("data");
+        std::fs::create_dir(&host).expect("makes");
+        std::fs::write(host.join("mine"), "1").expect("writes");
+        let preopen = Preopen { host: host.clone(), guest: "/data".into(), read_only: true };
+        let open = OpenDirectory::open(&preopen).expect("opens");
+        std::fs::rename(&host, dir.path().join("away")).expect("renames");
+        std::fs::create_dir(&host).expect("makes");
+        assert_eq!(std::fs::read(open.path().join("mine")).expect("reads"), b"1");
+        assert!(open.kept().read_only);
+        let file = Preopen { host: dir.path().join("away/mine"), ..preopen };
+        assert!(OpenDirectory::open(&file).is_err(), "a file is no preopen");
+    }
+}

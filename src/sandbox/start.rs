@@ -1,0 +1,284 @@
+//! The life of a sandbox process, in its order (design.md section 2).
+//!
+//! Description, parent-death signal, files and listeners, engine and event loop, jail, `launched`,
+//! the guest, exit record. What fails before the guest ends in a `StartError` that the agent is
+//! told; nothing of the guest has run then.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use copepod_wasm::Description;
+use copepod_wasm::frame::FromSandbox;
+use copepod_wasm::state::{Exit, Launch, StateError, StateFile};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::{
+    Resource, Rlimit, Signal, getpid, set_parent_process_death_signal, setrlimit,
+};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+use wasmtime::{InstancePre, Store};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use crate::agent::{Agent, AgentError};
+use crate::command::{Run, run_component, run_module};
+use crate::exit;
+use crate::files::{OpenDirectory, open_artefact, proc_path};
+use crate::guest::{ComponentState, GuestError, Linked, ModuleState, Template, link};
+use crate::http::Server;
+use crate::jail::{self, Jail, JailError};
+use crate::log::Log;
+use crate::stamp;
+
+/// Exit code of a sandbox that was not started by an agent, as of a wrong command line.
+const USAGE: i32 = 2;
+/// Connections that may wait to be accepted: as many as are served at once.
+const BACKLOG: i32 = crate::http::CONNECTIONS as i32;
+/// The first number for the inherited descriptors, past the standard ones.
+const FIRST_FD: i32 = 3;
+
+/// Why the guest was not started.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("cannot ask for a signal at the agent's death")]
+    ParentDeath(#[source] Errno),
+    #[error("cannot forbid core dumps")]
+    CoreDumps(#[source] Errno),
+    #[error("cannot open the directory {host} that the guest sees as {guest}")]
+    Directory {
+        host: String,
+        guest: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot open the artefact {path}")]
+    Artefact {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot make the event loop")]
+    EventLoop(#[source] io::Error),
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error("cannot write that the guest is launched")]
+    Launched(#[source] StateError),
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += ": ";
+        text += &error.to_string();
+        cause = error.source();
+    }
+    text
+}
+
+/// The three descriptors of a sandbox, moved out of the way of stray reads and writes.
+struct Inherited {
+    listener: OwnedFd,
+    state: StateFile,
+    log: OwnedFd,
+}
+
+impl Inherited {
+    /// Takes descriptors 0, 1 and 2 to other numbers and leaves `/dev/null` in their places: no
+    /// print of any library may hit the state file, nor come into the log as half a line.
+    fn take() -> Result<Self, Box<dyn StdError>> {
+        let listener = fcntl_dupfd_cloexec(stdin(), FIRST_FD)?;
+        let state = StateFile::from_fd(fcntl_dupfd_cloexec(stdout(), FIRST_FD)?)?;
+        let log = fcntl_dupfd_cloexec(stderr(), FIRST_FD)?;
+        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        Ok(Self { listener, state, log })
+    }
+}
+
+/// Runs one guest as the agent describes it, and ends the process.
+///
+/// Takes what it needs from three descriptors: 0 is a listening Unix socket to which the agent has
+/// connected, 1 the locked state file of the container attempt, 2 its log, open for appending.
+/// The process's exit code is that of the exit record.
+pub fn run() -> ! {
+    let code = match Inherited::take() {
+        Ok(inherited) => run_with(inherited),
+        Err(e) => {
+            let text = format!(
+                "copepod-sandbox runs a container for copepod and is started by it, with a state \
+                 file as its standard output: {}\n",
+                chain(&*e)
+            );
+            // Nobody is left to be told if this fails as well.
+            let _ = rustix::io::write(stderr(), text.as_bytes());
+            USAGE
+        }
+    };
+    std::process::exit(code)
+}
+
+fn run_with(Inherited { listener, state, log }: Inherited) -> i32 {
+    let state = Arc::new(state);
+    let of_panics = state.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The process is about to abort: its wait status is all that is left if this fails.
+        let _ = of_panics.set_exit(&exit::panicked(panic.to_string()));
+    }));
+    let (agent, mut description) = match Agent::accept(listener) {
+        Ok(Some(accepted)) => accepted,
+        Ok(None) => return 0,
+        Err(e) => return record(&state, &exit::not_started(chain(&e))),
+    };
+    let log = Log::new(log, description.log_limit_bytes, agent.clone());
+    match prepare(&mut description, &agent, &log) {
+        Ok(Some(ready)) => run_guest(ready, &state, &agent, &log),
+        Ok(None) => 0,
+        Err(e) => not_started(chain(&e), &state, &agent),
+    }
+}
+
+fn not_started(text: String, state: &StateFile, agent: &Agent) -> i32 {
+    let code = record(state, &exit::not_started(text.clone()));
+    agent.tell(&FromSandbox::Failed(text));
+    code
+}
+
+/// Writes the exit record. Without it (a full disk) the agent still has the process's exit code.
+fn record(state: &StateFile, exit: &Exit) -> i32 {
+    let _ = state.set_exit(exit);
+    exit.code
+}
+
+/// A guest that only has to be instantiated.
+struct Ready {
+    runtime: Runtime,
+    entry: Entry,
+}
+
+enum Entry {
+    Module(Store<ModuleState>, InstancePre<ModuleState>),
+    Component(Store<ComponentState>, CommandPre<ComponentState>),
+    Http(Server),
+}
+
+/// All that comes before the guest, up to and with the jail. `None`: the agent has gone, and its
+/// sandboxes are to go with it.
+fn prepare(
+    description: &mut Description,
+    agent: &Agent,
+    log: &Log,
+) -> Result<Option<Ready>, StartError> {
+    let with_agent = description.die_with_agent;
+    if with_agent {
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(StartError::ParentDeath)?;
+        // An agent that died before sends no signal any more.
+        if agent.gone() {
+            return Ok(None);
+        }
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(StartError::CoreDumps)?;
+    let directories = open_directories(description)?;
+    let artefact = open_artefact(&description.artefact).map_err(|source| StartError::Artefact {
+        path: description.artefact.display().to_string(),
+        source,
+    })?;
+    let linked = link(description.kind, &proc_path(&artefact), &description.artefact)?;
+    drop(artefact);
+    let listeners = description.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
+
+    let template = Template::new(description, &directories, log.clone())?;
+    let runtime = Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(StartError::EventLoop)?;
+    let entry = match linked {
+        Linked::P1(pre) => Entry::Module(template.module_store(pre.module().engine()), pre),
+        Linked::P2(pre) => Entry::Component(template.component_store(pre.engine()), pre),
+        Linked::Http(pre) => {
+            let _entered = runtime.enter();
+            let grace = description.grace_seconds;
+            let server = Server::new(pre, template, log.clone(), listeners, grace);
+            Entry::Http(server.map_err(StartError::EventLoop)?)
+        }
+    };
+    let kept: Vec<_> = directories.iter().map(OpenDirectory::kept).collect();
+    jail::enter(&Jail {
+        user: description.user.as_ref(),
+        directories: &kept,
+        die_with_parent: with_agent,
+    })?;
+    // A change of credentials has cleared the signal for a moment.
+    if with_agent && agent.gone() {
+        return Ok(None);
+    }
+    Ok(Some(Ready { runtime, entry }))
+}
+
+fn open_directories(description: &Description) -> Result<Vec<OpenDirectory>, StartError> {
+    let open = |preopen| OpenDirectory::open(preopen);
+    description
+        .preopens
+        .iter()
+        .map(|preopen| {
+            open(preopen).map_err(|source| StartError::Directory {
+                host: preopen.host.display().to_string(),
+                guest: preopen.guest.clone(),
+                source,
+            })
+        })
+        .collect()
+}
+
+/// Binds one address; std asks for `SO_REUSEADDR`, so that a restart has its port at once.
+fn listen(address: &SocketAddr) -> Result<TcpListener, StartError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|source| StartError::Listen { address: *address, source })
+}
+
+/// Runs the guest to its end and records it; gives the process's exit code.
+fn run_guest(Ready { runtime, entry }: Ready, state: &StateFile, agent: &Agent, log: &Log) -> i32 {
+    let launch =
+        Launch { pid: getpid().as_raw_nonzero().get().cast_unsigned(), at_ns: stamp::now_ns() };
+    if let Err(e) = state.set_launched(&launch) {
+        return not_started(chain(&StartError::Launched(e)), state, agent);
+    }
+    let started = || agent.tell(&FromSandbox::Started);
+    let run = match entry {
+        Entry::Module(store, pre) => runtime.block_on(run_module(store, pre, started)),
+        Entry::Component(store, pre) => runtime.block_on(run_component(store, pre, started)),
+        Entry::Http(server) => {
+            started();
+            Run::Ended(runtime.block_on(server.serve()))
+        }
+    };
+    log.finish();
+    match run {
+        Run::Ended(exit) => record(state, &exit),
+        Run::NotStarted(text) => not_started(text, state, agent),
+    }
+}
