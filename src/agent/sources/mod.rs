@@ -1,0 +1,117 @@
+//! Where pods come from: today files and standard input, read strictly.
+//!
+//! In: paths. Out: [`LoadedPod`]s exactly as written ([`read`]), without defaults and not yet
+//! validated, or one [`SourceError`] with all that is wrong in a file; and [`support`], which says
+//! what of a pod a host without a cluster refuses or does otherwise. Starts no task.
+
+mod file;
+mod node;
+mod strict;
+pub(crate) mod support;
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+pub(crate) use file::{SourceError, read};
+
+/// Longest DNS label, which a container's name is.
+const NAME_MAX: usize = 63;
+
+/// A file of pods, or standard input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Its path as given, or `<stdin>`.
+    pub(crate) name: String,
+    /// The folder that relative image paths start from: the file's own, the current one for
+    /// standard input.
+    pub(crate) base: PathBuf,
+}
+
+/// A pod as its file has it.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadedPod {
+    /// The pod, nothing added.
+    pub(crate) pod: Pod,
+    /// The folder that relative image paths start from.
+    pub(crate) base: PathBuf,
+    /// For messages: `pods.yaml`, `pods.yaml, document 2`.
+    pub(crate) source: String,
+}
+
+/// The pod of a bare Wasm file: policy `Never`, one container of the file's name, whose arguments
+/// reach the guest exactly as given.
+pub(crate) fn bare_wasm(path: &Path, args: &[String]) -> LoadedPod {
+    let image = absolute(path);
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = label(&stem);
+    let container = Container {
+        name: name.clone(),
+        image: Some(image.to_string_lossy().into_owned()),
+        // Typed on a command line, not in a pod: a `$` is a `$`.
+        args: Some(args.iter().map(|arg| arg.replace('$', "$$")).collect()),
+        ..Container::default()
+    };
+    let spec = PodSpec {
+        containers: vec![container],
+        restart_policy: Some("Never".into()),
+        ..PodSpec::default()
+    };
+    let metadata = ObjectMeta { name: Some(name), ..ObjectMeta::default() };
+    LoadedPod {
+        pod: Pod { metadata, spec: Some(spec), status: None },
+        base: image.parent().unwrap_or(Path::new("/")).into(),
+        source: path.display().to_string(),
+    }
+}
+
+/// The path from the root; as it is where the current folder is gone.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
+/// A DNS label that is as near to the text as one can be.
+fn label(text: &str) -> String {
+    let letter = |c: char| {
+        let c = c.to_ascii_lowercase();
+        if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }
+    };
+    let all: String = text.chars().map(letter).collect();
+    let cut: String = all.trim_matches('-').chars().take(NAME_MAX).collect();
+    let cut = cut.trim_matches('-');
+    if cut.is_empty() { "wasm".into() } else { cut.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_pod::{apply_defaults, argv, validate};
+
+    use super::*;
+
+    #[test]
+    fn a_bare_file_becomes_a_good_pod() {
+        for (file, name) in [
+            ("hello.wasm", "hello"),
+            ("/srv/Hello_World.v2.wasm", "hello-world-v2"),
+            ("_x_.wasm", "x"),
+            ("é.wasm", "wasm"),
+            ("-.wasm", "wasm"),
+            (&format!("{}.wasm", "a".repeat(80)), &"a".repeat(63)),
+        ] {
+            let args = ["--count".to_owned(), "$(HOME) $$".to_owned()];
+            let mut loaded = bare_wasm(Path::new(file), &args);
+            apply_defaults(&mut loaded.pod);
+            assert_eq!(validate(&loaded.pod), [], "{file}");
+            assert_eq!(loaded.pod.metadata.name.as_deref(), Some(name), "{file}");
+            let spec = loaded.pod.spec.unwrap();
+            assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+            let container = &spec.containers[0];
+            assert_eq!(container.name, name);
+            let image = Path::new(container.image.as_deref().unwrap());
+            assert!(image.is_absolute() && image.ends_with(file.trim_start_matches('/')));
+            assert_eq!(image.parent(), Some(loaded.base.as_path()));
+            assert_eq!(argv(container, &[]).1, args, "arguments arrive as typed");
+        }
+    }
+}

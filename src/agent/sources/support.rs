@@ -1,0 +1,302 @@
+//! What of a pod a host without a cluster does not do.
+//!
+//! Two lists. [`refusals`]: ignoring the field would change what the pod means, so it is not run.
+//! [`notices`]: the pod means the same, but a cluster's node would do more; said once, by name.
+
+use copepod_pod::{FieldError, volume_sources};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSpec, SeccompProfile, Volume, VolumeMount,
+};
+
+/// What this host can do for a pod.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HostCapabilities {
+    /// Guests may run as other users than the agent's.
+    pub(crate) changes_user: bool,
+}
+
+/// A field of which this host does less than a cluster's node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Notice {
+    /// The field, without the container it stands in: `resources.limits.cpu`.
+    pub(crate) field: String,
+    /// What happens instead.
+    pub(crate) text: String,
+}
+
+/// Fields for which the pod is not run, each by its path; none for a pod that can be.
+pub(crate) fn refusals(pod: &Pod) -> Vec<FieldError> {
+    let mut refused = Refused(Vec::new());
+    let Some(spec) = &pod.spec else { return refused.0 };
+    pod_refusals(&mut refused, spec);
+    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
+        volume_refusals(&mut refused, &format!("spec.volumes[{i}]"), volume);
+    }
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
+        for (i, container) in containers.iter().enumerate() {
+            let path = format!("spec.{list}[{i}]");
+            container_refusals(&mut refused, &path, container);
+            security_refusals(&mut refused, &format!("{path}.securityContext"), container);
+        }
+    }
+    refused.0
+}
+
+struct Refused(Vec<FieldError>);
+
+impl Refused {
+    fn when(&mut self, broken: bool, path: String, message: &str) {
+        if broken {
+            self.0.push(FieldError { path, message: message.into() });
+        }
+    }
+}
+
+const NO_PROCESSES: &str = "not possible: a Wasm container sees no processes";
+const NO_PROFILES: &str = "not possible: the sandbox has its own profile, expected RuntimeDefault";
+const NO_DEVICES: &str = "not possible: a Wasm container has no devices";
+
+fn is_some<T>(list: Option<&Vec<T>>) -> bool {
+    list.is_some_and(|list| !list.is_empty())
+}
+
+fn pod_refusals(refused: &mut Refused, spec: &PodSpec) {
+    let mut when =
+        |broken: bool, field: &str, text: &str| refused.when(broken, format!("spec.{field}"), text);
+    when(spec.host_pid == Some(true), "hostPID", NO_PROCESSES);
+    when(spec.host_ipc == Some(true), "hostIPC", NO_PROCESSES);
+    when(spec.share_process_namespace == Some(true), "shareProcessNamespace", NO_PROCESSES);
+    let os = spec.os.as_ref().is_some_and(|os| os.name != "linux");
+    // The text of upstream's admission.
+    when(os, "os.name", "Failed to admit pod as the OS field doesn't match node OS");
+    let ephemeral = is_some(spec.ephemeral_containers.as_ref());
+    when(ephemeral, "ephemeralContainers", "not possible: they are added to a pod that runs");
+    when(is_some(spec.resource_claims.as_ref()), "resourceClaims", NO_DEVICES);
+    let Some(context) = &spec.security_context else { return };
+    let sysctls = is_some(context.sysctls.as_ref());
+    when(sysctls, "securityContext.sysctls", "not served: guests share this host's network");
+    when(context.windows_options.is_some(), "securityContext.windowsOptions", "not Linux");
+    let (seccomp, apparmor) =
+        (context.seccomp_profile.as_ref(), context.app_armor_profile.as_ref());
+    when(local_seccomp(seccomp), "securityContext.seccompProfile.type", NO_PROFILES);
+    when(local_apparmor(apparmor), "securityContext.appArmorProfile.type", NO_PROFILES);
+}
+
+fn local_seccomp(profile: Option<&SeccompProfile>) -> bool {
+    profile.is_some_and(|profile| profile.type_ == "Localhost")
+}
+
+fn local_apparmor(profile: Option<&AppArmorProfile>) -> bool {
+    profile.is_some_and(|profile| profile.type_ == "Localhost")
+}
+
+fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume) {
+    for source in volume_sources(volume) {
+        let served = ["emptyDir", "hostPath"].contains(&source);
+        let text = "not served yet: expected emptyDir or hostPath";
+        refused.when(!served, format!("{path}.{source}"), text);
+    }
+    let medium = volume.empty_dir.as_ref().and_then(|e| e.medium.as_deref()).unwrap_or_default();
+    let huge = medium.starts_with("HugePages");
+    refused.when(
+        huge,
+        format!("{path}.emptyDir.medium"),
+        "not possible: a guest has no huge pages",
+    );
+}
+
+fn container_refusals(refused: &mut Refused, path: &str, one: &Container) {
+    let mut when = |broken: bool, field: &str, text: &str| {
+        refused.when(broken, format!("{path}.{field}"), text)
+    };
+    when(is_some(one.env_from.as_ref()), "envFrom", "not served yet: expected env with values");
+    for (i, env) in one.env.iter().flatten().enumerate() {
+        let at = format!("env[{i}].valueFrom");
+        when(env.value_from.is_some(), &at, "not served yet: expected a value");
+        let nul = env.value.as_deref().is_some_and(|value| value.contains('\0'));
+        when(nul, &format!("env[{i}].value"), "must not contain a zero byte");
+    }
+    for (field, list) in [("command", &one.command), ("args", &one.args)] {
+        for (i, text) in list.iter().flatten().enumerate() {
+            let at = format!("{field}[{i}]");
+            when(text.contains('\0'), &at, "must not contain a zero byte");
+        }
+    }
+    when(one.restart_policy.is_some(), "restartPolicy", "not served yet: the pod's policy holds");
+    let rules = is_some(one.restart_policy_rules.as_ref());
+    when(rules, "restartPolicyRules", "not served yet: the pod's policy holds");
+    when(is_some(one.volume_devices.as_ref()), "volumeDevices", NO_DEVICES);
+    let dir = one.working_dir.as_deref().unwrap_or_default();
+    when(!["", "/"].contains(&dir), "workingDir", "not served yet: a guest starts in /");
+    for (i, mount) in one.volume_mounts.iter().flatten().enumerate() {
+        mount_refusals(&mut when, i, mount);
+    }
+    let Some(needs) = &one.resources else { return };
+    when(is_some(needs.claims.as_ref()), "resources.claims", NO_DEVICES);
+    for (list, amounts) in [("limits", &needs.limits), ("requests", &needs.requests)] {
+        for name in amounts.iter().flatten().map(|(name, _)| name) {
+            let known = ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str());
+            when(!known, &format!("resources.{list}[{name}]"), "this host has no such resource");
+        }
+    }
+}
+
+fn mount_refusals(when: &mut impl FnMut(bool, &str, &str), i: usize, mount: &VolumeMount) {
+    let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let text = "not served yet: expected a whole volume";
+    when(set(&mount.sub_path), &format!("volumeMounts[{i}].subPath"), text);
+    when(set(&mount.sub_path_expr), &format!("volumeMounts[{i}].subPathExpr"), text);
+}
+
+fn security_refusals(refused: &mut Refused, path: &str, one: &Container) {
+    let Some(context) = &one.security_context else { return };
+    let mut when = |broken: bool, field: &str, text: &str| {
+        refused.when(broken, format!("{path}.{field}"), text)
+    };
+    let text = "not possible: a Wasm container has no privileges to give";
+    when(context.privileged == Some(true), "privileged", text);
+    let add = context.capabilities.as_ref().and_then(|all| all.add.as_ref());
+    when(is_some(add), "capabilities.add", text);
+    let proc_mount = context.proc_mount.as_deref().unwrap_or("Default");
+    when(proc_mount != "Default", "procMount", "not possible: a Wasm container has no /proc");
+    when(local_seccomp(context.seccomp_profile.as_ref()), "seccompProfile.type", NO_PROFILES);
+    when(local_apparmor(context.app_armor_profile.as_ref()), "appArmorProfile.type", NO_PROFILES);
+    when(context.windows_options.is_some(), "windowsOptions", "not Linux");
+}
+
+/// What a cluster's node would do for this pod and this host does not, each field once, in the
+/// order of the spec. For pods with defaults applied, and without [`refusals`].
+pub(crate) fn notices(pod: &Pod, host: HostCapabilities) -> Vec<Notice> {
+    let mut said = Said(Vec::new());
+    let Some(spec) = &pod.spec else { return said.0 };
+    pod_notices(&mut said, spec);
+    scheduling_notices(&mut said, spec);
+    let context = spec.security_context.clone().unwrap_or_default();
+    user_notices(&mut said, host, context.run_as_user.is_some(), context.run_as_group.is_some());
+    let text = "volumes keep the owner they have";
+    said.when(context.fs_group.is_some(), "fsGroup", text);
+    let groups = context.supplemental_groups.is_some() && !host.changes_user;
+    said.when(groups, "supplementalGroups", "guests run as the user who started copepod");
+    let selinux = context.se_linux_options.is_some();
+    for volume in spec.volumes.iter().flatten() {
+        let Some(empty) = &volume.empty_dir else { continue };
+        let memory = empty.medium.as_deref() == Some("Memory");
+        said.when(memory, "emptyDir.medium", "the volume lies on disk");
+        said.when(empty.size_limit.is_some(), "emptyDir.sizeLimit", "not enforced");
+    }
+    let init = spec.init_containers.iter().flatten();
+    for container in init.chain(&spec.containers) {
+        container_notices(&mut said, container);
+        let Some(own) = &container.security_context else { continue };
+        user_notices(&mut said, host, own.run_as_user.is_some(), own.run_as_group.is_some());
+        said.when(own.se_linux_options.is_some() || selinux, "seLinuxOptions", "not applied");
+    }
+    said.0
+}
+
+struct Said(Vec<Notice>);
+
+impl Said {
+    fn when(&mut self, holds: bool, field: &str, text: &str) {
+        if holds && !self.0.iter().any(|notice| notice.field == field) {
+            self.0.push(Notice { field: field.into(), text: text.into() });
+        }
+    }
+}
+
+fn pod_notices(said: &mut Said, spec: &PodSpec) {
+    let own_network = spec.host_network != Some(true);
+    said.when(
+        own_network,
+        "hostNetwork",
+        "guests share this host's network, as with hostNetwork: true",
+    );
+    let account = spec.service_account_name.is_some() || spec.service_account.is_some();
+    said.when(account, "serviceAccountName", "no API server, so no token");
+    let token = spec.automount_service_account_token == Some(true);
+    said.when(token, "automountServiceAccountToken", "no API server, so no token");
+    let class = spec.runtime_class_name.is_some();
+    said.when(class, "runtimeClassName", "every container runs as Wasm");
+    said.when(spec.host_aliases.is_some(), "hostAliases", "names resolve as on this host");
+    let dns =
+        ["ClusterFirst", "Default"].contains(&spec.dns_policy.as_deref().unwrap_or("Default"));
+    said.when(spec.dns_config.is_some(), "dnsConfig", "names resolve as on this host");
+    said.when(!dns, "dnsPolicy", "names resolve as on this host");
+    let deadline = spec.active_deadline_seconds.is_some();
+    said.when(deadline, "activeDeadlineSeconds", "not enforced yet");
+    let gates = spec.readiness_gates.is_some();
+    said.when(gates, "readinessGates", "no controller sets them, so the pod does not become ready");
+    let secrets = spec.image_pull_secrets.is_some();
+    said.when(secrets, "imagePullSecrets", "not used: images are files of this host");
+    let users = spec.host_users == Some(false);
+    said.when(users, "hostUsers", "no user namespace");
+    said.when(spec.overhead.is_some(), "overhead", "not accounted for");
+    said.when(spec.resources.is_some(), "spec.resources", "no cgroup for the pod, so not enforced");
+}
+
+fn scheduling_notices(said: &mut Said, spec: &PodSpec) {
+    let scheduler = spec.scheduler_name.as_deref().unwrap_or("default-scheduler");
+    let priority = spec.priority.is_some() || spec.priority_class_name.is_some();
+    for (field, set) in [
+        ("nodeName", spec.node_name.is_some()),
+        ("nodeSelector", spec.node_selector.is_some()),
+        ("affinity", spec.affinity.is_some()),
+        ("tolerations", spec.tolerations.is_some()),
+        ("topologySpreadConstraints", spec.topology_spread_constraints.is_some()),
+        ("schedulerName", scheduler != "default-scheduler"),
+        ("schedulingGates", spec.scheduling_gates.is_some()),
+        ("schedulingGroup", spec.scheduling_group.is_some()),
+        ("priorityClassName", priority),
+    ] {
+        said.when(set, field, "no scheduler: the pod runs on this host");
+    }
+}
+
+fn user_notices(said: &mut Said, host: HostCapabilities, user: bool, group: bool) {
+    let text = "guests run as the user who started copepod";
+    said.when(user && !host.changes_user, "runAsUser", text);
+    said.when(group && !host.changes_user, "runAsGroup", text);
+}
+
+fn container_notices(said: &mut Said, one: &Container) {
+    let resource = |list: &str, name: &str| {
+        let needs = one.resources.as_ref();
+        let amounts = needs.and_then(|needs| match list {
+            "limits" => needs.limits.as_ref(),
+            _ => needs.requests.as_ref(),
+        });
+        amounts.is_some_and(|amounts| amounts.contains_key(name))
+    };
+    let disk = resource("limits", "ephemeral-storage") || resource("requests", "ephemeral-storage");
+    let other = |port: &k8s_openapi::api::core::v1::ContainerPort| {
+        port.host_port.is_some_and(|host| host != 0 && host != port.container_port)
+    };
+    let host_port = one.ports.iter().flatten().any(other);
+    let path = one.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    let policy = one.termination_message_policy.as_deref().unwrap_or("File");
+    let no_cgroup = "no cgroup, so not enforced";
+    let memory = "enforced inside the engine, on the guest's own memory; no cgroup around it";
+    for (field, holds, text) in [
+        ("hostPort", host_port, "guests listen on containerPort itself"),
+        ("resources.limits.cpu", resource("limits", "cpu"), no_cgroup),
+        ("resources.requests.cpu", resource("requests", "cpu"), no_cgroup),
+        ("resources.limits.memory", resource("limits", "memory"), memory),
+        ("resources.requests.memory", resource("requests", "memory"), "not reserved"),
+        ("resources.ephemeral-storage", disk, "not enforced"),
+        ("livenessProbe", one.liveness_probe.is_some(), "not run yet"),
+        ("readinessProbe", one.readiness_probe.is_some(), "not run yet: ready while it runs"),
+        ("startupProbe", one.startup_probe.is_some(), "not run yet: started once it runs"),
+        ("lifecycle", one.lifecycle.is_some(), "hooks are not run yet"),
+        ("terminationMessagePath", path != "/dev/termination-log", "not read yet"),
+        ("terminationMessagePolicy", policy != "File", "not used yet"),
+        ("stdin", one.stdin == Some(true), "not connected yet: guests read end of file"),
+        ("tty", one.tty == Some(true), "no terminal for a Wasm container"),
+    ] {
+        said.when(holds, field, text);
+    }
+}
+
+#[cfg(test)]
+#[path = "support_test.rs"]
+mod tests;

@@ -1,0 +1,189 @@
+//! Each refused field by its path, each noticed one once.
+
+use copepod_pod::apply_defaults;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(spec: Value, container: Value) -> Pod {
+    let mut one = json!({"name": "c", "image": "./c.wasm"});
+    for (key, value) in container.as_object().unwrap() {
+        one[key] = value.clone();
+    }
+    let mut all = json!({"containers": [one]});
+    for (key, value) in spec.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    let mut pod = serde_json::from_value(json!({"spec": all})).unwrap();
+    apply_defaults(&mut pod);
+    pod
+}
+
+fn refused(spec: Value, container: Value) -> Vec<String> {
+    refusals(&pod(spec, container)).into_iter().map(|e| e.path).collect()
+}
+
+fn noticed(spec: Value, container: Value, changes_user: bool) -> Vec<String> {
+    let all = notices(&pod(spec, container), HostCapabilities { changes_user });
+    all.into_iter().map(|notice| notice.field).filter(|field| field != "hostNetwork").collect()
+}
+
+#[test]
+fn a_pod_within_the_served_fields_is_neither_refused_nor_noticed() {
+    let spec = json!({
+        "hostNetwork": true, "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "a"}, {"name": "b", "emptyDir": {}},
+                    {"name": "c", "hostPath": {"path": "/srv", "type": "Directory"}}],
+        "initContainers": [{"name": "i", "image": "./i.wasm"}],
+        "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}});
+    let container = json!({
+        "command": ["a"], "args": ["$(B)"], "env": [{"name": "B", "value": "b"}],
+        "ports": [{"containerPort": 8080}], "workingDir": "/",
+        "volumeMounts": [{"name": "a", "mountPath": "/a", "readOnly": true, "subPath": ""}],
+        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
+            "procMount": "Default", "privileged": false, "readOnlyRootFilesystem": true}});
+    let pod = pod(spec, container);
+    assert_eq!(refusals(&pod), []);
+    assert_eq!(notices(&pod, HostCapabilities::default()), []);
+}
+
+#[test]
+fn what_would_change_the_meaning_is_refused_by_path() {
+    for (spec, path) in [
+        (json!({"hostPID": true}), "spec.hostPID"),
+        (json!({"hostIPC": true}), "spec.hostIPC"),
+        (json!({"shareProcessNamespace": true}), "spec.shareProcessNamespace"),
+        (json!({"os": {"name": "windows"}}), "spec.os.name"),
+        (json!({"ephemeralContainers": [{"name": "e"}]}), "spec.ephemeralContainers"),
+        (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
+        (
+            json!({"securityContext": {"sysctls": [{"name": "a", "value": "b"}]}}),
+            "spec.securityContext.sysctls",
+        ),
+        (
+            json!({"securityContext": {"seccompProfile": {"type": "Localhost"}}}),
+            "spec.securityContext.seccompProfile.type",
+        ),
+        (
+            json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}),
+            "spec.securityContext.appArmorProfile.type",
+        ),
+        (
+            json!({"volumes": [{"name": "a"}, {"name": "v", "configMap": {"name": "m"}}]}),
+            "spec.volumes[1].configMap",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages-2Mi"}}]}),
+            "spec.volumes[0].emptyDir.medium",
+        ),
+        (
+            json!({"initContainers": [{"name": "i", "restartPolicy": "Always"}]}),
+            "spec.initContainers[0].restartPolicy",
+        ),
+    ] {
+        assert_eq!(refused(spec.clone(), json!({})), [path], "{spec}");
+    }
+    for (container, field) in [
+        (json!({"envFrom": [{"configMapRef": {"name": "m"}}]}), "envFrom"),
+        (
+            json!({"env": [{"name": "A", "value": "a"},
+            {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
+            "env[1].valueFrom",
+        ),
+        (json!({"env": [{"name": "A", "value": "a\0"}]}), "env[0].value"),
+        (json!({"args": ["a", "\0"]}), "args[1]"),
+        (json!({"restartPolicy": "Always"}), "restartPolicy"),
+        (json!({"volumeDevices": [{"name": "d", "devicePath": "/d"}]}), "volumeDevices"),
+        (json!({"workingDir": "/srv"}), "workingDir"),
+        (
+            json!({"volumeMounts": [{"name": "a", "mountPath": "/a", "subPath": "b"}]}),
+            "volumeMounts[0].subPath",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "a", "mountPath": "/a", "subPathExpr": "b"}]}),
+            "volumeMounts[0].subPathExpr",
+        ),
+        (json!({"resources": {"claims": [{"name": "r"}]}}), "resources.claims"),
+        (
+            json!({"resources": {"requests": {"example.com/gpu": "1"}}}),
+            "resources.requests[example.com/gpu]",
+        ),
+        (json!({"securityContext": {"privileged": true}}), "securityContext.privileged"),
+        (
+            json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}),
+            "securityContext.capabilities.add",
+        ),
+        (json!({"securityContext": {"procMount": "Unmasked"}}), "securityContext.procMount"),
+        (
+            json!({"securityContext": {"seccompProfile": {"type": "Localhost"}}}),
+            "securityContext.seccompProfile.type",
+        ),
+        (
+            json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}),
+            "securityContext.appArmorProfile.type",
+        ),
+    ] {
+        let path = format!("spec.containers[0].{field}");
+        assert_eq!(refused(json!({}), container.clone()), [path], "{container}");
+    }
+    let text = refusals(&pod(json!({"hostPID": true}), json!({})))[0].to_string();
+    assert_eq!(text, "spec.hostPID: not possible: a Wasm container sees no processes");
+}
+
+#[test]
+fn what_a_node_would_do_is_noticed_once_by_field() {
+    let probe = json!({"exec": {"command": ["a"]}});
+    let container = json!({
+        "resources": {"limits": {"cpu": "1", "memory": "1Mi"}}, "livenessProbe": probe,
+        "readinessProbe": probe, "startupProbe": probe, "lifecycle": {"preStop": probe},
+        "stdin": true, "tty": true, "ports": [{"containerPort": 80, "hostPort": 8080}],
+        "terminationMessagePath": "/x", "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {"runAsUser": 7}});
+    let spec = json!({
+        "serviceAccountName": "s", "runtimeClassName": "wasm", "hostAliases": [], "dnsConfig": {},
+        "dnsPolicy": "None", "activeDeadlineSeconds": 5, "nodeSelector": {"a": "b"},
+        "affinity": {}, "tolerations": [], "priorityClassName": "p",
+        "securityContext": {"runAsUser": 5, "fsGroup": 6},
+        "initContainers": [{"name": "i", "image": "i", "resources": {"limits": {"cpu": "2"}}}],
+        "volumes": [{"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]});
+    let expected = [
+        "serviceAccountName",
+        "runtimeClassName",
+        "hostAliases",
+        "dnsConfig",
+        "dnsPolicy",
+        "activeDeadlineSeconds",
+        "nodeSelector",
+        "affinity",
+        "tolerations",
+        "priorityClassName",
+        "runAsUser",
+        "fsGroup",
+        "emptyDir.medium",
+        "emptyDir.sizeLimit",
+        "resources.limits.cpu",
+        "resources.requests.cpu",
+        "hostPort",
+        "resources.limits.memory",
+        "resources.requests.memory",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+        "terminationMessagePath",
+        "terminationMessagePolicy",
+        "stdin",
+        "tty",
+    ];
+    assert_eq!(noticed(spec.clone(), container.clone(), false), expected);
+    let as_root: Vec<_> = expected.into_iter().filter(|field| *field != "runAsUser").collect();
+    assert_eq!(noticed(spec, container, true), as_root);
+    let all = notices(&pod(json!({}), json!({})), HostCapabilities::default());
+    assert_eq!(
+        all,
+        [Notice {
+            field: "hostNetwork".into(),
+            text: "guests share this host's network, as with hostNetwork: true".into()
+        }]
+    );
+}
