@@ -1,6 +1,7 @@
 //! What the integration tests and the benches share: where the programs and guests are, waiting
 //! for a predicate, and running `copepod` as a user would, in temporary directories of its own.
 
+pub mod bomb;
 pub mod driver;
 
 use std::ffi::OsStr;
@@ -206,11 +207,13 @@ fn capture(mut from: impl Read + Send + 'static) -> Stream {
 
 /// A running program, in a process group of its own, whose output is read as it comes.
 ///
-/// When this value is dropped, the whole group gets SIGKILL.
+/// When this value is dropped and was not waited for, or the test fails, the whole group gets
+/// SIGKILL.
 #[derive(Debug)]
 pub struct Run {
     child: Child,
     group: Pid,
+    ended: bool,
     stdout: Stream,
     stderr: Stream,
 }
@@ -236,7 +239,7 @@ impl Run {
         let stdout = capture(child.stdout.take().expect("piped"));
         let stderr = capture(child.stderr.take().expect("piped"));
         let group = Pid::from_child(&child);
-        Self { child, group, stdout, stderr }
+        Self { child, group, ended: false, stdout, stderr }
     }
 
     /// Its process id, which is also its group's.
@@ -284,7 +287,10 @@ impl Run {
             ended.is_some() && (killed || closed())
         });
         match ended {
-            Some(status) if came => status,
+            Some(status) if came => {
+                self.ended = true;
+                status
+            }
             Some(_) => panic!("its output is still held after its end{}", self.shown()),
             None => panic!("it did not end within {within:?}{}", self.shown()),
         }
@@ -309,9 +315,11 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Also when it has ended: what it left in its group must not meet the next test.
-        let _ = kill_process_group(self.group, Signal::KILL);
-        let _ = self.child.wait();
+        // What is left in its group when it was waited for is the leak guard's to find.
+        if !self.ended || thread::panicking() {
+            let _ = kill_process_group(self.group, Signal::KILL);
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use copepod_tests::{Home, holds_within};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 
 /// A process that was killed or let go is gone from /proc a moment later: this long at most.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -31,9 +32,8 @@ impl Guard {
     }
 
     /// Fails the test, naming each leak, if anything is left: a process with the home in its
-    /// arguments, environment or open files, a mount, a bound or forgotten socket, a temporary
-    /// file. To be called while the [`copepod_tests::Run`]s are still held, since their drop kills
-    /// what is left in their groups.
+    /// arguments, environment or open files (killed then), a mount, a bound or forgotten socket, a
+    /// temporary file. A [`copepod_tests::Run`] is waited for before.
     #[track_caller]
     pub(crate) fn finish(mut self) {
         self.check();
@@ -47,12 +47,16 @@ impl Guard {
             left = self.leaks();
             left.is_empty()
         });
+        for (pid, _) in processes(&self.home) {
+            let _ = kill_process(pid, Signal::KILL); // found, and must not meet the next test
+        }
         assert!(clean, "left behind:\n{}", left.join("\n"));
     }
 
     /// What is left now, a line each.
     fn leaks(&self) -> Vec<String> {
-        let mut left = processes(&self.home);
+        let mut left: Vec<String> =
+            processes(&self.home).into_iter().map(|(_, about)| about).collect();
         for (what, table) in [("mount", "/proc/self/mountinfo"), ("socket", "/proc/net/unix")] {
             let text = fs::read_to_string(table).expect("/proc is mounted");
             let home = self.home.to_string_lossy();
@@ -80,15 +84,15 @@ impl Drop for Guard {
 }
 
 /// All processes but this one that have `home` in their arguments, environment or open files.
-fn processes(home: &Path) -> Vec<String> {
+fn processes(home: &Path) -> Vec<(Pid, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc is mounted").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if pid == std::process::id() {
+        let Some(process) = Pid::from_raw(pid).filter(|process| *process != getpid()) else {
             continue;
-        }
+        };
         // One that ends meanwhile has no files left here, and one of another user shows none.
         let about = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
         let arguments = about("cmdline");
@@ -99,7 +103,7 @@ fn processes(home: &Path) -> Vec<String> {
         if named {
             let text = String::from_utf8_lossy(&arguments).replace('\0', " ");
             let name = String::from_utf8_lossy(&about("comm")).trim().to_owned();
-            found.push(format!("process: {pid} {name}: {text}"));
+            found.push((process, format!("process: {pid} {name}: {text}")));
         }
     }
     found
