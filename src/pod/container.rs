@@ -213,7 +213,7 @@ impl Container {
             None => {
                 let current = number >= self.next_attempt();
                 let asked = launched || self.starting == Some(number);
-                if !listed && !(current && asked) {
+                if !(listed || current && asked) {
                     return;
                 }
                 self.attempts.insert(number, Known::new(id, state, now));

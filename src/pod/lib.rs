@@ -29,3 +29,5 @@ pub use validate::{FieldError, validate, volume_sources};
 
 #[cfg(test)]
 mod rules;
+#[cfg(test)]
+mod sim;

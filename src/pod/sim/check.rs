@@ -1,0 +1,269 @@
+//! The truth beside the machine, and the rules that every step is judged by.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{runtime::Runtime, script::Script};
+use crate::{
+    Action, Event,
+    container::{Policy, Role},
+    phase::Phase,
+    state::State,
+};
+
+/// How often what happened: shows that a test has teeth.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) steps: u64,
+    pub(super) starts: u64,
+    pub(super) restarts: u64,
+    pub(super) agent_deaths: u64,
+    pub(super) unlaunched: u64,
+    pub(super) lost_events: u64,
+    pub(super) forced_kills: u64,
+    pub(super) ended_by_itself: u64,
+    pub(super) succeeded: u64,
+    pub(super) removed: u64,
+}
+
+impl Seen {
+    pub(super) fn counts(&self) -> [(&'static str, u64); 10] {
+        [
+            ("a step", self.steps),
+            ("a start", self.starts),
+            ("a restart", self.restarts),
+            ("the agent's death", self.agent_deaths),
+            ("a process that dies before its launch", self.unlaunched),
+            ("the loss of an event", self.lost_events),
+            ("a SIGKILL", self.forced_kills),
+            ("an end by itself", self.ended_by_itself),
+            ("success", self.succeeded),
+            ("a removal", self.removed),
+        ]
+    }
+
+    pub(super) fn add(&mut self, other: &Seen) {
+        self.steps += other.steps;
+        self.starts += other.starts;
+        self.restarts += other.restarts;
+        self.agent_deaths += other.agent_deaths;
+        self.unlaunched += other.unlaunched;
+        self.lost_events += other.lost_events;
+        self.forced_kills += other.forced_kills;
+        self.ended_by_itself += other.ended_by_itself;
+        self.succeeded += other.succeeded;
+        self.removed += other.removed;
+    }
+}
+
+/// What really happened to one container, whatever the runtime remembers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Truth {
+    /// The exit code of each attempt that was launched, in their order.
+    pub(super) launched: Vec<Option<i32>>,
+    /// The highest restart count that was shown.
+    shown: u32,
+}
+
+/// What the present agent life was asked and has not answered, and what it was told.
+#[derive(Debug, Default)]
+struct Life {
+    looked: bool,
+    setting_up: bool,
+    is_set_up: bool,
+    preparing: Vec<usize>,
+    prepared: Vec<usize>,
+    starting: Vec<usize>,
+    tearing_down: bool,
+    torn_down: bool,
+    /// The least grace that was told, once the pod is to end.
+    grace: Option<Duration>,
+    /// The last grace of each stopped process.
+    stops: BTreeMap<u64, Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) truths: Vec<Truth>,
+    life: Life,
+    /// The terminal phase, from when on it was claimed where it must hold.
+    pub(super) terminal: Option<Phase>,
+    pub(super) seen: Seen,
+}
+
+type Judged = Result<(), String>;
+
+fn must(holds: bool, rule: impl FnOnce() -> String) -> Judged {
+    if holds { Ok(()) } else { Err(rule()) }
+}
+
+fn take(from: &mut Vec<usize>, part: usize) {
+    from.retain(|other| *other != part);
+}
+
+impl Check {
+    pub(super) fn new(script: &Script) -> Check {
+        let truths = vec![Truth::default(); script.parts.len()];
+        Check { truths, life: Life::default(), terminal: None, seen: Seen::default() }
+    }
+
+    /// A new agent knows nothing; a terminal phase holds on only if the API server keeps it.
+    pub(super) fn agent_starts(&mut self, has_api: bool) {
+        self.life = Life::default();
+        self.terminal = self.terminal.filter(|_| has_api);
+    }
+
+    /// The pod is to end within `grace`, as far as the machine was told.
+    pub(super) fn told_to_end(&mut self, grace: Duration) {
+        self.life.grace = Some(self.life.grace.map_or(grace, |told| told.min(grace)));
+    }
+
+    /// Nobody has told the present agent to end the pod.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.life.grace.is_none()
+    }
+
+    pub(super) fn exited(&mut self, part: usize, attempt: u32, code: i32) {
+        self.truths[part].launched[attempt as usize] = Some(code);
+    }
+
+    pub(super) fn launched(&mut self, part: usize, attempt: u32) -> Judged {
+        let truth = &mut self.truths[part];
+        let next = truth.launched.len();
+        must(attempt as usize == next, || format!("attempt {attempt} launched, not {next}"))?;
+        truth.launched.push(None);
+        // From here on it is no start under way but a process.
+        take(&mut self.life.starting, part);
+        self.seen.starts += 1;
+        self.seen.restarts += u64::from(attempt > 0);
+        Ok(())
+    }
+
+    /// Notes what the machine is told: an answer ends what was asked for.
+    pub(super) fn told(&mut self, event: &Event, script: &Script) {
+        let life = &mut self.life;
+        match event {
+            Event::Observed(_) => life.looked = true,
+            Event::SetUp(result) => {
+                life.setting_up = false;
+                life.is_set_up |= result.is_ok();
+            }
+            Event::Image { container, result } => {
+                let part = script.index(container);
+                take(&mut life.preparing, part);
+                life.prepared.extend(result.is_ok().then_some(part));
+            }
+            Event::StartFailed { container, .. } => {
+                take(&mut life.starting, script.index(container));
+            }
+            Event::Attempt(_) | Event::Desired(_) | Event::Kill { .. } | Event::Timer => {}
+            Event::TornDown(result) => {
+                life.tearing_down = false;
+                life.torn_down |= result.is_ok();
+            }
+        }
+    }
+
+    /// Judges one action that the machine gives, before it is done.
+    pub(super) fn action(&mut self, action: &Action, script: &Script, runtime: &Runtime) -> Judged {
+        must(self.life.looked, || "an action before the first look".to_owned())?;
+        let is_up = |life: &Life| life.grace.is_none() && !life.torn_down;
+        match action {
+            Action::SetUp => {
+                must(is_up(&self.life), || "set up after the end".to_owned())?;
+                must(!self.life.setting_up, || "set up twice at once".to_owned())?;
+                self.life.setting_up = true;
+            }
+            Action::PrepareImage { container } => {
+                let part = script.index(container);
+                must(is_up(&self.life), || "image prepared after the end".to_owned())?;
+                must(!self.life.preparing.contains(&part), || "image asked twice".to_owned())?;
+                self.life.preparing.push(part);
+            }
+            Action::Start { container, attempt } => {
+                must(is_up(&self.life), || "start after deletion or kill".to_owned())?;
+                let part = script.index(container);
+                self.start(part, *attempt, script, runtime)
+                    .map_err(|rule| format!("{container} {attempt}: {rule}"))?;
+            }
+            Action::Stop { id, grace, .. } => self.stop(id.parse().unwrap(), *grace)?,
+            Action::Remove { container, attempt, id } => {
+                let newest = self.truths[script.index(container)].launched.len();
+                must(*attempt as usize + 2 < newest, || "a kept attempt is removed".to_owned())?;
+                let is_alive = runtime.alive().any(|process| process.id.to_string() == *id);
+                must(!is_alive, || "a living attempt is removed".to_owned())?;
+                self.seen.removed += 1;
+            }
+            Action::TearDown => {
+                must(runtime.alive().next().is_none(), || "torn down under a process".to_owned())?;
+                must(self.life.starting.is_empty(), || "torn down under a start".to_owned())?;
+                must(!self.life.setting_up, || "torn down under the set-up".to_owned())?;
+                must(!self.life.tearing_down, || "torn down twice at once".to_owned())?;
+                self.life.tearing_down = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, part: usize, attempt: u32, script: &Script, runtime: &Runtime) -> Judged {
+        let life = &mut self.life;
+        let is_alive = runtime.alive().any(|process| process.part == part);
+        must(!is_alive, || "started while an attempt of it lives".to_owned())?;
+        must(!life.starting.contains(&part), || "started twice at once".to_owned())?;
+        must(life.is_set_up, || "started before the set-up".to_owned())?;
+        must(life.prepared.contains(&part), || "started without its image".to_owned())?;
+        take(&mut life.prepared, part);
+        life.starting.push(part);
+        let launched = &self.truths[part].launched;
+        let role = script.parts[part].role;
+        let may_restart = match (launched.last(), role, script.policy) {
+            (None, _, _) => true,
+            (Some(_), _, Policy::Never) => false,
+            (Some(_), Role::Main, Policy::Always) => true,
+            (Some(last), Role::Main | Role::Init | Role::Unwanted, _) => *last != Some(0),
+        };
+        must(may_restart, || format!("started again after {launched:?}"))?;
+        must(attempt as usize == launched.len(), || {
+            format!("not {}: {launched:?}", launched.len())
+        })?;
+        let before = script.parts.iter().zip(&self.truths).take(part);
+        let inits_done = before
+            .filter(|(part, _)| part.role == Role::Init)
+            .all(|(_, truth)| truth.launched.last() == Some(&Some(0)));
+        must(inits_done, || "started before its init containers were done".to_owned())
+    }
+
+    fn stop(&mut self, id: u64, grace: Duration) -> Judged {
+        let most = self.life.grace.ok_or("a stop without a reason")?;
+        must(grace <= most, || format!("grace {grace:?}, told {most:?}"))?;
+        let last = self.life.stops.insert(id, grace);
+        must(last.is_none_or(|last| grace <= last), || "the grace has grown".to_owned())
+    }
+
+    /// Judges the state after a step, with its actions already judged.
+    pub(super) fn state(&mut self, state: &State, now: Duration, runtime: &Runtime) -> Judged {
+        self.seen.steps += 1;
+        must(state.wake_at().is_none_or(|at| at > now), || "a timer in the past".to_owned())?;
+        if !state.observed {
+            return Ok(());
+        }
+        let phase = state.phase();
+        if let Some(terminal) = self.terminal {
+            must(phase == terminal, || format!("{terminal:?} was left for {phase:?}"))?;
+        }
+        if phase == Phase::Succeeded || phase == Phase::Failed {
+            let is_quiet = runtime.alive().next().is_none() && self.life.starting.is_empty();
+            must(is_quiet, || format!("{phase:?} while something may run"))?;
+            self.terminal = Some(phase);
+        }
+        must(!state.is_terminated() || self.terminal.is_some(), || "over without a phase".into())?;
+        for (container, truth) in state.containers.iter().zip(&mut self.truths) {
+            let count = container.newest().map_or(0, |(attempt, _)| attempt);
+            must(count >= truth.shown, || format!("restart count fell from {}", truth.shown))?;
+            must((count as usize) < truth.launched.len().max(1), || {
+                "a count of the future".into()
+            })?;
+            truth.shown = count;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! The fake runtime: what is durable, and what lives. It outlives the agent.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{Attempt, AttemptState, Exit};
+
+/// One process, alive or dead, with its durable record.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    /// The container's place in the script.
+    pub(super) part: usize,
+    pub(super) attempt: u32,
+    pub(super) id: u64,
+    /// The agent life that started it: only that one is owed an answer.
+    pub(super) life: u32,
+    pub(super) state: AttemptState,
+    /// When SIGKILL is due.
+    pub(super) kill_at: Option<Duration>,
+}
+
+impl Process {
+    pub(super) fn is_alive(&self) -> bool {
+        match self.state {
+            AttemptState::Starting | AttemptState::Running { .. } => true,
+            AttemptState::Exited(_) => false,
+        }
+    }
+
+    pub(super) fn is_launched(&self) -> bool {
+        match self.state {
+            AttemptState::Starting => false,
+            AttemptState::Running { .. } | AttemptState::Exited(_) => true,
+        }
+    }
+
+    /// What the runtime says of it.
+    pub(super) fn tell(&self, container: &str) -> Attempt {
+        Attempt {
+            container: container.to_owned(),
+            attempt: self.attempt,
+            id: self.id.to_string(),
+            state: self.state.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Runtime {
+    pub(super) processes: Vec<Process>,
+    next_id: u64,
+}
+
+impl Runtime {
+    /// Makes a process; it is not launched yet.
+    pub(super) fn make(&mut self, part: usize, attempt: u32, life: u32) -> &Process {
+        let id = self.next_id;
+        self.next_id += 1;
+        let state = AttemptState::Starting;
+        self.processes.push(Process { part, attempt, id, life, state, kill_at: None });
+        self.processes.last().unwrap()
+    }
+
+    pub(super) fn find(&mut self, id: u64) -> Option<&mut Process> {
+        self.processes.iter_mut().find(|process| process.id == id)
+    }
+
+    pub(super) fn alive(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| process.is_alive())
+    }
+
+    /// The newest process of a container.
+    pub(super) fn newest(&self, part: usize) -> Option<&Process> {
+        self.processes.iter().rev().find(|process| process.part == part)
+    }
+
+    /// Launches a process that is starting; says whether it did.
+    pub(super) fn launch(&mut self, id: u64, wall: Timestamp) -> bool {
+        let starting = self.find(id).filter(|process| !process.is_launched());
+        starting.map(|process| process.state = AttemptState::Running { started_at: wall }).is_some()
+    }
+
+    /// Ends a process that runs; says whether it did.
+    pub(super) fn exit(&mut self, id: u64, code: i32, wall: Timestamp) -> bool {
+        let Some(process) = self.find(id) else { return false };
+        let AttemptState::Running { started_at } = process.state else { return false };
+        let reason = if code == 0 { "Completed" } else { "Error" }.to_owned();
+        let (started_at, message) = (Some(started_at), String::new());
+        let exit = Exit { started_at, finished_at: wall, code, reason, message };
+        process.state = AttemptState::Exited(exit);
+        true
+    }
+
+    /// Removes a process that is starting, and with it all that was known of it.
+    pub(super) fn vanish(&mut self, id: u64) -> Option<Process> {
+        let at = self.processes.iter().position(|p| p.id == id && !p.is_launched())?;
+        Some(self.processes.remove(at))
+    }
+}
