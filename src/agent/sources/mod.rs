@@ -1,7 +1,7 @@
 //! Where pods come from: today files and standard input, read strictly.
 //!
 //! In: paths. Out: [`LoadedPod`]s exactly as written ([`read`]), without defaults and not yet
-//! validated, or one [`SourceError`] with all that is wrong in a file; and [`support`], which says
+//! validated, or one [`file::SourceError`] with all that is wrong in a file; and [`support`], which says
 //! what of a pod a host without a cluster refuses or does otherwise. Starts no task.
 
 mod file;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub(crate) use file::{SourceError, read};
+pub(crate) use file::read;
 
 /// Longest DNS label, which a container's name is.
 const NAME_MAX: usize = 63;

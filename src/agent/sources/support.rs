@@ -268,6 +268,8 @@ fn container_notices(said: &mut Said, one: &Container) {
         });
         amounts.is_some_and(|amounts| amounts.contains_key(name))
     };
+    // A request that defaults to its limit has nothing to say of its own.
+    let request = |name: &str| resource("requests", name) && !resource("limits", name);
     let disk = resource("limits", "ephemeral-storage") || resource("requests", "ephemeral-storage");
     let other = |port: &k8s_openapi::api::core::v1::ContainerPort| {
         port.host_port.is_some_and(|host| host != 0 && host != port.container_port)
@@ -280,9 +282,9 @@ fn container_notices(said: &mut Said, one: &Container) {
     for (field, holds, text) in [
         ("hostPort", host_port, "guests listen on containerPort itself"),
         ("resources.limits.cpu", resource("limits", "cpu"), no_cgroup),
-        ("resources.requests.cpu", resource("requests", "cpu"), no_cgroup),
+        ("resources.requests.cpu", request("cpu"), no_cgroup),
         ("resources.limits.memory", resource("limits", "memory"), memory),
-        ("resources.requests.memory", resource("requests", "memory"), "not reserved"),
+        ("resources.requests.memory", request("memory"), "not reserved"),
         ("resources.ephemeral-storage", disk, "not enforced"),
         ("livenessProbe", one.liveness_probe.is_some(), "not run yet"),
         ("readinessProbe", one.readiness_probe.is_some(), "not run yet: ready while it runs"),

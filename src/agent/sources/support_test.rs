@@ -48,7 +48,7 @@ fn a_pod_within_the_served_fields_is_neither_refused_nor_noticed() {
 }
 
 #[test]
-fn what_would_change_the_meaning_is_refused_by_path() {
+fn what_would_change_a_pods_meaning_is_refused_by_path() {
     for (spec, path) in [
         (json!({"hostPID": true}), "spec.hostPID"),
         (json!({"hostIPC": true}), "spec.hostIPC"),
@@ -83,6 +83,12 @@ fn what_would_change_the_meaning_is_refused_by_path() {
     ] {
         assert_eq!(refused(spec.clone(), json!({})), [path], "{spec}");
     }
+    let text = refusals(&pod(json!({"hostPID": true}), json!({})))[0].to_string();
+    assert_eq!(text, "spec.hostPID: not possible: a Wasm container sees no processes");
+}
+
+#[test]
+fn what_would_change_a_containers_meaning_is_refused_by_path() {
     for (container, field) in [
         (json!({"envFrom": [{"configMapRef": {"name": "m"}}]}), "envFrom"),
         (
@@ -126,15 +132,13 @@ fn what_would_change_the_meaning_is_refused_by_path() {
         let path = format!("spec.containers[0].{field}");
         assert_eq!(refused(json!({}), container.clone()), [path], "{container}");
     }
-    let text = refusals(&pod(json!({"hostPID": true}), json!({})))[0].to_string();
-    assert_eq!(text, "spec.hostPID: not possible: a Wasm container sees no processes");
 }
 
 #[test]
 fn what_a_node_would_do_is_noticed_once_by_field() {
     let probe = json!({"exec": {"command": ["a"]}});
     let container = json!({
-        "resources": {"limits": {"cpu": "1", "memory": "1Mi"}}, "livenessProbe": probe,
+        "resources": {"limits": {"cpu": "1"}, "requests": {"memory": "1Mi"}}, "livenessProbe": probe,
         "readinessProbe": probe, "startupProbe": probe, "lifecycle": {"preStop": probe},
         "stdin": true, "tty": true, "ports": [{"containerPort": 80, "hostPort": 8080}],
         "terminationMessagePath": "/x", "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -162,9 +166,7 @@ fn what_a_node_would_do_is_noticed_once_by_field() {
         "emptyDir.medium",
         "emptyDir.sizeLimit",
         "resources.limits.cpu",
-        "resources.requests.cpu",
         "hostPort",
-        "resources.limits.memory",
         "resources.requests.memory",
         "livenessProbe",
         "readinessProbe",
@@ -178,6 +180,9 @@ fn what_a_node_would_do_is_noticed_once_by_field() {
     assert_eq!(noticed(spec.clone(), container.clone(), false), expected);
     let as_root: Vec<_> = expected.into_iter().filter(|field| *field != "runAsUser").collect();
     assert_eq!(noticed(spec, container, true), as_root);
+    let other = json!({"resources": {"limits": {"memory": "1Mi"}, "requests": {"cpu": "1"}}});
+    let fields = ["resources.requests.cpu", "resources.limits.memory"];
+    assert_eq!(noticed(json!({}), other, false), fields);
     let all = notices(&pod(json!({}), json!({})), HostCapabilities::default());
     assert_eq!(
         all,
