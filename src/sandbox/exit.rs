@@ -63,9 +63,12 @@ pub(crate) fn failed(error: &wasmtime::Error, refused: Option<Refused>) -> Exit 
     }
 }
 
-/// A trap's text and Wasm backtrace.
+/// A trap's text, then its Wasm backtrace, which may be cut.
 pub(crate) fn trap_text(error: &wasmtime::Error) -> String {
-    let mut text = format!("{error:?}");
+    let mut causes: Vec<String> = error.chain().map(|cause| cause.to_string()).collect();
+    // The engine has the trap as the innermost cause, after a backtrace of many lines.
+    causes.rotate_right(1);
+    let mut text = causes.join("\n");
     text.truncate(text.floor_char_boundary(MESSAGE_MAX));
     text
 }
@@ -135,7 +138,7 @@ mod tests {
         assert!(exit.message.len() <= MESSAGE_MAX && exit.message.len() > MESSAGE_MAX - 4);
         let error = wasmtime::Error::from(Trap::MemoryOutOfBounds).context("at frame 0");
         let message = failed(&error, None).message;
-        assert!(message.contains("at frame 0") && message.contains("out of bounds memory access"));
+        assert_eq!(message, "wasm trap: out of bounds memory access\nat frame 0");
     }
 
     #[test]

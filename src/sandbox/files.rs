@@ -1,13 +1,47 @@
 //! What a sandbox opens of the host's files before the jail: the guest's directories, the artefact.
 
+use std::error::Error as StdError;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use copepod_wasm::Preopen;
 use rustix::fs::{Mode, OFlags, open};
+use thiserror::Error;
 
 use crate::jail;
+
+/// Which file of the host could not be opened.
+#[derive(Debug, Error)]
+pub(crate) enum FilesError {
+    #[error("cannot open the directory {host} that the guest sees as {guest}")]
+    Directory {
+        host: String,
+        guest: String,
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    #[error("cannot open the artefact {path}")]
+    Artefact {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FilesError {
+    /// The directory of `preopen` could not be opened.
+    pub(crate) fn directory(
+        preopen: &Preopen,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::Directory {
+            host: preopen.host.display().to_string(),
+            guest: preopen.guest.clone(),
+            source: source.into(),
+        }
+    }
+}
 
 /// A directory that the guest sees.
 pub(crate) struct OpenDirectory {
@@ -17,9 +51,10 @@ pub(crate) struct OpenDirectory {
 
 impl OpenDirectory {
     /// Opens the directory of a preopen.
-    pub(crate) fn open(preopen: &Preopen) -> io::Result<Self> {
+    pub(crate) fn open(preopen: &Preopen) -> Result<Self, FilesError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = open(&preopen.host, flags, Mode::empty())?;
+        let fd = open(&preopen.host, flags, Mode::empty())
+            .map_err(|e| FilesError::directory(preopen, io::Error::from(e)))?;
         Ok(Self { fd, read_only: preopen.read_only })
     }
 
@@ -35,8 +70,9 @@ impl OpenDirectory {
 }
 
 /// Opens the artefact for reading.
-pub(crate) fn open_artefact(path: &Path) -> io::Result<OwnedFd> {
-    Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+pub(crate) fn open_artefact(path: &Path) -> Result<OwnedFd, FilesError> {
+    open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| FilesError::Artefact { path: path.display().to_string(), source: e.into() })
 }
 
 /// The path of an open file, for libraries that take nothing but paths.
@@ -61,6 +97,7 @@ mod tests {
         assert_eq!(std::fs::read(open.path().join("mine")).expect("reads"), b"1");
         assert!(open.kept().read_only);
         let file = Preopen { host: dir.path().join("away/mine"), ..preopen };
-        assert!(OpenDirectory::open(&file).is_err(), "a file is no preopen");
+        let Err(e) = OpenDirectory::open(&file) else { panic!("a file is no preopen") };
+        assert!(e.to_string().contains("away/mine") && e.to_string().contains("/data"));
     }
 }

@@ -20,7 +20,8 @@ use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-use crate::files::OpenDirectory;
+use crate::files::{FilesError, OpenDirectory};
+use crate::inline::replace_file_streams;
 use crate::limit::{Budget, Limiter};
 use crate::log::{Log, Stream};
 use crate::stdio::Output;
@@ -42,13 +43,6 @@ pub(crate) enum GuestError {
     Link(#[source] Source),
     #[error("the guest has no exported function `_start`")]
     NoStart,
-    #[error("cannot open the directory {host} that the guest sees as {guest}")]
-    Directory {
-        host: String,
-        guest: String,
-        #[source]
-        source: Source,
-    },
 }
 
 /// What the store of a preview 1 module holds.
@@ -109,9 +103,10 @@ pub(crate) enum Linked {
 pub(crate) fn link(kind: GuestKind, artefact: &Path, named: &Path) -> Result<Linked, GuestError> {
     let engine =
         Engine::new(&copepod_wasm::engine_config()).map_err(|e| GuestError::Engine(e.into()))?;
+    // The causes between name the descriptor's path, which means nothing to anybody else.
     let load = |e: wasmtime::Error| GuestError::Load {
         path: named.display().to_string(),
-        source: e.into(),
+        source: e.root_cause().to_string().into(),
     };
     let link = |e: wasmtime::Error| GuestError::Link(e.into());
     match kind {
@@ -160,6 +155,8 @@ fn load_component(engine: &Engine, artefact: &Path) -> wasmtime::Result<Componen
 fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<ComponentState>> {
     let mut linker = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    replace_file_streams(&mut linker)?;
     Ok(linker)
 }
 
@@ -179,19 +176,15 @@ impl Template {
         description: &mut Description,
         directories: &[OpenDirectory],
         log: Log,
-    ) -> Result<Self, GuestError> {
+    ) -> Result<Self, FilesError> {
         let mut builder = WasiCtxBuilder::new();
         // The one thread has nothing else to do for a command, and starts no other.
         builder.allow_blocking_current_thread(true);
         for (preopen, directory) in description.preopens.iter().zip(directories) {
             let perms = if preopen.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            builder.preopened_dir(directory.path(), &preopen.guest, perms).map_err(|source| {
-                GuestError::Directory {
-                    host: preopen.host.display().to_string(),
-                    guest: preopen.guest.clone(),
-                    source: source.into(),
-                }
-            })?;
+            builder
+                .preopened_dir(directory.path(), &preopen.guest, perms)
+                .map_err(|e| FilesError::directory(preopen, e))?;
         }
         Ok(Self {
             args: std::mem::take(&mut description.args),

@@ -49,7 +49,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, which is mostly for want of descriptors: time for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a permit's task is allowed to do is over when all permits are back.
+/// All permits of connections, or of requests: who has them knows that no task is left.
 const ALL: u32 = CONNECTIONS as u32;
 
 /// A server that is bound and ready to serve.

@@ -15,6 +15,7 @@ mod exit;
 mod files;
 mod guest;
 mod http;
+mod inline;
 pub mod jail;
 mod limit;
 mod log;

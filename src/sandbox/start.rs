@@ -27,7 +27,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::agent::{Agent, AgentError};
 use crate::command::{Run, run_component, run_module};
 use crate::exit;
-use crate::files::{OpenDirectory, open_artefact, proc_path};
+use crate::files::{FilesError, OpenDirectory, open_artefact, proc_path};
 use crate::guest::{ComponentState, GuestError, Linked, ModuleState, Template, link};
 use crate::http::Server;
 use crate::jail::{self, Jail, JailError};
@@ -50,19 +50,8 @@ enum StartError {
     ParentDeath(#[source] Errno),
     #[error("cannot forbid core dumps")]
     CoreDumps(#[source] Errno),
-    #[error("cannot open the directory {host} that the guest sees as {guest}")]
-    Directory {
-        host: String,
-        guest: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot open the artefact {path}")]
-    Artefact {
-        path: String,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Files(#[from] FilesError),
     #[error(transparent)]
     Guest(#[from] GuestError),
     #[error("cannot listen on {address}")]
@@ -196,11 +185,9 @@ fn prepare(
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(StartError::CoreDumps)?;
-    let directories = open_directories(description)?;
-    let artefact = open_artefact(&description.artefact).map_err(|source| StartError::Artefact {
-        path: description.artefact.display().to_string(),
-        source,
-    })?;
+    let directories =
+        description.preopens.iter().map(OpenDirectory::open).collect::<Result<Vec<_>, _>>()?;
+    let artefact = open_artefact(&description.artefact)?;
     let linked = link(description.kind, &proc_path(&artefact), &description.artefact)?;
     drop(artefact);
     let listeners = description.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
@@ -232,21 +219,6 @@ fn prepare(
         return Ok(None);
     }
     Ok(Some(Ready { runtime, entry }))
-}
-
-fn open_directories(description: &Description) -> Result<Vec<OpenDirectory>, StartError> {
-    let open = |preopen| OpenDirectory::open(preopen);
-    description
-        .preopens
-        .iter()
-        .map(|preopen| {
-            open(preopen).map_err(|source| StartError::Directory {
-                host: preopen.host.display().to_string(),
-                guest: preopen.guest.clone(),
-                source,
-            })
-        })
-        .collect()
 }
 
 /// Binds one address; std asks for `SO_REUSEADDR`, so that a restart has its port at once.
