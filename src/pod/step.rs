@@ -93,8 +93,7 @@ impl Container {
         let (name, starting) = (&self.name, self.starting);
         self.attempts.retain(|number, known| {
             let is_listed = listed.iter().any(|attempt| {
-                let same = attempt.id == known.id || !known.is_launched();
-                attempt.container == *name && attempt.attempt == *number && same
+                attempt.container == *name && attempt.attempt == *number && attempt.id == known.id
             });
             if is_listed {
                 known.removing = false;

@@ -156,4 +156,6 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
     rig.feed(Event::TornDown(Ok(())));
     assert_eq!((rig.actions.as_slice(), rig.state.wake_at()), (&[][..], None));
     assert_eq!((rig.phase().as_str(), rig.brief("a").as_str()), ("Running", "running"));
+    assert_eq!(rig.exit("a", 0, 1), [prepare("a")], "no wait is left of it");
+    assert_eq!(rig.brief("a"), "1 Error");
 }
