@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource};
 use wasmtime_wasi::async_trait;
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::{ErrorCode, HostDescriptor};
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, FsResult, InputStream, OutputStream, Pollable, StreamError,
@@ -81,33 +81,31 @@ pub(crate) fn replace_file_streams(linker: &mut Linker<ComponentState>) -> wasmt
     files.func_wrap(READ, |mut store, (file, offset): (Resource<Descriptor>, u64)| {
         let files = &mut store.data_mut().filesystem();
         let stream = files.read_via_stream(file, offset);
-        let stream = stream.and_then(|stream| {
-            let inner: DynInputStream = files.table.delete(stream)?;
+        answer(stream.and_then(|stream| {
+            let inner = files.table.delete(stream)?;
             let stream: DynInputStream = Box::new(Inline(inner));
             Ok(files.table.push(stream)?)
-        });
-        answer(stream)
+        }))
     })?;
     files.func_wrap(WRITE, |mut store, (file, offset): (Resource<Descriptor>, u64)| {
         let files = &mut store.data_mut().filesystem();
         let stream = files.write_via_stream(file, offset);
-        let stream = stream.and_then(|stream| {
-            let inner: DynOutputStream = files.table.delete(stream)?;
-            let stream: DynOutputStream = Box::new(Inline(inner));
-            Ok(files.table.push(stream)?)
-        });
-        answer(stream)
+        answer(stream.and_then(|stream| inline_output(files, stream)))
     })?;
     files.func_wrap(APPEND, |mut store, (file,): (Resource<Descriptor>,)| {
         let files = &mut store.data_mut().filesystem();
         let stream = files.append_via_stream(file);
-        let stream = stream.and_then(|stream| {
-            let inner: DynOutputStream = files.table.delete(stream)?;
-            let stream: DynOutputStream = Box::new(Inline(inner));
-            Ok(files.table.push(stream)?)
-        });
-        answer(stream)
+        answer(stream.and_then(|stream| inline_output(files, stream)))
     })
+}
+
+fn inline_output(
+    files: &mut WasiFilesystemCtxView<'_>,
+    stream: Resource<DynOutputStream>,
+) -> FsResult<Resource<DynOutputStream>> {
+    let inner = files.table.delete(stream)?;
+    let stream: DynOutputStream = Box::new(Inline(inner));
+    Ok(files.table.push(stream)?)
 }
 
 /// What a host function returns: the guest's error is a value, all else is a trap.
