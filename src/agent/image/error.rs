@@ -1,0 +1,95 @@
+//! Why an image cannot be had.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::input::BYTES_MAX;
+use super::job::JobError;
+
+/// Why an image cannot be had.
+#[derive(Debug, Error)]
+pub(crate) enum ImageError {
+    /// It is neither a path nor a reference (the text is upstream's).
+    #[error(
+        "couldn't parse image name {0:?}: invalid reference format; expected ./FILE.wasm, an \
+         absolute path or file://"
+    )]
+    Name(String),
+    /// It would have to be pulled.
+    #[error(
+        "image {0:?} is not served yet: images from a registry come later; expected ./FILE.wasm, \
+         an absolute path or file://"
+    )]
+    Registry(String),
+    /// A step with its file failed.
+    #[error("image {image}: cannot {verb} {path}", path = path.display())]
+    File {
+        /// The image.
+        image: String,
+        /// What was tried.
+        verb: &'static str,
+        /// The file that it means.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its file is not a regular one.
+    #[error("image {image}: {path} is {what}, expected a regular file", path = path.display())]
+    NotAFile {
+        /// The image.
+        image: String,
+        /// The file that it means.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Its file is larger than any that is taken.
+    #[error("image {image}: larger than {} MiB", BYTES_MAX >> 20)]
+    TooLarge {
+        /// The image.
+        image: String,
+    },
+    /// Its file was written to meanwhile.
+    #[error("image {image}: changed while it was read")]
+    Changed {
+        /// The image.
+        image: String,
+    },
+    /// It was not compiled.
+    #[error("compiling {image}")]
+    Compile {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: JobError,
+    },
+    /// A step with the cache of artefacts failed.
+    #[error("cannot {verb} {path}, of the cache of compiled images", path = path.display())]
+    Cache {
+        /// What was tried.
+        verb: &'static str,
+        /// The directory, or a file in it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// The waiting reason that upstream has for it (`pkg/kubelet/images/types.go`): a name that
+    /// cannot be read is `InvalidImageName`, everything that a pull would do is `ErrImagePull`.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "InvalidImageName",
+            Self::Registry(_)
+            | Self::File { .. }
+            | Self::NotAFile { .. }
+            | Self::TooLarge { .. }
+            | Self::Changed { .. }
+            | Self::Compile { .. }
+            | Self::Cache { .. } => "ErrImagePull",
+        }
+    }
+}
