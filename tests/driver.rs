@@ -1,8 +1,9 @@
 //! Starts sandbox processes as the agent does, for what has to be seen without one.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use copepod_wasm::frame::{self, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
 use copepod_wasm::state::{Exit, StateFile};
 use copepod_wasm::{Description, GuestKind};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 
 /// How long any one answer of a sandbox may take.
@@ -49,6 +51,20 @@ impl Sandbox {
     /// # Errors
     /// Any step's.
     pub fn start(description: Description, procs: Option<&Path>) -> Result<Self> {
+        let mut sandbox = Self::spawn(procs)?;
+        sandbox.stream.write_all(&ToSandbox::Describe(Box::new(description)).encode()?)?;
+        Ok(sandbox)
+    }
+
+    /// Starts the sandbox program and tells it nothing.
+    ///
+    /// # Errors
+    /// Any step's.
+    pub fn untold() -> Result<Self> {
+        Self::spawn(None)
+    }
+
+    fn spawn(procs: Option<&Path>) -> Result<Self> {
         let dir = tempfile::tempdir().context("make a directory")?;
         let id = "0123456789abcdef".repeat(4);
         let state = StateFile::create(&dir.path().join("state"), &id)?;
@@ -56,7 +72,7 @@ impl Sandbox {
         let log = File::options().create(true).append(true).open(dir.path().join("log"))?;
         let socket = dir.path().join("sock");
         let listener = UnixListener::bind(&socket).context("bind")?;
-        let mut stream = UnixStream::connect(&socket).context("connect")?;
+        let stream = UnixStream::connect(&socket).context("connect")?;
         stream.set_read_timeout(Some(ANSWER))?;
         let mut command = match procs {
             None => Command::new(crate::sandbox()),
@@ -75,7 +91,6 @@ impl Sandbox {
             .stderr(Stdio::from(log))
             .spawn()
             .context("run the sandbox")?;
-        stream.write_all(&ToSandbox::Describe(Box::new(description)).encode()?)?;
         Ok(Self { child, stream, dir })
     }
 
@@ -117,6 +132,29 @@ impl Sandbox {
             Some(FromSandbox::Started) => Ok(()),
             other => bail!("expected that the guest starts, got {other:?}"),
         }
+    }
+
+    /// Hands over a new log, as a rotation does.
+    ///
+    /// # Errors
+    /// That of the socket.
+    pub fn new_log(&self, log: &File) -> Result<()> {
+        let fds = [log.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let frame = ToSandbox::Log.encode()?;
+        sendmsg(&self.stream, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Closes the connection and waits for the end, as [`Sandbox::wait`].
+    ///
+    /// # Errors
+    /// As [`Sandbox::wait`].
+    pub fn wait_untold(self) -> Result<(ExitStatus, Option<Exit>)> {
+        self.stream.shutdown(std::net::Shutdown::Both)?;
+        self.wait()
     }
 
     /// Waits for the end and gives the wait status and the exit record.

@@ -49,7 +49,10 @@ const GUESTS: [Guest; 3] = [
 fn main() -> Result<()> {
     let cache = tempfile::tempdir()?;
     let mut rows = Vec::new();
-    println!("{:10} {:>12} {:>10} {:>10} {:>8}", "guest", "KiB/sandbox", "of kernel", "aim KiB", "threads");
+    println!(
+        "{:10} {:>12} {:>10} {:>10} {:>8}",
+        "guest", "KiB/sandbox", "of kernel", "aim KiB", "threads"
+    );
     for guest in &GUESTS {
         let artefact = compile(guest.name, cache.path())?;
         let row = memory(guest, &artefact)?;
@@ -109,7 +112,10 @@ impl Group {
     fn usage(&self) -> Result<(f64, f64)> {
         let read = |name: &str| -> Result<f64> {
             let path = self.0.join(name);
-            Ok(fs::read_to_string(&path).with_context(|| path.display().to_string())?.trim().parse()?)
+            Ok(fs::read_to_string(&path)
+                .with_context(|| path.display().to_string())?
+                .trim()
+                .parse()?)
         };
         if self.0.join("memory.usage_in_bytes").exists() {
             return Ok((read("memory.usage_in_bytes")?, read("memory.kmem.usage_in_bytes")?));
@@ -207,10 +213,13 @@ fn first_answer(cache: &Path) -> Result<Duration> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let dir = tempfile::tempdir()?;
     let pod = dir.path().join("pod.yaml");
-    fs::write(&pod, format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: http}}\nspec:\n  containers:\n  - name: http\n    image: {}\n    ports: [{{containerPort: {port}}}]\n",
-        guest("http").display(),
-    ))?;
+    fs::write(
+        &pod,
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: http}}\nspec:\n  containers:\n  - name: http\n    image: {}\n    ports: [{{containerPort: {port}}}]\n",
+            guest("http").display(),
+        ),
+    )?;
     let begin = Instant::now();
     let mut child = run(&pod, cache).spawn()?;
     let answered = loop {

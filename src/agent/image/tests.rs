@@ -15,6 +15,7 @@ use super::*;
 use crate::image::job::JobError;
 use crate::linux::compile_jail::Limits;
 
+#[expect(unreachable_pub, reason = "the integration tests take the same file from their crate")]
 #[path = "../../../tests/bomb.rs"]
 mod bomb;
 
@@ -113,7 +114,7 @@ async fn an_image_is_compiled_once_and_found_then() {
     let prepare = || images.prepare("./x.wasm", bench.dir.path(), &Quiet);
     let (one, two) = tokio::join!(prepare(), prepare());
     let (one, two) = (one.unwrap(), two.unwrap());
-    assert_eq!((one.cached, two.cached, bench.runs()), (false, true, 1));
+    assert_eq!((one.cached != two.cached, bench.runs()), (true, 1));
     assert_eq!((one.kind, one.image.as_str()), (GuestKind::P1Command, "./x.wasm"));
     assert_eq!((one.image_id.len(), &one.image_id[..7]), (7 + 64, "sha256:"));
     assert_eq!((&one.artefact, one.bytes), (&two.artefact, COMMAND.len() as u64));
@@ -171,7 +172,7 @@ async fn what_is_no_guest_is_refused_with_its_reason() {
         ("./cut.wasm", "compiling ./cut.wasm: malformed Wasm at byte 34: unexpected end"),
         ("./script.wasm", "compiling ./script.wasm: not a Wasm binary: a script"),
         ("./empty.wasm", "compiling ./empty.wasm: not a Wasm binary: the file is empty"),
-        ("./wrong.wasm", "compiling ./wrong.wasm: WebAssembly translation error: Invalid input"),
+        ("./wrong.wasm", "compiling ./wrong.wasm: failed to compile: wasm[0]::function[0]: "),
     ] {
         let error = bench.fails(name).await;
         assert!(text(&error).starts_with(said), "{}", text(&error));

@@ -120,8 +120,11 @@ impl Ledger {
         // An absolute path: a guest's directories are named by it in places with no folder of
         // their own to start from.
         let absolute = |path: &Path| {
-            path.canonicalize()
-                .map_err(|source| LedgerError::Io { verb: "find", path: path.into(), source })
+            path.canonicalize().map_err(|source| LedgerError::Io {
+                verb: "find",
+                path: path.into(),
+                source,
+            })
         };
         let (root, run) = (absolute(root)?, absolute(run)?);
         let ledger = Self { _lock: lock(&root)?, root, run };
@@ -165,7 +168,13 @@ impl Ledger {
     }
 
     /// The directory of a container's logs, as a kubelet lays it out below `/var/log/pods`.
-    pub(crate) fn log_dir(&self, namespace: &str, pod: &str, uid: &str, container: &str) -> PathBuf {
+    pub(crate) fn log_dir(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        container: &str,
+    ) -> PathBuf {
         self.root.join("logs").join(format!("{namespace}_{pod}_{uid}")).join(container)
     }
 

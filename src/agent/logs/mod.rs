@@ -39,7 +39,8 @@ pub(crate) struct Line<'a> {
 /// `None` when it is not one; the format is CRI's (kubelet's pkg/kubelet/kuberuntime/logs).
 pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let (_time, stream, tag, text) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let (_time, stream, tag, text) =
+        (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let stream = match stream {
         b"stdout" => Stream::Stdout,
         b"stderr" => Stream::Stderr,

@@ -11,7 +11,8 @@ const FILTER_VARIABLE: &str = "COPEPOD_LOG";
 
 /// Sends diagnostics to standard error: warnings and errors, or what `COPEPOD_LOG` asks for.
 pub(crate) fn init() {
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter =
+        EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

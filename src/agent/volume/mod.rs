@@ -10,8 +10,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 use copepod_wasm::Preopen;
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 use thiserror::Error;
 
 /// Where each volume of a pod lies on the host, by its name.
@@ -42,7 +42,9 @@ pub(crate) enum VolumeError {
         expected: &'static str,
     },
     /// A kind of volume, or of hostPath, that is not served.
-    #[error("volume {volume:?}: {what} is not served yet: expected an emptyDir or a directory as hostPath")]
+    #[error(
+        "volume {volume:?}: {what} is not served yet: expected an emptyDir or a directory as hostPath"
+    )]
     Kind {
         /// The volume.
         volume: String,
@@ -104,10 +106,9 @@ fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<PathBuf, Volum
         "" | "Directory" => {
             Err(VolumeError::HostPathType { volume: name.into(), path, expected: "a directory" })
         }
-        other => Err(VolumeError::Kind {
-            volume: name.into(),
-            what: format!("hostPath type {other}"),
-        }),
+        other => {
+            Err(VolumeError::Kind { volume: name.into(), what: format!("hostPath type {other}") })
+        }
     }
 }
 
@@ -115,7 +116,10 @@ fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<PathBuf, Volum
 ///
 /// # Errors
 /// [`VolumeError::Kind`] when a mount names no volume of the pod; validation refuses that before.
-pub(crate) fn mounts(container: &Container, volumes: &Volumes) -> Result<Vec<Preopen>, VolumeError> {
+pub(crate) fn mounts(
+    container: &Container,
+    volumes: &Volumes,
+) -> Result<Vec<Preopen>, VolumeError> {
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let one = |mount: &k8s_openapi::api::core::v1::VolumeMount| {
         let host = volumes.get(&mount.name).ok_or_else(|| VolumeError::Kind {

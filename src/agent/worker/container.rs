@@ -79,12 +79,8 @@ pub(super) fn describe(context: &Context<'_>) -> Result<Container, DescribeError
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let log_dir: PathBuf = ledger.log_dir(
-        &text(&pod.metadata.namespace),
-        &text(&pod.metadata.name),
-        &uid,
-        name,
-    );
+    let log_dir: PathBuf =
+        ledger.log_dir(&text(&pod.metadata.namespace), &text(&pod.metadata.name), &uid, name);
     let env = container_env(spec);
     let (command, args) = argv(spec, &env);
     Ok(Container {

@@ -54,6 +54,8 @@ pub(crate) struct Shared<R> {
 pub(crate) struct Snapshot {
     /// The pod's status as of now.
     pub(crate) status: PodStatus,
+    /// What keeps the pod as a whole from going on, which upstream tells by events alone.
+    pub(crate) trouble: Option<Failure>,
     /// Whether its worker has ended: a terminal phase, nothing runs, nothing is left to undo.
     pub(crate) terminated: bool,
 }
@@ -88,7 +90,7 @@ impl<R: Runtime> Workers<R> {
     pub(crate) fn add(&mut self, pod: Arc<Pod>, base: PathBuf) -> Handle {
         let (events, inbox) = mpsc::channel(EVENTS);
         let state = State::new(Arc::clone(&pod));
-        let first = Snapshot { status: state.status(), terminated: false };
+        let first = Snapshot { status: state.status(), trouble: None, terminated: false };
         let (publish, snapshot) = watch::channel(first);
         let handle = Handle { events, snapshot };
         let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -99,6 +101,7 @@ impl<R: Runtime> Workers<R> {
             state,
             volumes: Arc::default(),
             prepared: HashMap::new(),
+            trouble: None,
             jobs: JoinSet::new(),
             publish,
         };
@@ -136,6 +139,7 @@ async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
 /// What a job that [`Worker::apply`] started came to.
 enum Done {
     SetUp(Result<Volumes, Failure>),
+    TearDown(Result<(), Failure>),
     Image { container: String, result: Result<Prepared, Failure> },
     Event(Event),
     Nothing,
@@ -148,6 +152,7 @@ struct Worker<R> {
     state: State,
     volumes: Arc<Volumes>,
     prepared: HashMap<String, Prepared>,
+    trouble: Option<Failure>,
     jobs: JoinSet<Done>,
     publish: watch::Sender<Snapshot>,
 }
@@ -161,7 +166,8 @@ impl<R: Runtime> Worker<R> {
             let (state, actions) = step(self.state, event, clock.now());
             self.state = state;
             let terminated = self.state.is_terminated();
-            let snapshot = Snapshot { status: self.state.status(), terminated };
+            let trouble = self.trouble.clone();
+            let snapshot = Snapshot { status: self.state.status(), trouble, terminated };
             self.publish.send_if_modified(|old| {
                 let changed = *old != snapshot;
                 *old = snapshot;
@@ -200,11 +206,18 @@ impl<R: Runtime> Worker<R> {
     /// Keeps what a job brought and gives the event that tells of it.
     fn learn(&mut self, done: Done) -> Option<Event> {
         match done {
-            Done::SetUp(result) => Some(Event::SetUp(result.map(|volumes| {
-                self.volumes = Arc::new(volumes);
-                let addresses = self.shared.host.addresses.clone();
-                PodAddresses { host_ips: addresses.clone(), pod_ips: addresses }
-            }))),
+            Done::SetUp(result) => {
+                self.trouble = result.as_ref().err().cloned();
+                Some(Event::SetUp(result.map(|volumes| {
+                    self.volumes = Arc::new(volumes);
+                    let addresses = self.shared.host.addresses.clone();
+                    PodAddresses { host_ips: addresses.clone(), pod_ips: addresses }
+                })))
+            }
+            Done::TearDown(result) => {
+                self.trouble = result.as_ref().err().cloned();
+                Some(Event::TornDown(result))
+            }
             Done::Image { container, result } => {
                 let result = result.map(|prepared| {
                     let image = ImageRef {
@@ -247,8 +260,9 @@ impl<R: Runtime> Worker<R> {
             Action::TearDown => {
                 let dir = shared.ledger.pod_dir(&self.uid);
                 self.jobs.spawn(async move {
-                    let result = volume::tear_down(&dir).map_err(|e| failure("FailedKillPod", &e));
-                    Done::Event(Event::TornDown(result))
+                    Done::TearDown(
+                        volume::tear_down(&dir).map_err(|e| failure("FailedKillPod", &e)),
+                    )
                 });
             }
         }

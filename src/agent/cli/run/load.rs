@@ -72,7 +72,7 @@ pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
         let name = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         if !names.insert(name) {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
-            problems.push(format!("{source}: metadata.name: duplicate value {name:?}"));
+            problems.push(format!("{source}: metadata.name: Duplicate value: {name:?}"));
         }
         pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
         pod.metadata.creation_timestamp = Some(Time(Timestamp::now()));

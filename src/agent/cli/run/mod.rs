@@ -17,6 +17,7 @@ use self::screen::Screen;
 use super::compile::{bar_or_quiet, default_cache_dir};
 use crate::image::Images;
 use crate::ledger::{self, Ledger, home};
+use crate::linux;
 use crate::runtime::wasm::{Wasm, end_leftovers};
 use crate::worker::{Host, Shared, Workers};
 
@@ -74,6 +75,10 @@ async fn pods(args: Args) -> Result<u8> {
     let host = host();
     for notice in load::notices(&loaded, &host) {
         screen.note(&notice);
+    }
+    if !linux::has_landlock() {
+        screen
+            .note("this kernel has no landlock: wasmtime and seccomp alone keep guests off files");
     }
     let cache = args.cache_dir.unwrap_or_else(default_cache_dir);
     let images = Images::open(cache, "/proc/self/exe".into())?;

@@ -40,9 +40,8 @@ fn trouble(before: Option<&ContainerStatus>, now: &ContainerStatus) -> Vec<Strin
         let message = message.map(|text| format!(": {text}")).unwrap_or_default();
         lines.push(format!("{reason}, exit code {}{message}", end.exit_code));
     }
-    let waiting = |status: &ContainerStatus| {
-        status.state.as_ref().and_then(|state| state.waiting.clone())
-    };
+    let waiting =
+        |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.waiting.clone());
     if let Some(wait) = waiting(now)
         && let Some(message) = &wait.message
         && before.and_then(waiting).as_ref() != Some(&wait)
@@ -115,10 +114,8 @@ mod tests {
     }
 
     fn waiting(name: &str, reason: &str, message: Option<&str>) -> ContainerStatus {
-        let waiting = ContainerStateWaiting {
-            reason: Some(reason.into()),
-            message: message.map(Into::into),
-        };
+        let waiting =
+            ContainerStateWaiting { reason: Some(reason.into()), message: message.map(Into::into) };
         let state = ContainerState { waiting: Some(waiting), ..ContainerState::default() };
         ContainerStatus { name: name.into(), state: Some(state), ..ContainerStatus::default() }
     }

@@ -76,7 +76,9 @@ impl Screen {
         let Some(table) = &self.table else { return };
         let add = || {
             let bar = table.add(ProgressBar::new_spinner());
-            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or(ProgressStyle::default_spinner()));
+            bar.set_style(
+                ProgressStyle::with_template("{msg}").unwrap_or(ProgressStyle::default_spinner()),
+            );
             bar
         };
         self.header = Some(add());

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use copepod_pod::Event;
-use inotify::{Inotify, WatchDescriptor, WatchMask};
-use tokio::io::unix::AsyncFd;
+use futures_core::Stream;
+use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -37,7 +39,7 @@ struct Running {
 pub(super) struct Session {
     pods: Vec<Running>,
     changes: mpsc::Receiver<usize>,
-    inotify: AsyncFd<Inotify>,
+    writes: EventStream<Vec<u8>>,
     logs: HashMap<WatchDescriptor, (Source, Follower)>,
     screen: Screen,
     stops: u32,
@@ -67,13 +69,15 @@ impl Session {
                     &container.name,
                 );
                 let source = Source { pod, container: container.name.clone() };
-                fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+                fs::create_dir_all(&dir)
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
                 let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
                 let watch = inotify.watches().add(&dir, mask).context("cannot watch logs")?;
                 logs.insert(watch, (source, Follower::new(dir)));
             }
         }
-        let inotify = AsyncFd::register(inotify).context("cannot watch logs")?;
+        let writes =
+            inotify.into_event_stream(vec![0; INOTIFY_BUFFER]).context("cannot watch logs")?;
         let (changed, changes) = mpsc::channel(1);
         let start = |(index, loaded): (usize, Loaded)| {
             let handle = workers.add(loaded.pod.clone(), loaded.base.clone());
@@ -82,7 +86,7 @@ impl Session {
             Running { loaded, handle, snapshot }
         };
         let pods = loaded.into_iter().enumerate().map(start).collect();
-        Ok(Self { pods, changes, inotify, logs, screen, stops: 0 })
+        Ok(Self { pods, changes, writes, logs, screen, stops: 0 })
     }
 
     /// Runs until every pod has ended, and gives the exit code.
@@ -94,22 +98,13 @@ impl Session {
         let mut redraw = redraw();
         self.screen.start(self.pods.iter().map(|pod| &pod.loaded));
         while !self.pods.iter().all(|pod| pod.snapshot.terminated) {
-            let mut logs = Vec::new();
             tokio::select! {
                 Some(pod) = self.changes.recv() => self.changed(pod),
-                ready = self.inotify.readable_mut() => {
-                    if let Ok(mut ready) = ready {
-                        logs = changed_logs(ready.get_inner_mut());
-                        ready.clear_ready();
-                    }
-                }
+                Some(log) = written(&mut self.writes) => self.look(&log),
                 () = signals.next() => self.stop(),
                 _ = redraw.tick(), if self.screen.is_live() => {
                     self.screen.draw(self.pods.iter().map(|pod| &pod.snapshot.status));
                 }
-            }
-            for watch in logs {
-                self.look(&watch);
             }
         }
         let watches: Vec<WatchDescriptor> = self.logs.keys().cloned().collect();
@@ -141,6 +136,12 @@ impl Session {
         self.screen.status(pod_object, status);
         for line in report::news(pod.loaded.name(), &old.status, status) {
             self.screen.note(&line);
+        }
+        let trouble =
+            pod.snapshot.trouble.as_ref().filter(|new| old.trouble.as_ref() != Some(*new));
+        if let Some(failure) = trouble {
+            let name = pod.loaded.name();
+            self.screen.note(&format!("{name}: {}: {}", failure.reason, failure.message));
         }
         self.screen.draw(self.pods.iter().map(|pod| &pod.snapshot.status));
     }
@@ -176,17 +177,10 @@ async fn forward(index: usize, mut handle: Handle, changed: mpsc::Sender<usize>)
     }
 }
 
-fn changed_logs(inotify: &mut Inotify) -> Vec<WatchDescriptor> {
-    let mut buffer = [0; INOTIFY_BUFFER];
-    let mut changed: Vec<WatchDescriptor> = Vec::new();
-    while let Ok(events) = inotify.read_events(&mut buffer) {
-        for event in events {
-            if !changed.contains(&event.wd) {
-                changed.push(event.wd);
-            }
-        }
-    }
-    changed
+/// The log directory that was written to next; `None` when watching failed.
+async fn written(writes: &mut EventStream<Vec<u8>>) -> Option<WatchDescriptor> {
+    let event = poll_fn(|context| Pin::new(&mut *writes).poll_next(context)).await;
+    event?.ok().map(|event| event.wd)
 }
 
 fn redraw() -> Interval {

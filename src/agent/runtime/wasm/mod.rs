@@ -65,10 +65,7 @@ impl Table {
 
 impl Wasm {
     /// A runtime that starts `sandbox` programs and keeps them below `ledger`'s directories.
-    pub(crate) fn open(
-        ledger: Arc<Ledger>,
-        sandbox: PathBuf,
-    ) -> (Self, mpsc::Receiver<Happening>) {
+    pub(crate) fn open(ledger: Arc<Ledger>, sandbox: PathBuf) -> (Self, mpsc::Receiver<Happening>) {
         let (happenings, receiver) = mpsc::channel(HAPPENINGS);
         (Self { ledger, sandbox, table: Arc::default(), happenings }, receiver)
     }
@@ -86,8 +83,7 @@ impl Runtime for Wasm {
             state: AttemptState::Starting,
         };
         let (stop, orders) = mpsc::channel(ORDERS);
-        let entry =
-            Entry { pod_uid: container.pod_uid.clone(), attempt: attempt.clone(), stop };
+        let entry = Entry { pod_uid: container.pod_uid.clone(), attempt: attempt.clone(), stop };
         self.table.lock().insert(spawned.id.clone(), entry);
         let monitor = monitor::Monitor {
             table: Arc::clone(&self.table),

@@ -1,0 +1,220 @@
+//! Order, restarts, stopping, exit codes: `src/pod`'s decisions on real processes.
+
+use std::time::{Duration, Instant};
+
+use copepod_tests::{holds_within, wait_until};
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::survive::sandboxes;
+use crate::{SOON, Scene, one};
+
+#[test]
+fn init_containers_run_in_order_before_the_others() {
+    let ended = Scene::new().run(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: order}
+spec:
+  restartPolicy: Never
+  volumes: [{name: data, emptyDir: {}}]
+  initContainers:
+  - {name: first, image: '@files@', args: [write, /data/log, one], volumeMounts: &m [{name: data, mountPath: /data}]}
+  - {name: second, image: '@files@', args: [append, /data/log, two], volumeMounts: *m}
+  containers:
+  - {name: main, image: '@files@', args: [read, /data/log], volumeMounts: *m}
+",
+        &[],
+    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (one, two) = (ended.out.find("one"), ended.out.find("two"));
+    assert!(one.is_some() && one < two, "{ended:?}");
+}
+
+#[test]
+fn a_failed_init_container_fails_a_pod_that_never_restarts() {
+    let ended = Scene::new().run(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: fails}
+spec:
+  restartPolicy: Never
+  initContainers:
+  - {name: bad, image: '@exit@', args: ['5']}
+  containers:
+  - {name: main, image: '@hello@', args: [--count, '1']}
+",
+        &[],
+    );
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert_eq!(ended.out, "", "the main container must not run");
+    assert!(ended.err.contains("fails/bad: Error, exit code 5"), "{ended:?}");
+}
+
+#[test]
+fn the_first_code_in_the_specs_order_is_the_commands() {
+    let ended = Scene::new().run(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: several}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: zero, image: '@exit@', args: ['0']}
+  - {name: late, image: '@exit@', args: ['4', --after, '300']}
+  - {name: early, image: '@exit@', args: ['9']}
+",
+        &[],
+    );
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+}
+
+#[test]
+fn on_failure_restarts_with_upstreams_back_off() {
+    let scene = Scene::new();
+    // Fails while the file is missing: the first time it makes it, the second time it reads it.
+    let mut run = scene.start(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: again}
+spec:
+  restartPolicy: OnFailure
+  volumes: [{name: data, emptyDir: {}}]
+  containers:
+  - name: main
+    image: '@files@'
+    args: [append, /data/log, x, --, mkdir, /data/once]
+    volumeMounts: [{name: data, mountPath: /data}]
+",
+        &["--output", "json"],
+    );
+    // mkdir fails from the second attempt on: first 0 … so this pod ends well at once.
+    let status = run.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{}", run.stderr());
+
+    let mut run = scene.start(&one("exit", "Always", "args: ['3']"), &["--output", "json"]);
+    run.wait_line("back-off 10s restarting failed container=main pod=one_default(", SOON);
+    run.signal(Signal::INT);
+    let status = run.wait(SOON);
+    assert_eq!(status.code(), Some(3));
+    let last = last_status(&run.stdout());
+    let container = &last["status"]["containerStatuses"][0];
+    assert_eq!(container["restartCount"], 1, "the first restart is at once: {last}");
+    assert_eq!(last["status"]["phase"], "Failed", "{last}");
+    scene.guard.finish();
+}
+
+fn last_status(out: &str) -> Value {
+    serde_json::from_str(out.lines().last().expect("a status")).expect("JSON")
+}
+
+#[test]
+fn a_killed_sandbox_is_137_and_restarts() {
+    let scene = Scene::new();
+    let mut run = scene.start(&one("hello", "Always", "args: [--every, '50']"), &["-o", "json"]);
+    run.wait_line("\"running\"", SOON);
+    let [first] = sandboxes(&scene.home)[..] else { panic!("one sandbox was expected") };
+    kill_process(first, Signal::KILL).expect("kills");
+    run.wait_line("\"restartCount\":1", SOON);
+    wait_until(
+        SOON,
+        "another sandbox runs",
+        || matches!(sandboxes(&scene.home)[..], [second] if second != first),
+    );
+    run.wait_line("\"exitCode\":137", SOON);
+    run.signal(Signal::TERM);
+    assert_eq!(run.wait(SOON).code(), Some(143));
+    scene.guard.finish();
+}
+
+#[test]
+fn a_command_stops_at_once_and_says_143() {
+    let scene = Scene::new();
+    let mut run = scene.start(&one("hello", "Always", "args: [--every, '50']"), &[]);
+    run.wait_line("2", SOON);
+    let begin = Instant::now();
+    run.signal(Signal::INT);
+    assert_eq!(run.wait(SOON).code(), Some(143), "{}", run.stderr());
+    assert!(begin.elapsed() < Duration::from_secs(2), "before its grace is over");
+    scene.guard.finish();
+}
+
+#[test]
+fn a_busy_http_guest_is_killed_after_its_grace_and_at_once_when_asked_twice() {
+    for (signals, within) in [(1, 2.0..10.0), (2, 0.0..1.9)] {
+        let scene = Scene::new();
+        let port = crate::http::free_port();
+        let mut run = scene.start(
+            &one("http", "Always", &format!("ports: [{{containerPort: {port}}}]")),
+            &["-o", "json"],
+        );
+        assert_eq!(crate::http::get(port, "/healthz").0, 200);
+        let busy = crate::http::send(port, "GET", "/burn?ms=60000", &[]);
+        let burning = || sandboxes(&scene.home).iter().any(|pid| cpu_ticks(*pid) > 10);
+        wait_until(SOON, "the guest burns", burning);
+        let begin = Instant::now();
+        run.signal(Signal::INT);
+        if signals == 2 {
+            run.wait_line("once more", SOON);
+            run.signal(Signal::INT);
+        }
+        assert_eq!(run.wait(SOON).code(), Some(137), "{}", run.stderr());
+        let took = begin.elapsed().as_secs_f64();
+        assert!(within.contains(&took), "{signals} signals: {took} s");
+        drop(busy);
+        scene.guard.finish();
+    }
+}
+
+fn cpu_ticks(pid: rustix::process::Pid) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let stat = stat.unwrap_or_default();
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    after_name.split(' ').nth(11).and_then(|utime| utime.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn traps_are_told_with_their_code_text_and_backtrace() {
+    for (what, code, text) in [
+        ("panic", 134, "unreachable"),
+        ("unreachable", 134, "unreachable"),
+        ("oob", 139, "out of bounds"),
+        ("stack", 139, "wasm"),
+        ("div, '1', '0'", 136, "divide by zero"),
+    ] {
+        let ended = Scene::new().run(&one("trap", "Never", &format!("args: [{what}]")), &[]);
+        assert_eq!(ended.code, Some(code), "{what}: {ended:?}");
+        assert!(ended.err.contains(&format!("one/main: Error, exit code {code}: ")), "{ended:?}");
+        assert!(ended.err.contains(text) && ended.err.contains("backtrace"), "{what}: {ended:?}");
+    }
+}
+
+#[test]
+fn memory_has_its_limit_and_a_guest_that_copes_goes_on() {
+    let limit = "resources: {limits: {memory: 64Mi}}";
+    let killed = Scene::new().run(&one("hog", "Never", &format!("args: ['128']\n{limit}")), &[]);
+    assert_eq!(killed.code, Some(137), "{killed:?}");
+    assert!(killed.err.contains("one/main: OOMKilled, exit code 137"), "{killed:?}");
+    let copes =
+        Scene::new().run(&one("hog", "Never", &format!("args: ['128', --try]\n{limit}")), &[]);
+    assert_eq!(copes.code, Some(3), "{copes:?}");
+    let fits = Scene::new().run(&one("hog", "Never", &format!("args: ['32']\n{limit}")), &[]);
+    assert_eq!(fits.code, Some(0), "{fits:?}");
+}
+
+#[test]
+fn several_pods_of_several_documents_run_at_once() {
+    let scene = Scene::new();
+    let document = |name: &str, code: u32| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
+             containers: [{{name: main, image: '@exit@', args: ['{code}', --after, '200']}}]\n"
+        )
+    };
+    let yaml = format!("{}---\n{}---\n", document("a", 0), document("b", 6));
+    let mut run = scene.start(&yaml, &[]);
+    let both = holds_within(SOON, || sandboxes(&scene.home).len() == 2);
+    assert_eq!(run.wait(SOON).code(), Some(6), "{}", run.stderr());
+    assert!(both, "both run at once");
+    scene.guard.finish();
+}

@@ -1,0 +1,108 @@
+//! What is left when something is killed: nothing, or what the next start removes.
+
+use std::fs;
+use std::time::Duration;
+
+use copepod_tests::{Home, holds_within, sandbox, wait_until};
+use rustix::process::{Pid, Signal};
+
+use crate::{SOON, Scene, one};
+
+/// The sandbox processes whose open files lie in this home.
+pub(crate) fn sandboxes(home: &Home) -> Vec<Pid> {
+    let program = sandbox().canonicalize().expect("is there");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let ours = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == program);
+        let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        let in_home =
+            files.flat_map(|fd| fs::read_link(fd.path())).any(|to| to.starts_with(home.path()));
+        if ours && in_home {
+            found.extend(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+const TWO: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: two}
+spec:
+  restartPolicy: Always
+  volumes: [{name: data, emptyDir: {}}]
+  initContainers:
+  - {name: init, image: '@files@', args: [write, /data/f, x], volumeMounts: [{name: data, mountPath: /data}]}
+  containers:
+  - {name: counts, image: '@hello@', args: [--every, '5']}
+  - {name: ends, image: '@exit@', args: ['0', --after, '20']}
+";
+
+/// Sockets and directories of runs, as a user's directories show them.
+fn traces(home: &Home) -> Vec<std::path::PathBuf> {
+    let list = |dir: std::path::PathBuf| {
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+    };
+    list(home.run().join("copepod")).chain(list(home.state().join("copepod/run"))).collect()
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_alive_and_the_next_removes_the_rest() {
+    let scene = Scene::new();
+    // From before the first effect to well into restarts; odd steps, so as to meet each phase.
+    for delay in (0..40).map(|step| Duration::from_micros(500 + step * step * 137)) {
+        let mut run = scene.start(TWO, &[]);
+        holds_within(delay, || false);
+        run.signal(Signal::KILL);
+        run.wait(SOON);
+        wait_until(SOON, "its sandboxes end with it", || sandboxes(&scene.home).is_empty());
+    }
+    let file = scene.pod(&one("exit", "Never", "args: ['0']"));
+    let mut last = scene.home.copepod(["run", file.to_str().expect("UTF-8")]);
+    assert_eq!(last.wait(SOON).code(), Some(0), "{}", last.stderr());
+    assert_eq!(traces(&scene.home), Vec::<std::path::PathBuf>::new());
+    scene.guard.finish();
+}
+
+#[test]
+fn a_root_directory_has_one_agent_and_is_taken_over_after_a_kill() {
+    let scene = Scene::new();
+    let root = scene.home.path().join("root");
+    let at_root = ["--root-dir", root.to_str().expect("UTF-8")];
+    let yaml = one("hello", "Always", "args: [--every, '20']");
+    let mut first = scene.start(&yaml, &at_root);
+    first.wait_line("2", SOON);
+    let second = scene.start(&yaml, &at_root).output(SOON);
+    assert_eq!(second.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(text.contains(&format!("{} is in use by another copepod", root.display())), "{text}");
+    assert_eq!(sandboxes(&scene.home).len(), 1, "the first goes on");
+
+    first.signal(Signal::KILL);
+    first.wait(SOON);
+    let mut third = scene.start(&yaml, &at_root);
+    third.wait_line("2", SOON);
+    assert_eq!(sandboxes(&scene.home).len(), 1);
+    third.signal(Signal::INT);
+    assert_eq!(third.wait(SOON).code(), Some(143));
+    scene.guard.finish();
+}
+
+#[test]
+fn two_runs_side_by_side_do_not_meet() {
+    let scene = Scene::new();
+    let yaml = one("hello", "Always", "args: [--every, '20']");
+    let mut runs = [scene.start(&yaml, &[]), scene.start(&yaml, &[])];
+    for run in &runs {
+        run.wait_line("2", SOON);
+    }
+    assert_eq!(sandboxes(&scene.home).len(), 2);
+    for run in &mut runs {
+        run.signal(Signal::TERM);
+        assert_eq!(run.wait(SOON).code(), Some(143), "{}", run.stderr());
+    }
+    assert_eq!(traces(&scene.home), Vec::<std::path::PathBuf>::new());
+    scene.guard.finish();
+}
