@@ -57,6 +57,14 @@ pub(crate) enum ImageError {
         /// The image.
         image: String,
     },
+    /// It is not a guest: no Wasm, or one that cannot run here.
+    #[error("image {image}: {text}")]
+    NotAGuest {
+        /// The image.
+        image: String,
+        /// What the compile job found.
+        text: String,
+    },
     /// It was not compiled.
     #[error("compiling {image}")]
     Compile {
@@ -66,7 +74,7 @@ pub(crate) enum ImageError {
         source: JobError,
     },
     /// A step with the cache of artefacts failed.
-    #[error("cannot {verb} {path}, of the cache of compiled images", path = path.display())]
+    #[error("cache of compiled images: cannot {verb} {path}", path = path.display())]
     Cache {
         /// What was tried.
         verb: &'static str,
@@ -88,6 +96,7 @@ impl ImageError {
             | Self::NotAFile { .. }
             | Self::TooLarge { .. }
             | Self::Changed { .. }
+            | Self::NotAGuest { .. }
             | Self::Compile { .. }
             | Self::Cache { .. } => "ErrImagePull",
         }

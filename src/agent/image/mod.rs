@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use self::cache::Cache;
 use self::input::Input;
+use self::job::JobError;
 
 pub(crate) use self::error::ImageError;
 pub(crate) use self::progress::{Progress, Quiet, Spinner};
@@ -116,7 +117,13 @@ impl Images {
         image: &str,
         input: &Input,
     ) -> Result<(PathBuf, GuestKind), ImageError> {
-        let failed = |source| ImageError::Compile { image: image.to_owned(), source };
+        let failed = |error| {
+            let image = image.to_owned();
+            match error {
+                JobError::Refused(text) => ImageError::NotAGuest { image, text },
+                source => ImageError::Compile { image, source },
+            }
+        };
         let output = self.cache.temporary()?;
         let (wasm, artefact) = (input.again()?, self.cache.writer(&output)?);
         let report = job::run(&self.program, wasm, artefact).await.map_err(failed)?;

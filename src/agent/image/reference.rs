@@ -22,7 +22,8 @@ pub(crate) fn resolve(image: &str, base: &Path) -> Result<PathBuf, ImageError> {
         return Ok(PathBuf::from(path));
     }
     if path.len() == image.len() && (path.starts_with("./") || path.starts_with("../")) {
-        return Ok(base.join(path));
+        // Without the "./" in the middle.
+        return Ok(base.join(path).components().collect());
     }
     Err(match is_reference(image) {
         true => ImageError::Registry(image.to_owned()),
@@ -49,7 +50,8 @@ mod tests {
     #[test]
     fn paths_are_taken() {
         let resolved = |image| resolve(image, Path::new("/pods")).unwrap();
-        assert_eq!(resolved("./x.wasm"), Path::new("/pods/./x.wasm"));
+        assert_eq!(resolved("./x.wasm"), Path::new("/pods/x.wasm"));
+        assert_eq!(resolved("./x.wasm").as_os_str(), "/pods/x.wasm");
         assert_eq!(resolved("../a b/x.wasm"), Path::new("/pods/../a b/x.wasm"));
         assert_eq!(resolved("/x.wasm"), Path::new("/x.wasm"));
         assert_eq!(resolved("file:///a/x%20.wasm"), Path::new("/a/x%20.wasm"));
