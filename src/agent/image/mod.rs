@@ -117,12 +117,12 @@ impl Images {
         image: &str,
         input: &Input,
     ) -> Result<(PathBuf, GuestKind), ImageError> {
-        let failed = |error| {
+        let failed = |source| {
             let image = image.to_owned();
-            match error {
-                JobError::Refused(text) => ImageError::NotAGuest { image, text },
-                source => ImageError::Compile { image, source },
+            if let JobError::Refused(text) = source {
+                return ImageError::NotAGuest { image, text };
             }
+            ImageError::Compile { image, source }
         };
         let output = self.cache.temporary()?;
         let (wasm, artefact) = (input.again()?, self.cache.writer(&output)?);
