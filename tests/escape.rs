@@ -22,6 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, setuid};
+// Calls that the filter allows, so that landlock alone is in their way.
+use rustix::fs::{AtFlags, CWD, linkat, renameat, unlinkat};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
@@ -55,13 +57,14 @@ fn tell<E: std::fmt::Display>(name: &str, result: Result<(), E>) {
 fn files(allowed: &Path, outside: &Path) {
     tell("may-write", fs::write(allowed.join("new"), "x"));
     tell("may-read", fs::read(allowed.join("new")).map(drop));
-    tell("may-remove", fs::remove_file(allowed.join("new")));
+    tell("may-remove", unlinkat(CWD, allowed.join("new"), AtFlags::empty()));
     tell("read-outside", fs::read(outside.join("secret")).map(drop));
     tell("list-outside", fs::read_dir(outside).map(drop));
     tell("write-outside", fs::write(outside.join("new"), "x"));
-    tell("remove-outside", fs::remove_file(outside.join("secret")));
-    tell("rename-out", fs::rename(allowed.join("given"), outside.join("given")));
-    tell("link-out", fs::hard_link(allowed.join("given"), outside.join("given")));
+    tell("remove-outside", unlinkat(CWD, outside.join("secret"), AtFlags::empty()));
+    let (from, to) = (allowed.join("given"), outside.join("given"));
+    tell("rename-out", renameat(CWD, &from, CWD, &to));
+    tell("link-out", linkat(CWD, &from, CWD, &to, AtFlags::empty()));
     tell("through-dots", fs::read(allowed.join("../outside/secret")).map(drop));
     tell("through-link", fs::read(allowed.join("link/secret")).map(drop));
     tell("passwd", fs::read("/etc/passwd").map(drop));

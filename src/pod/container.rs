@@ -98,8 +98,8 @@ impl Image {
 /// Why a container that should run does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    /// Its restart back-off holds.
-    CrashLoop,
+    /// Its restart back-off of this length holds, or was served just now and it has not started.
+    CrashLoop(Duration),
     /// Its image was not to be had just now.
     Image,
     /// The same, and the back-off of the next try holds.

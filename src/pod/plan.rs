@@ -138,7 +138,8 @@ impl Pass {
         }
         if let Some(until) = Backoff::until(container.crash, ended, self.now) {
             self.wake.at(until);
-            container.waiting = Some(Waiting::CrashLoop);
+            let delay = container.crash.map(|entry| entry.delay).unwrap_or_default();
+            container.waiting = Some(Waiting::CrashLoop(delay));
             return false;
         }
         container.crash = Some(Backoff::next(container.crash, ended, self.now));

@@ -1,6 +1,8 @@
 //! The pod's status as the API shows it (upstream: `convertToAPIContainerStatuses`,
 //! `generateAPIPodStatus`, `TerminatePod`).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
@@ -202,8 +204,8 @@ fn terminated(known: &Known) -> Option<ContainerStateTerminated> {
 /// The waiting state: why it waits, or the reason every container has before its first start.
 fn waiting_state(state: &State, container: &Container, waiting: Option<Waiting>) -> ContainerState {
     let (reason, message) = match (waiting, &container.image.failed, &container.start_failure) {
-        (Some(Waiting::CrashLoop), _, _) => {
-            ("CrashLoopBackOff".to_owned(), crash_message(state, container))
+        (Some(Waiting::CrashLoop(delay)), _, _) => {
+            ("CrashLoopBackOff".to_owned(), crash_message(state, container, delay))
         }
         (Some(Waiting::Image), Some((failure, _)), _)
         | (Some(Waiting::Start), _, Some(failure)) => {
@@ -225,8 +227,8 @@ fn waiting_state(state: &State, container: &Container, waiting: Option<Waiting>)
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
-fn crash_message(state: &State, container: &Container) -> String {
-    let delay = container.crash.map(|entry| go_duration(entry.delay)).unwrap_or_default();
+fn crash_message(state: &State, container: &Container, delay: Duration) -> String {
+    let delay = go_duration(delay);
     let meta = &state.pod.metadata;
     let [name, namespace, uid] =
         [&meta.name, &meta.namespace, &meta.uid].map(|text| text.as_deref().unwrap_or_default());

@@ -36,6 +36,8 @@ use crate::stamp;
 
 /// Exit code of a sandbox that was not started by an agent, as of a wrong command line.
 const USAGE: i32 = 2;
+/// Exit code of a sandbox whose artefact cannot be loaded; no record goes with it.
+const UNLOADABLE: i32 = 1;
 /// Connections that may wait to be accepted: as many as are served at once.
 const BACKLOG: i32 = crate::http::CONNECTIONS as i32;
 /// The first number for the inherited descriptors, past the standard ones.
@@ -66,6 +68,24 @@ enum StartError {
     Jail(#[from] JailError),
     #[error("cannot write that the guest is launched")]
     Launched(#[source] StateError),
+}
+
+impl StartError {
+    /// Whether the artefact is at fault, which the agent makes anew.
+    fn is_of_the_artefact(&self) -> bool {
+        match self {
+            Self::Files(FilesError::Artefact { .. }) | Self::Guest(GuestError::Load { .. }) => true,
+            Self::Guest(GuestError::Engine(_) | GuestError::Link(_) | GuestError::NoStart)
+            | Self::Agent(_)
+            | Self::ParentDeath(_)
+            | Self::CoreDumps(_)
+            | Self::Files(FilesError::Directory { .. })
+            | Self::Listen { .. }
+            | Self::EventLoop(_)
+            | Self::Jail(_)
+            | Self::Launched(_) => false,
+        }
+    }
 }
 
 /// An error with all its causes, in one line.
@@ -140,6 +160,10 @@ fn run_with(Inherited { listener, state, log }: Inherited) -> i32 {
     match prepare(&mut description, &agent, &log) {
         Ok(Some(ready)) => run_guest(ready, &state, &agent, &log),
         Ok(None) => 0,
+        Err(e) if e.is_of_the_artefact() => {
+            agent.tell(&FromSandbox::Unloadable(chain(&e)));
+            UNLOADABLE
+        }
         Err(e) => not_started(chain(&e), &state, &agent),
     }
 }

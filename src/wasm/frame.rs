@@ -32,6 +32,9 @@ pub enum FromSandbox {
     Started,
     /// The guest cannot be started; nothing of it ran. The text says which step failed and why.
     Failed(String),
+    /// The artefact is not there or not of this engine: it has to be compiled anew. Nothing of
+    /// the guest ran, no exit record is written, and the same attempt may start again.
+    Unloadable(String),
     /// The log is past its limit: send a new one.
     LogFull,
 }
@@ -66,6 +69,7 @@ const LOG: u8 = 2;
 const STARTED: u8 = 65;
 const FAILED: u8 = 66;
 const LOG_FULL: u8 = 67;
+const UNLOADABLE: u8 = 68;
 
 fn encode(kind: u8, payload: &[u8]) -> Vec<u8> {
     // Bounded by the callers: no payload comes near 4 GiB.
@@ -141,15 +145,18 @@ impl ToSandbox {
     }
 }
 
+fn cut(text: &str) -> &[u8] {
+    &text.as_bytes()[..text.floor_char_boundary(MAX_FROM_SANDBOX)]
+}
+
 impl FromSandbox {
     /// The frame's bytes; a text past the bound is cut at a character.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Started => encode(STARTED, &[]),
-            Self::Failed(text) => {
-                encode(FAILED, &text.as_bytes()[..text.floor_char_boundary(MAX_FROM_SANDBOX)])
-            }
+            Self::Failed(text) => encode(FAILED, cut(text)),
+            Self::Unloadable(text) => encode(UNLOADABLE, cut(text)),
             Self::LogFull => encode(LOG_FULL, &[]),
         }
     }
@@ -159,11 +166,11 @@ impl FromSandbox {
     /// # Errors
     /// [`FrameError::Kind`] and [`FrameError::Payload`].
     pub fn decode(kind: u8, payload: Vec<u8>) -> Result<Self, FrameError> {
+        let text = |payload| String::from_utf8(payload).map_err(|e| FrameError::Payload(e.into()));
         match kind {
             STARTED => Ok(Self::Started),
-            FAILED => String::from_utf8(payload)
-                .map(Self::Failed)
-                .map_err(|e| FrameError::Payload(e.into())),
+            FAILED => text(payload).map(Self::Failed),
+            UNLOADABLE => text(payload).map(Self::Unloadable),
             LOG_FULL => Ok(Self::LogFull),
             other => Err(FrameError::Kind(other)),
         }
@@ -185,6 +192,7 @@ mod tests {
         for frame in [
             FromSandbox::Started,
             FromSandbox::Failed("bind 127.0.0.1:80: permission denied".into()),
+            FromSandbox::Unloadable("not of this engine".into()),
             FromSandbox::LogFull,
         ] {
             assert_eq!(decode(&frame.encode()).expect("decodes"), frame);

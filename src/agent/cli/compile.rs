@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::image::{ImageError, Images, Prepared, Progress, Quiet, Spinner, compiler};
+use crate::ledger::home;
 use crate::telemetry;
 
 /// Compile Wasm files into the cache, so that their first start waits for nothing.
@@ -53,7 +54,7 @@ pub(super) fn run(args: Args) -> Result<u8> {
 }
 
 async fn files(args: Args) -> Result<u8> {
-    let cache = args.cache_dir.unwrap_or_else(default_cache_dir);
+    let cache = args.cache_dir.unwrap_or_else(home::cache);
     let cache = std::path::absolute(&cache).context("cannot find the current directory")?;
     let images = Images::open(cache, "/proc/self/exe".into())?;
     let here = std::env::current_dir().context("cannot find the current directory")?;
@@ -128,19 +129,4 @@ fn show(
 /// A spinner where standard error is a terminal, else nothing.
 pub(super) fn bar_or_quiet() -> Box<dyn Progress> {
     if io::stderr().is_terminal() { Box::new(Spinner::default()) } else { Box::new(Quiet) }
-}
-
-/// Where artefacts are kept: `/var/cache/copepod` for root, else below `$XDG_CACHE_HOME` or
-/// `~/.cache`, else a directory of this user below the temporary one.
-pub(super) fn default_cache_dir() -> PathBuf {
-    let user = rustix::process::geteuid();
-    if user.is_root() {
-        return PathBuf::from("/var/cache/copepod");
-    }
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    match (absolute("XDG_CACHE_HOME"), absolute("HOME")) {
-        (Some(cache), _) => cache.join("copepod"),
-        (None, Some(home)) => home.join(".cache/copepod"),
-        (None, None) => std::env::temp_dir().join(format!("copepod-cache-{}", user.as_raw())),
-    }
 }

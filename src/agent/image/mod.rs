@@ -104,14 +104,6 @@ impl Images {
         Ok(prepared(made, false))
     }
 
-    /// Drops an artefact that a sandbox found unloadable; the next `prepare` compiles it anew.
-    ///
-    /// # Errors
-    /// [`ImageError::Cache`] if it stays.
-    pub(crate) fn forget(&self, prepared: &Prepared) -> Result<(), ImageError> {
-        self.cache.remove(&prepared.artefact)
-    }
-
     async fn compile(
         &self,
         image: &str,

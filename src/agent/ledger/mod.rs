@@ -81,13 +81,25 @@ pub(crate) mod home {
         format!("copepod-{}", rustix::process::geteuid().as_raw())
     }
 
-    /// Where root directories of `copepod run` are made: `/var/lib/copepod/run` for root, else
-    /// below `$XDG_STATE_HOME` or `~/.local/state`.
-    pub(crate) fn state() -> PathBuf {
-        if rustix::process::geteuid().is_root() && env::var_os("XDG_STATE_HOME").is_none() {
-            return PathBuf::from("/var/lib/copepod/run");
+    /// A directory that root has in the system and anybody else at home; either may say otherwise.
+    fn place(variable: &str, of_root: &str, under_home: &str) -> PathBuf {
+        let is_set = env::var_os(variable).is_some();
+        if rustix::process::geteuid().is_root() && !is_set {
+            return PathBuf::from(of_root).join("copepod");
         }
-        own("XDG_STATE_HOME", ".local/state").join("copepod/run")
+        own(variable, under_home).join("copepod")
+    }
+
+    /// Where root directories of `copepod run` are made: in `$XDG_STATE_HOME`, else in `/var/lib`
+    /// for root and `~/.local/state` for others.
+    pub(crate) fn state() -> PathBuf {
+        place("XDG_STATE_HOME", "/var/lib", ".local/state").join("run")
+    }
+
+    /// Where compiled images are kept: in `$XDG_CACHE_HOME`, else in `/var/cache` for root and
+    /// `~/.cache` for others.
+    pub(crate) fn cache() -> PathBuf {
+        place("XDG_CACHE_HOME", "/var/cache", ".cache")
     }
 
     /// Where sockets are made: `/run/copepod` for root, else below `$XDG_RUNTIME_DIR`, else a

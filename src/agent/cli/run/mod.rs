@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use self::screen::Screen;
-use super::compile::{bar_or_quiet, default_cache_dir};
+use super::compile::bar_or_quiet;
 use crate::image::Images;
 use crate::ledger::{self, Ledger, home};
 use crate::linux;
@@ -80,7 +80,7 @@ async fn pods(args: Args) -> Result<u8> {
         screen
             .note("this kernel has no landlock: wasmtime and seccomp alone keep guests off files");
     }
-    let cache = args.cache_dir.unwrap_or_else(default_cache_dir);
+    let cache = args.cache_dir.unwrap_or_else(home::cache);
     let images = Images::open(cache, "/proc/self/exe".into())?;
     prepare(&images, &loaded).await?;
 

@@ -89,6 +89,7 @@ impl Runtime for Wasm {
             table: Arc::clone(&self.table),
             happenings: self.happenings.clone(),
             container,
+            unloadable: None,
         };
         tokio::spawn(monitor.run(spawned, orders));
         Ok(attempt)

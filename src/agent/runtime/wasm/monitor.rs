@@ -29,25 +29,36 @@ pub(super) struct Monitor {
     pub(super) table: Arc<Table>,
     pub(super) happenings: mpsc::Sender<Happening>,
     pub(super) container: Container,
+    /// What the sandbox said of an artefact that it cannot load.
+    pub(super) unloadable: Option<String>,
+}
+
+/// Where one sandbox is met.
+struct Place<'a> {
+    id: &'a str,
+    state: &'a Path,
+    log: &'a Path,
+    agent: &'a UnixStream,
 }
 
 impl Monitor {
     /// Runs until the sandbox has ended and everybody knows how.
-    pub(super) async fn run(self, mut spawned: Spawned, mut stops: mpsc::Receiver<Duration>) {
+    pub(super) async fn run(mut self, mut spawned: Spawned, mut stops: mpsc::Receiver<Duration>) {
         let (reader, writer) = spawned.stream.into_split();
         let (frames_in, mut frames) = mpsc::channel(1);
-        let reading = tokio::spawn(read_frames(reader, frames_in));
+        tokio::spawn(read_frames(reader, frames_in));
+        let place = Place {
+            id: &spawned.id,
+            state: &spawned.state,
+            log: &spawned.log,
+            agent: writer.as_ref(),
+        };
         let mut kill_at: Option<Instant> = None;
         let status = loop {
             tokio::select! {
                 // `wait` may be dropped and asked again (tokio: cancel safe).
                 status = spawned.child.wait() => break status,
-                Some(frame) = frames.recv() => match frame {
-                    FromSandbox::Started => self.started(&spawned.id, &spawned.state).await,
-                    // The same text stands in the exit record, which outlives this agent.
-                    FromSandbox::Failed(text) => tracing::debug!(text, "a sandbox failed to start"),
-                    FromSandbox::LogFull => rotate(&spawned.log, writer.as_ref()),
-                },
+                Some(frame) = frames.recv() => self.hear(frame, &place).await,
                 Some(grace) = stops.recv() => {
                     let wished = Instant::now() + grace;
                     signal(&spawned.child, if grace.is_zero() { Signal::KILL } else { Signal::TERM });
@@ -59,25 +70,43 @@ impl Monitor {
                 }
             }
         };
-        reading.abort();
+        // What it said last; its end has closed the connection.
+        while let Some(frame) = frames.recv().await {
+            self.hear(frame, &place).await;
+        }
         // It may be gone already with its directory.
         let _ = std::fs::remove_file(&spawned.socket);
-        self.ended(&spawned.id, &spawned.state, status).await;
+        self.ended(&place, status).await;
     }
 
-    async fn started(&self, id: &str, state: &Path) {
-        let started_at = match read_state(state) {
+    async fn hear(&mut self, frame: FromSandbox, place: &Place<'_>) {
+        match frame {
+            FromSandbox::Started => self.started(place).await,
+            // The same text stands in the exit record, which outlives this agent.
+            FromSandbox::Failed(text) => tracing::debug!(text, "a sandbox failed to start"),
+            FromSandbox::Unloadable(text) => {
+                // The next look for it compiles it anew.
+                let _ = std::fs::remove_file(&self.container.artefact);
+                self.unloadable = Some(text);
+            }
+            FromSandbox::LogFull => rotate(place.log, place.agent),
+        }
+    }
+
+    async fn started(&self, place: &Place<'_>) {
+        let started_at = match read_state(place.state) {
             Ok(Records { launch: Some(launch), .. }) => timestamp(launch.at_ns),
             Ok(_) | Err(_) => Timestamp::now(),
         };
-        self.tell(id, AttemptState::Running { started_at }).await;
+        self.tell(place.id, AttemptState::Running { started_at }).await;
     }
 
-    async fn ended(&self, id: &str, state: &Path, status: io::Result<ExitStatus>) {
-        match conclude(read_state(state), status) {
-            Ok(exit) => self.tell(id, AttemptState::Exited(exit)).await,
-            Err(failure) => {
-                self.table.lock().remove(id);
+    async fn ended(&mut self, place: &Place<'_>, status: io::Result<ExitStatus>) {
+        match conclude(read_state(place.state), status) {
+            Ok(exit) => self.tell(place.id, AttemptState::Exited(exit)).await,
+            Err(mut failure) => {
+                failure.message = self.unloadable.take().unwrap_or(failure.message);
+                self.table.lock().remove(place.id);
                 let what = What::NeverRan {
                     container: self.container.name.clone(),
                     attempt: self.container.attempt,
