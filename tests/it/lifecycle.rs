@@ -80,7 +80,8 @@ fn on_failure_restarts_with_upstreams_back_off_until_it_succeeds() {
         "OnFailure",
         "args: [read, /host/there]\nvolumeMounts: [{name: host, mountPath: /host}]",
     );
-    let yaml = format!("{yaml}  volumes: [{{name: host, hostPath: {{path: {}}}}}]\n", host.display());
+    let yaml =
+        format!("{yaml}  volumes: [{{name: host, hostPath: {{path: {}}}}}]\n", host.display());
     let mut run = scene.start(&yaml, &["--output", "json"]);
     run.wait_line("back-off 10s restarting failed container=main pod=one_default(", SOON);
     // Two attempts by now: the first restart is at once.

@@ -62,13 +62,12 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
 /// That of the rename; a file that cannot be removed is left.
 pub(crate) fn rotate(log: &Path, now: Timestamp) -> io::Result<()> {
     let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
-    let mut to = with_suffix(log, &stamp);
-    // Two in one second: a later name that still sorts behind.
-    let mut more = 0;
-    while to.exists() {
-        more += 1;
-        to = with_suffix(log, &format!("{stamp}.{more}"));
-    }
+    let newest = rotated(log)?.pop().and_then(|path| path.file_name()?.to_str().map(String::from));
+    // Several in one second, or a clock set back: a name that sorts behind all others.
+    let to = match newest.as_deref().and_then(|name| name.split_once(".log.")) {
+        Some((_, newest)) if *newest >= *stamp => with_suffix(log, &successor(newest)),
+        Some(_) | None => with_suffix(log, &stamp),
+    };
     fs::rename(log, to)?;
     let mut old = rotated(log)?;
     let surplus = old.len().saturating_sub(MAX_FILES - 1);
@@ -76,6 +75,12 @@ pub(crate) fn rotate(log: &Path, now: Timestamp) -> io::Result<()> {
         let _ = fs::remove_file(path);
     }
     Ok(())
+}
+
+/// The suffix after this one of the same second: `STAMP.0001`, `STAMP.0002`, …
+fn successor(suffix: &str) -> String {
+    let (stamp, number) = suffix.split_once('.').unwrap_or((suffix, "0"));
+    format!("{stamp}.{:04}", number.parse::<u32>().unwrap_or(0).saturating_add(1))
 }
 
 fn with_suffix(log: &Path, suffix: &str) -> PathBuf {
