@@ -46,10 +46,11 @@ guests: setup ## the Wasm guests, each put beside its pod file
 	    for g in $(filter-out $(GUESTS_P1),$(GUESTS_P2)); do copy "$(GUEST_TARGET)/wasm32-wasip2/release/$$g.wasm" $$g/$$g.wasm; done)
 
 # The agent always as part of the workspace, so that features are the same for build and tests and
-# wasmtime is compiled once; the sandbox by itself, so that no compiler gets into it.
+# wasmtime is compiled once; the sandbox by itself, so that no compiler gets into it, and beside
+# the agent, since its link-time optimisation keeps one core busy for a minute.
 build: setup ## the agent and the sandbox, into target/bin
-	@$(TIME) (cargo build --locked --release --workspace --bins; \
-	    (cd src/sandbox && cargo build --locked --profile sandbox); \
+	@$(TIME) (cargo build --locked --release --workspace --bins & agent=$$!; \
+	    (cd src/sandbox && cargo build --locked --profile sandbox); wait $$agent; \
 	    $(COPY) '$(TARGET)/release/copepod' '$(BIN)/copepod'; \
 	    copy '$(TARGET)/$(HOST)/sandbox/copepod-sandbox' '$(BIN)/copepod-sandbox')
 
