@@ -75,6 +75,7 @@ fn the_back_off_shows_upstreams_text() {
             assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
             assert_eq!(rig.phase(), "Running");
             rig.timer();
+            assert_eq!(rig.brief("a"), text, "what was waited for, until it runs");
         } else {
             assert_eq!(rig.brief("a"), "1 Error", "restarted at once");
         }
