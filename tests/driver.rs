@@ -68,7 +68,7 @@ impl Sandbox {
         let dir = tempfile::tempdir().context("make a directory")?;
         let id = "0123456789abcdef".repeat(4);
         let state = StateFile::create(&dir.path().join("state"), &id)?;
-        anyhow::ensure!(state.try_lock()?, "the state file is locked");
+        let state = state.context("the state file is locked")?;
         let log = File::options().create(true).append(true).open(dir.path().join("log"))?;
         let socket = dir.path().join("sock");
         let listener = UnixListener::bind(&socket).context("bind")?;

@@ -142,7 +142,7 @@ pub(crate) fn link(kind: GuestKind, artefact: &Path, named: &Path) -> Result<Lin
 #[expect(unsafe_code, reason = "an artefact of the agent's own cache is trusted machine code")]
 fn load_module(engine: &Engine, artefact: &Path) -> wasmtime::Result<Module> {
     // SAFETY: the agent names only artefacts that its own compiler made and that nobody else can
-    // write (design.md section 2); wasmtime checks version and configuration.
+    // write (ARCHITECTURE.md, Invariants); wasmtime checks version and configuration.
     unsafe { Module::deserialize_file(engine, artefact) }
 }
 

@@ -1,4 +1,4 @@
-//! The life of a sandbox process, in its order (design.md section 2).
+//! The life of a sandbox process, in its order (ARCHITECTURE.md, "Start of a sandbox").
 //!
 //! Description, parent-death signal, files and listeners, engine and event loop, jail, `launched`,
 //! the guest, exit record. What fails before the guest ends in a `StartError` that the agent is
@@ -74,7 +74,10 @@ impl StartError {
     /// Whether the artefact is at fault, which the agent makes anew.
     fn is_of_the_artefact(&self) -> bool {
         match self {
-            Self::Files(FilesError::Artefact { .. }) | Self::Guest(GuestError::Load { .. }) => true,
+            Self::Files(FilesError::Artefact { source, .. }) => {
+                source.kind() == io::ErrorKind::NotFound
+            }
+            Self::Guest(GuestError::Load { .. }) => true,
             Self::Guest(GuestError::Engine(_) | GuestError::Link(_) | GuestError::NoStart)
             | Self::Agent(_)
             | Self::ParentDeath(_)

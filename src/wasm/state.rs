@@ -105,11 +105,12 @@ pub struct Exit {
 pub struct StateFile(File);
 
 impl StateFile {
-    /// Makes the file for the container `id`. An unfinished file of a crashed agent is made anew.
+    /// Makes the file for the container `id` and locks it; one that an earlier try of the attempt
+    /// left is made anew. `None` when it is locked: the attempt lives, and the file stays as it is.
     ///
     /// # Errors
     /// [`StateError::Id`] and [`StateError::Io`].
-    pub fn create(path: &Path, id: &str) -> Result<Self, StateError> {
+    pub fn create(path: &Path, id: &str) -> Result<Option<Self>, StateError> {
         if id.len() != ID_LEN || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(StateError::Id(id.into()));
         }
@@ -121,12 +122,17 @@ impl StateFile {
             .mode(0o600)
             .open(path)
             .map_err(|e| StateError::Io("make", e))?;
+        let state = Self(file);
+        if !state.try_lock()? {
+            return Ok(None);
+        }
         let mut head = [0; EXIT_AT as usize];
         head[..8].copy_from_slice(MAGIC);
         head[8] = PROTOCOL_VERSION;
         head[ID_AT as usize..][..ID_LEN].copy_from_slice(id.as_bytes());
-        file.write_all_at(&head, 0).map_err(|e| StateError::Io("write", e))?;
-        Ok(Self(file))
+        state.0.set_len(0).map_err(|e| StateError::Io("empty", e))?;
+        state.0.write_all_at(&head, 0).map_err(|e| StateError::Io("write", e))?;
+        Ok(Some(state))
     }
 
     /// Opens an existing file and checks its head.
@@ -275,7 +281,7 @@ mod tests {
     fn records_come_back_and_half_a_record_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state");
-        let state = StateFile::create(&path, &id()).expect("makes");
+        let state = StateFile::create(&path, &id()).expect("makes").expect("is free");
         assert_eq!(state.launched().expect("reads"), None);
         assert_eq!(state.exit().expect("reads"), None);
         let launch = Launch { pid: 7, at_ns: 42 };
@@ -301,8 +307,9 @@ mod tests {
     fn the_lock_is_the_open_files() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state");
-        let first = StateFile::create(&path, &id()).expect("makes");
-        assert!(first.try_lock().expect("locks"));
+        let first = StateFile::create(&path, &id()).expect("makes").expect("is free");
+        first.set_launched(&Launch { pid: 7, at_ns: 42 }).expect("writes");
+        assert!(StateFile::create(&path, &id()).expect("asks").is_none(), "it lives");
         let kept = first.as_fd().try_clone_to_owned().expect("a second descriptor");
         let other = StateFile::open(&path).expect("opens");
         assert!(!other.try_lock().expect("asks"));
@@ -310,6 +317,10 @@ mod tests {
         assert!(!other.try_lock().expect("asks"), "the other descriptor holds it");
         drop(kept);
         assert!(other.try_lock().expect("asks"));
+        assert!(other.launched().expect("reads").is_some(), "it was left as it was");
+        drop(other);
+        let anew = StateFile::create(&path, &id()).expect("makes").expect("is free");
+        assert_eq!(anew.launched().expect("reads"), None);
     }
 
     #[test]

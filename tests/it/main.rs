@@ -125,6 +125,21 @@ fn each_example_runs_as_its_file_says() {
 }
 
 #[test]
+fn the_http_example_serves_as_its_file_says() {
+    let text = fs::read_to_string(copepod_tests::pod_file("http")).expect("reads");
+    // Its port may be taken on this machine.
+    let port = http::free_port();
+    let text = text.replace("./http.wasm", "@http@").replace("8080", &port.to_string());
+    let scene = Scene::new();
+    let mut run = scene.start(&text, &[]);
+    assert_eq!(http::get(port, "/healthz"), (200, "ok\n".into()));
+    assert!(http::get(port, "/env").1.contains("WHO=world"));
+    run.signal(rustix::process::Signal::INT);
+    assert_eq!(run.wait(SOON).code(), Some(0), "{}", run.stderr());
+    scene.guard.finish();
+}
+
+#[test]
 fn a_bare_module_is_a_pod_with_its_arguments() {
     let hello = guest("hello");
     let hello = hello.to_str().expect("UTF-8");

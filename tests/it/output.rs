@@ -1,9 +1,9 @@
 //! What is shown: in a pipe, as JSON, on a terminal.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use copepod_tests::{copepod, wait_until};
@@ -19,8 +19,8 @@ fn a_pipe_gets_the_guests_lines_and_nothing_else() {
         &[],
     );
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("C=b-$(NONE)-$(A)"), "{ended:?}");
-    assert!(!ended.out.contains('\u{1b}') && !ended.out.contains("main"), "{ended:?}");
+    let expected = "args: --count 2 --every 1\nenv: A=b\nenv: C=b-$(NONE)-$(A)\ncount 1\ncount 2\n";
+    assert_eq!(ended.out, expected);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn json_streams_the_pods_status() {
     assert_eq!(container["state"]["terminated"]["reason"], "Completed", "{last}");
     assert!(container["containerID"].as_str().expect("an id").starts_with("wasm://"), "{last}");
     assert!(container["imageID"].as_str().expect("an id").contains("sha256:"), "{last}");
-    assert!(ended.err.contains("hello") || !ended.err.is_empty(), "logs are on standard error");
+    assert!(ended.err.contains("count 1"), "logs are on standard error: {ended:?}");
 }
 
 #[test]
@@ -54,37 +54,91 @@ fn a_long_output_comes_whole_over_rotations() {
     assert!(lines >= 400_000, "{lines} lines");
 }
 
+/// `copepod run` with a pipe for its standard output that only the caller reads.
+fn piped(scene: &Scene, yaml: &str, args: &[&str]) -> (Piped, PipeReader) {
+    let file = scene.pod(yaml);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = scene.home.command(copepod());
+    command.arg("run").arg(file).args(args).stdin(Stdio::null()).stdout(writer);
+    (Piped(command.stderr(Stdio::null()).spawn().expect("starts")), reader)
+}
+
+/// A child that is killed at the latest with this.
+struct Piped(Child);
+
+impl Piped {
+    fn signal(&self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signals");
+    }
+
+    #[track_caller]
+    fn ends(&mut self) {
+        wait_until(SOON, "it ends", || self.0.try_wait().expect("ours").is_some());
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        // Gone already unless the test fails.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_reader_that_goes_away_ends_the_run() {
+    for args in [&[][..], &["--output", "json"]] {
+        let scene = Scene::new();
+        let yaml = one("exit", "Always", "args: ['0', --after, '200']");
+        let (mut child, mut reader) = piped(&scene, &yaml, args);
+        reader.read_exact(&mut [0; 4]).expect("a first line");
+        drop(reader);
+        child.ends();
+        scene.guard.finish();
+    }
+}
+
+#[test]
+fn a_reader_that_stalls_holds_up_nothing_but_itself() {
     let scene = Scene::new();
-    let file = scene.pod(&one("hello", "Always", "args: [--every, '1']"));
-    let mut command = scene.home.command(copepod());
-    let mut child = command
-        .arg("run")
-        .arg(file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts");
-    let mut out = child.stdout.take().expect("piped");
-    out.read_exact(&mut [0; 8]).expect("a first line");
-    drop(out);
-    wait_until(SOON, "it ends", || child.try_wait().expect("ours").is_some());
+    let yaml = one("hello", "Always", "args: [--every, '0']");
+    let (mut child, reader) = piped(&scene, &yaml, &[]);
+    // Full: nothing more goes in until somebody reads.
+    let full = || rustix::io::ioctl_fionread(&reader).is_ok_and(|bytes| bytes >= 60 << 10);
+    wait_until(SOON, "the pipe is full", full);
+    child.signal();
+    wait_until(SOON, "its guest is stopped", || crate::survive::sandboxes(&scene.home).is_empty());
+    child.signal();
+    child.ends();
+    drop(reader);
+    scene.guard.finish();
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let scene = Scene::new();
+    let file = scene.pod(&one("hello", "Never", "args: [--count, '1']"));
+    let mut command = scene.home.command("sh");
+    command.args(["-c", "exec \"$0\" run \"$1\" > /dev/full"]).arg(copepod()).arg(file);
+    let output = copepod_tests::Run::spawn(command).output(SOON);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot write to standard output"), "{text}");
     scene.guard.finish();
 }
 
 /// Runs `copepod run FILE` on a terminal of its own and gives the terminal and what it shows.
 struct Terminal {
     child: std::process::Child,
-    keys: File,
     screen: Arc<Mutex<String>>,
 }
 
 impl Terminal {
     fn run(scene: &Scene, yaml: &str) -> Self {
         let file = scene.pod(yaml);
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .expect("a terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("unlocks");
         let name = ptsname(&master, Vec::new()).expect("has a name");
         let open = || {
@@ -100,8 +154,7 @@ impl Terminal {
             .spawn()
             .expect("starts");
         drop(command);
-        let keys = File::from(master);
-        let mut reader = keys.try_clone().expect("clones");
+        let mut reader = File::from(master);
         let screen = Arc::new(Mutex::new(String::new()));
         let shown = Arc::clone(&screen);
         std::thread::spawn(move || {
@@ -111,7 +164,7 @@ impl Terminal {
                 shown.lock().expect("whole").push_str(&String::from_utf8_lossy(&chunk[..len]));
             }
         });
-        Self { child, keys, screen }
+        Self { child, screen }
     }
 
     #[track_caller]
@@ -122,6 +175,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Gone already unless the test fails.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_terminal_shows_names_colours_and_a_table() {
     let scene = Scene::new();
@@ -129,8 +190,6 @@ fn a_terminal_shows_names_colours_and_a_table() {
     for text in ["main |", "\u{1b}[", "CONTAINER", "RESTARTS", "Running"] {
         terminal.shows(text);
     }
-    // The child has no controlling terminal here, so the key is sent as what it means.
-    terminal.keys.flush().expect("flushes");
     let pid = rustix::process::Pid::from_child(&terminal.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signals");
     wait_until(SOON, "it ends", || terminal.child.try_wait().expect("ours").is_some());

@@ -22,7 +22,7 @@ fn refused(ended: &Ended, texts: &[&str]) {
 
 #[test]
 fn fields_that_are_unknown_mistyped_or_wrong_are_named() {
-    let cases: [(&str, &[&str]); 10] = [
+    let cases: [(&str, &[&str]); 12] = [
         ("  containers: [{name: a, image: ./a.wasm, imagee: b}]", &["spec.containers[0].imagee"]),
         ("  container: []", &["spec.container"]),
         (
@@ -49,6 +49,14 @@ fn fields_that_are_unknown_mistyped_or_wrong_are_named() {
         (
             "  volumes: [{name: v, configMap: {name: c}}]\n  containers: [{name: a, image: ./a.wasm}]",
             &["spec.volumes[0]", "configMap"],
+        ),
+        (
+            "  volumes: [{name: v, hostPath: {path: /etc/passwd, type: File}}]\n  containers: [{name: a, image: ./a.wasm}]",
+            &["spec.volumes[0].hostPath.type"],
+        ),
+        (
+            "  volumes: [{name: v, hostPath: {path: /nowhere/at/all}}]\n  containers: [{name: a, image: ./a.wasm}]",
+            &["volume \"v\"", "/nowhere/at/all is not a directory"],
         ),
         (
             "  containers: [{name: a, image: ./a.wasm, securityContext: {privileged: true}}]",

@@ -74,7 +74,7 @@ fn a_root_directory_has_one_agent_and_is_taken_over_after_a_kill() {
     let at_root = ["--root-dir", root.to_str().expect("UTF-8")];
     let yaml = one("hello", "Always", "args: [--every, '20']");
     let mut first = scene.start(&yaml, &at_root);
-    first.wait_line("2", SOON);
+    first.wait_line("count 2", SOON);
     let second = scene.start(&yaml, &at_root).output(SOON);
     assert_eq!(second.status.code(), Some(1));
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
@@ -84,7 +84,7 @@ fn a_root_directory_has_one_agent_and_is_taken_over_after_a_kill() {
     first.signal(Signal::KILL);
     first.wait(SOON);
     let mut third = scene.start(&yaml, &at_root);
-    third.wait_line("2", SOON);
+    third.wait_line("count 2", SOON);
     assert_eq!(sandboxes(&scene.home).len(), 1);
     third.signal(Signal::INT);
     assert_eq!(third.wait(SOON).code(), Some(143));
@@ -97,7 +97,7 @@ fn two_runs_side_by_side_do_not_meet() {
     let yaml = one("hello", "Always", "args: [--every, '20']");
     let mut runs = [scene.start(&yaml, &[]), scene.start(&yaml, &[])];
     for run in &runs {
-        run.wait_line("2", SOON);
+        run.wait_line("count 2", SOON);
     }
     assert_eq!(sandboxes(&scene.home).len(), 2);
     for run in &mut runs {

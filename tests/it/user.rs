@@ -34,7 +34,7 @@ fn an_ordinary_user_runs_pods_in_the_same_jail() {
 
     let file = scene.pod(&one("hello", "Always", "args: [--every, '50']"));
     let mut run = as_user(&scene, file.to_str().expect("UTF-8"));
-    run.wait_line("2", SOON);
+    run.wait_line("count 2", SOON);
     let [pid] = sandboxes(&scene.home)[..] else { panic!("one sandbox was expected") };
     crate::jail::assert_jailed(pid);
     run.signal(Signal::INT);

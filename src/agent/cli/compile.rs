@@ -55,7 +55,6 @@ pub(super) fn run(args: Args) -> Result<u8> {
 
 async fn files(args: Args) -> Result<u8> {
     let cache = args.cache_dir.unwrap_or_else(home::cache);
-    let cache = std::path::absolute(&cache).context("cannot find the current directory")?;
     let images = Images::open(cache, "/proc/self/exe".into())?;
     let here = std::env::current_dir().context("cannot find the current directory")?;
     let progress = bar_or_quiet();

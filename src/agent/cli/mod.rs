@@ -7,13 +7,14 @@
 pub(crate) mod compile;
 mod run;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::telemetry;
+use crate::{linux, telemetry};
 
-/// A lightweight Kubernetes node agent that runs pods as Wasm or as ordinary containers.
+/// A lightweight Kubernetes node agent that runs pods as Wasm.
 #[derive(Debug, Parser)]
 #[command(name = "copepod", version, arg_required_else_help = true)]
 struct Cli {
@@ -32,6 +33,13 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::init();
+    // A half-dead agent is worse than one that is started again: a panic of any task ends it.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+    linux::raise_descriptor_limit();
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Compile(args) => compile::run(args),
@@ -39,7 +47,8 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("copepod: {error:#}");
+            // Where nobody listens, the exit code is all there is.
+            let _ = writeln!(io::stderr(), "copepod: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -65,6 +65,12 @@ impl Images {
     /// # Errors
     /// [`ImageError::Cache`] if the directory cannot be made, read or is another user's.
     pub(crate) fn open(cache_dir: PathBuf, program: PathBuf) -> Result<Self, ImageError> {
+        // A sandbox has another working directory.
+        let cache_dir = std::path::absolute(&cache_dir).map_err(|source| ImageError::Cache {
+            verb: "find",
+            path: cache_dir,
+            source,
+        })?;
         Ok(Self { cache: Cache::open(cache_dir)?, program, turn: Mutex::new(()) })
     }
 

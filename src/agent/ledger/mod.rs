@@ -221,11 +221,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Io`].
     pub(crate) fn remove(&self) -> Result<(), LedgerError> {
-        fs::remove_dir_all(&self.root).map_err(|source| LedgerError::Io {
-            verb: "remove",
-            path: self.root.clone(),
-            source,
-        })
+        // The lock last: without it the directory is nobody's.
+        self.clear()?;
+        let failed = |source| LedgerError::Io { verb: "remove", path: self.root.clone(), source };
+        fs::remove_file(self.root.join("lock")).map_err(failed)?;
+        fs::remove_dir(&self.root).map_err(failed)
     }
 
     /// Removes what the root directory holds, but not itself and its lock.
@@ -278,7 +278,16 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
 /// [`LedgerError::Io`] when `base` cannot be read; a directory that another agent has, or that
 /// vanishes meanwhile, is left out.
 pub(crate) fn abandoned(base: &Path, run: &Path) -> Result<Vec<Ledger>, LedgerError> {
-    Ok(entries(base)?.iter().filter_map(|root| Ledger::open(root, run).ok()).collect())
+    let mut found = Vec::new();
+    for root in entries(base)? {
+        if root.join("lock").exists() {
+            found.extend(Ledger::open(&root, run));
+        } else {
+            // Just made, or all but removed: empty, or somebody is at work in it.
+            let _ = fs::remove_dir(&root);
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+};
 
 /// Sends `bytes` with the descriptor `fd` over a Unix stream socket, all or nothing.
 ///
@@ -50,6 +52,15 @@ pub(crate) fn kill_process(process: impl AsFd) -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Raises the number of files that this process and its children may open to what they may ask
+/// for: an http guest has one a connection, and removing a deep directory takes one a level.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Refused: it stays as it is, which serves all but the largest.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// Whether this kernel restricts files by landlock (5.13 and built in), by which a guest's process

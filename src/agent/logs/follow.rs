@@ -47,7 +47,9 @@ impl Follower {
                 self.open = None;
             } else if let Some(next) = next {
                 (self.open, self.attempt) = (None, next);
+                // What a killed attempt left half said.
                 self.rest.clear();
+                self.parts.iter_mut().for_each(Vec::clear);
             } else {
                 return Ok(());
             }
@@ -79,7 +81,8 @@ impl Follower {
     fn moved_aside(&self) -> io::Result<bool> {
         let Some(file) = &self.open else { return Ok(false) };
         match fs::metadata(self.path(self.attempt)) {
-            Ok(now) => Ok(now.ino() != file.metadata()?.ino()),
+            // Not before the new one is written to: until then lines may still come to this one.
+            Ok(now) => Ok(now.ino() != file.metadata()?.ino() && now.len() > 0),
             // Between the rename and the new file.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),

@@ -77,6 +77,13 @@ pub(crate) fn rotate(log: &Path, now: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes `log` and all that was rotated out of it; what is gone already is no matter.
+pub(crate) fn remove(log: &Path) {
+    for path in rotated(log).unwrap_or_default().iter().map(PathBuf::as_path).chain([log]) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// The suffix after this one of the same second: `STAMP.0001`, `STAMP.0002`, …
 fn successor(suffix: &str) -> String {
     let (stamp, number) = suffix.split_once('.').unwrap_or((suffix, "0"));

@@ -83,7 +83,7 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     /// An id that does not run is no error.
     fn stop(&self, id: &str, grace: Duration);
 
-    /// Forgets the dead container `id` and removes what it left on disk but its logs.
+    /// Forgets the dead container `id` and removes what it left on disk, its logs too.
     fn remove(&self, id: &str) -> impl Future<Output = ()> + Send;
 
     /// All attempts of the pod that are known: the truth that a worker starts from.

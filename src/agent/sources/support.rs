@@ -97,6 +97,14 @@ fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume) {
         let text = "not served yet: expected emptyDir or hostPath";
         refused.when(!served, format!("{path}.{source}"), text);
     }
+    if let Some(source) = &volume.host_path {
+        let kind = source.type_.as_deref().unwrap_or_default();
+        let served = ["", "Directory", "DirectoryOrCreate"].contains(&kind);
+        let text = "not served yet: expected Directory or DirectoryOrCreate";
+        refused.when(!served, format!("{path}.hostPath.type"), text);
+        let absolute = source.path.starts_with('/');
+        refused.when(!absolute, format!("{path}.hostPath.path"), "expected an absolute path");
+    }
     let medium = volume.empty_dir.as_ref().and_then(|e| e.medium.as_deref()).unwrap_or_default();
     let huge = medium.starts_with("HugePages");
     refused.when(
@@ -210,7 +218,7 @@ fn pod_notices(said: &mut Said, spec: &PodSpec) {
     said.when(
         own_network,
         "hostNetwork",
-        "guests share this host's network, as with hostNetwork: true",
+        "the pod has no network of its own: its guests use this host's",
     );
     let account = spec.service_account_name.is_some() || spec.service_account.is_some();
     said.when(account, "serviceAccountName", "no API server, so no token");
@@ -218,11 +226,11 @@ fn pod_notices(said: &mut Said, spec: &PodSpec) {
     said.when(token, "automountServiceAccountToken", "no API server, so no token");
     let class = spec.runtime_class_name.is_some();
     said.when(class, "runtimeClassName", "every container runs as Wasm");
-    said.when(spec.host_aliases.is_some(), "hostAliases", "names resolve as on this host");
+    said.when(spec.host_aliases.is_some(), "hostAliases", "guests cannot look up names yet");
     let dns =
         ["ClusterFirst", "Default"].contains(&spec.dns_policy.as_deref().unwrap_or("Default"));
-    said.when(spec.dns_config.is_some(), "dnsConfig", "names resolve as on this host");
-    said.when(!dns, "dnsPolicy", "names resolve as on this host");
+    said.when(spec.dns_config.is_some(), "dnsConfig", "guests cannot look up names yet");
+    said.when(!dns, "dnsPolicy", "guests cannot look up names yet");
     let deadline = spec.active_deadline_seconds.is_some();
     said.when(deadline, "activeDeadlineSeconds", "not enforced yet");
     let gates = spec.readiness_gates.is_some();

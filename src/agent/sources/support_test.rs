@@ -188,7 +188,7 @@ fn what_a_node_would_do_is_noticed_once_by_field() {
         all,
         [Notice {
             field: "hostNetwork".into(),
-            text: "guests share this host's network, as with hostNetwork: true".into()
+            text: "the pod has no network of its own: its guests use this host's".into()
         }]
     );
 }

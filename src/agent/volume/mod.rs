@@ -112,6 +112,14 @@ fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<PathBuf, Volum
     }
 }
 
+/// The hostPath volumes of which the host has not what their type asks for. Makes nothing.
+pub(crate) fn missing(pod: &Pod) -> Vec<VolumeError> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let asked = volumes.filter_map(|volume| Some((&volume.name, volume.host_path.as_ref()?)));
+    let made = |source: &HostPathVolumeSource| source.type_.as_deref() == Some("DirectoryOrCreate");
+    asked.filter(|(_, source)| !made(source)).filter_map(|(n, s)| host_path(n, s).err()).collect()
+}
+
 /// What a container sees of its pod's volumes.
 ///
 /// # Errors

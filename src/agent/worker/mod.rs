@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use copepod_pod::{Action, Event, Failure, ImageRef, Now, PodAddresses, State, step};
 use jiff::Timestamp;
@@ -29,6 +29,8 @@ use crate::volume::{self, Volumes};
 
 /// Events waiting for one worker. It never waits for anything but events, so they are few.
 const EVENTS: usize = 64;
+/// Later than anything that is waited for.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What this host does for pods where a cluster's node would do otherwise.
 #[derive(Clone, Debug)]
@@ -142,7 +144,7 @@ enum Done {
     TearDown(Result<(), Failure>),
     Image { container: String, result: Result<Prepared, Failure> },
     Event(Event),
-    Nothing,
+    Relist,
 }
 
 struct Worker<R> {
@@ -179,44 +181,44 @@ impl<R: Runtime> Worker<R> {
             for action in actions {
                 self.apply(action);
             }
-            event = loop {
-                let wake = self.state.wake_at().map(|at| clock.instant(at));
-                // Each arm only takes: what it takes is worked on after the select.
-                let done = tokio::select! {
-                    event = inbox.recv() => match event {
-                        Some(event) => break event,
-                        // The handles are gone with the agent.
-                        None => return,
-                    },
-                    Some(done) = self.jobs.join_next() => done,
-                    () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => break Event::Timer,
-                };
-                match done {
-                    Ok(done) => {
-                        if let Some(event) = self.learn(done) {
-                            break event;
-                        }
+            let wake = self.state.wake_at().map(|at| clock.instant(at));
+            // Each arm only takes: what it takes is worked on after the select.
+            let done = tokio::select! {
+                got = inbox.recv() => match got {
+                    Some(got) => {
+                        event = got;
+                        continue;
                     }
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    // The handles are gone with the agent.
+                    None => return,
+                },
+                Some(done) = self.jobs.join_next() => done,
+                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
+                    event = Event::Timer;
+                    continue;
                 }
+            };
+            event = match done {
+                Ok(done) => self.learn(done),
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
         }
     }
 
     /// Keeps what a job brought and gives the event that tells of it.
-    fn learn(&mut self, done: Done) -> Option<Event> {
+    fn learn(&mut self, done: Done) -> Event {
         match done {
             Done::SetUp(result) => {
                 self.trouble = result.as_ref().err().cloned();
-                Some(Event::SetUp(result.map(|volumes| {
+                Event::SetUp(result.map(|volumes| {
                     self.volumes = Arc::new(volumes);
                     let addresses = self.shared.host.addresses.clone();
                     PodAddresses { host_ips: addresses.clone(), pod_ips: addresses }
-                })))
+                }))
             }
             Done::TearDown(result) => {
                 self.trouble = result.as_ref().err().cloned();
-                Some(Event::TornDown(result))
+                Event::TornDown(result)
             }
             Done::Image { container, result } => {
                 let result = result.map(|prepared| {
@@ -227,10 +229,10 @@ impl<R: Runtime> Worker<R> {
                     self.prepared.insert(container.clone(), prepared);
                     image
                 });
-                Some(Event::Image { container, result })
+                Event::Image { container, result }
             }
-            Done::Event(event) => Some(event),
-            Done::Nothing => None,
+            Done::Event(event) => event,
+            Done::Relist => Event::Observed(self.shared.runtime.list(&self.uid)),
         }
     }
 
@@ -242,7 +244,7 @@ impl<R: Runtime> Worker<R> {
         match action {
             Action::SetUp => {
                 let (pod, dir) = (Arc::clone(self.state.pod()), shared.ledger.pod_dir(&self.uid));
-                self.jobs.spawn(async move {
+                self.jobs.spawn_blocking(move || {
                     Done::SetUp(volume::set_up(&pod, &dir).map_err(|e| failure("FailedMount", &e)))
                 });
             }
@@ -254,12 +256,13 @@ impl<R: Runtime> Worker<R> {
             Action::Remove { id, container: _, attempt: _ } => {
                 self.jobs.spawn(async move {
                     shared.runtime.remove(&id).await;
-                    Done::Nothing
+                    // The state forgets what the runtime has no more.
+                    Done::Relist
                 });
             }
             Action::TearDown => {
                 let dir = shared.ledger.pod_dir(&self.uid);
-                self.jobs.spawn(async move {
+                self.jobs.spawn_blocking(move || {
                     Done::TearDown(
                         volume::tear_down(&dir).map_err(|e| failure("FailedKillPod", &e)),
                     )
@@ -316,7 +319,8 @@ impl Clock {
         Now { wall: Timestamp::now(), mono: self.0.elapsed() }
     }
 
-    fn instant(&self, mono: std::time::Duration) -> Instant {
-        self.0 + mono
+    fn instant(&self, mono: Duration) -> Instant {
+        // Past what the clock can say: a wait without end, cut to a year.
+        self.0.checked_add(mono).unwrap_or_else(|| Instant::now() + FAR)
     }
 }

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::sources::{self, LoadedPod};
+use crate::volume;
 use crate::worker::Host;
 
 /// A pod that may be run.
@@ -86,6 +87,21 @@ pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
 
 fn is_wasm(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "wasm")
+}
+
+/// Looks for the host's directories before anything runs: a kubelet would wait for them.
+///
+/// # Errors
+/// Each that is not there, a line each.
+pub(super) fn check_host_paths(loaded: &[Loaded]) -> Result<()> {
+    let missing = |one: &Loaded| {
+        let name = one.name().to_owned();
+        volume::missing(&one.pod).into_iter().map(move |error| format!("{name}: {error}"))
+    };
+    match loaded.iter().flat_map(missing).collect::<Vec<_>>().as_slice() {
+        [] => Ok(()),
+        problems => bail!("{}", problems.join("\ncopepod: ")),
+    }
 }
 
 /// What a cluster's node would do and this host does not, each field once.

@@ -2,6 +2,7 @@
 //!
 //! [`load`] makes pods of the files, [`session`] runs them to their end, [`screen`] shows them.
 
+mod display;
 mod load;
 mod report;
 mod screen;
@@ -19,6 +20,7 @@ use crate::image::Images;
 use crate::ledger::{self, Ledger, home};
 use crate::linux;
 use crate::runtime::wasm::{Wasm, end_leftovers};
+use crate::telemetry::chain;
 use crate::worker::{Host, Shared, Workers};
 
 /// Run the pods of files on this machine, with no cluster.
@@ -71,8 +73,14 @@ pub(super) fn run(args: Args) -> Result<u8> {
 async fn pods(args: Args) -> Result<u8> {
     let sandbox = sandbox(args.sandbox)?;
     let loaded = load::load(&args.files, &args.args)?;
-    let screen = Screen::new(args.output == Output::Json);
     let host = host();
+    let cache = args.cache_dir.unwrap_or_else(home::cache);
+    let images = Images::open(cache, "/proc/self/exe".into())?;
+    load::check_host_paths(&loaded)?;
+    prepare(&images, &loaded).await?;
+
+    let (screen, failed) =
+        Screen::new(args.output == Output::Json).context("cannot start a thread")?;
     for notice in load::notices(&loaded, &host) {
         screen.note(&notice);
     }
@@ -80,19 +88,18 @@ async fn pods(args: Args) -> Result<u8> {
         screen
             .note("this kernel has no landlock: wasmtime and seccomp alone keep guests off files");
     }
-    let cache = args.cache_dir.unwrap_or_else(home::cache);
-    let images = Images::open(cache, "/proc/self/exe".into())?;
-    prepare(&images, &loaded).await?;
-
     let ledger = Arc::new(open_ledger(args.root_dir)?);
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     let shared = Shared { runtime: wasm, images, ledger: Arc::clone(&ledger), host };
     let workers = Workers::new(shared, happenings);
-    let code = match session::Session::new(workers, &ledger, loaded, screen) {
+    let code = match session::Session::new(workers, &ledger, loaded, (screen, failed)) {
         Ok(session) => session.run().await,
         Err(error) => Err(error),
     };
-    ledger.remove()?;
+    // What became of the pods counts; the next run removes what this one could not.
+    if let Err(error) = ledger.remove() {
+        tracing::warn!(error = chain(&error), "cannot clean up");
+    }
     code
 }
 
@@ -143,8 +150,11 @@ fn open_ledger(root: Option<PathBuf>) -> Result<Ledger> {
         let base = home::state();
         let ledger = Ledger::fresh(&base, &run)?;
         for old in ledger::abandoned(&base, &run)? {
-            end_leftovers(&old)?;
-            old.remove()?;
+            // What cannot be ended or removed now is found again by the next run.
+            let done = end_leftovers(&old).map_err(anyhow::Error::from);
+            if let Err(error) = done.and_then(|()| Ok(old.remove()?)) {
+                tracing::warn!("cannot remove what an ended run left: {error:#}");
+            }
         }
         return Ok(ledger);
     };

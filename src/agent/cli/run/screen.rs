@@ -2,16 +2,19 @@
 //!
 //! On a terminal: lines with the container's name in its colour on standard output, and below them
 //! a table of states. Into a pipe: the guests' lines as they are, each on its own stream. With
-//! `--output json`: a line with the pod at each change, the guests' lines on standard error.
+//! `--output json`: a line with the pod as it is after each change, the guests' lines on standard
+//! error. The writing itself is done by a thread ([`display`](super::display)), behind a queue.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::thread::{self, JoinHandle};
 
 use console::{Color, Style};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
 
+use super::display::{self, Message};
 use super::load::Loaded;
 use super::report::state_text;
 use crate::logs::Stream;
@@ -19,6 +22,12 @@ use crate::logs::Stream;
 /// Colours of container names, given in turn.
 const COLORS: [Color; 6] =
     [Color::Cyan, Color::Yellow, Color::Green, Color::Magenta, Color::Blue, Color::Red];
+/// Messages that wait for a slow reader. Logs stay in their files while half of it is taken; of
+/// the rest, what does not fit is not shown.
+const QUEUE: usize = 128;
+
+/// Tells of the first write that failed.
+pub(super) type Failed = oneshot::Receiver<io::Error>;
 
 /// Whose lines a log holds.
 #[derive(Clone, Debug)]
@@ -34,30 +43,38 @@ struct Row {
     pod: usize,
     name: String,
     container: String,
-    bar: ProgressBar,
 }
 
 /// Where everything is shown.
 pub(super) struct Screen {
     json: bool,
     prefixed: bool,
-    table: Option<MultiProgress>,
-    header: Option<ProgressBar>,
+    live: bool,
     rows: Vec<Row>,
     width: usize,
+    queue: mpsc::Sender<Message>,
+    thread: JoinHandle<()>,
 }
 
 impl Screen {
-    /// A screen for what standard output and standard error are.
-    pub(super) fn new(json: bool) -> Self {
+    /// A screen for what standard output and standard error are, with its thread, and where the
+    /// first write that fails is told.
+    ///
+    /// # Errors
+    /// That of starting the thread.
+    pub(super) fn new(json: bool) -> io::Result<(Self, Failed)> {
         let prefixed = !json && io::stdout().is_terminal();
-        let table = (prefixed && io::stderr().is_terminal()).then(MultiProgress::new);
-        Self { json, prefixed, table, header: None, rows: Vec::new(), width: 0 }
+        let live = prefixed && io::stderr().is_terminal();
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (tell, failed) = oneshot::channel();
+        let run = move || display::run(messages, tell, live);
+        let thread = thread::Builder::new().name("display".into()).spawn(run)?;
+        Ok((Self { json, prefixed, live, rows: Vec::new(), width: 0, queue, thread }, failed))
     }
 
     /// Whether a table is drawn, which has to be drawn anew as time goes by.
     pub(super) fn is_live(&self) -> bool {
-        self.table.is_some()
+        self.live
     }
 
     /// Makes a row of each container.
@@ -65,63 +82,28 @@ impl Screen {
         for (pod, loaded) in pods.enumerate() {
             for container in loaded.containers() {
                 self.width = self.width.max(container.name.len());
-                self.rows.push(Row {
-                    pod,
-                    name: loaded.name().into(),
-                    container: container.name.clone(),
-                    bar: ProgressBar::hidden(),
-                });
+                let (name, container) = (loaded.name().into(), container.name.clone());
+                self.rows.push(Row { pod, name, container });
             }
-        }
-        let Some(table) = &self.table else { return };
-        let add = || {
-            let bar = table.add(ProgressBar::new_spinner());
-            bar.set_style(
-                ProgressStyle::with_template("{msg}").unwrap_or(ProgressStyle::default_spinner()),
-            );
-            bar
-        };
-        self.header = Some(add());
-        for row in &mut self.rows {
-            row.bar = add();
         }
     }
 
     /// Draws the table from the pods' statuses, in the pods' order.
     pub(super) fn draw<'a>(&self, statuses: impl Iterator<Item = &'a PodStatus>) {
-        let Some(header) = &self.header else { return };
+        if !self.live {
+            return;
+        }
         let now = Timestamp::now();
-        let lines: Vec<[String; 5]> = statuses
-            .enumerate()
-            .flat_map(|(pod, status)| {
-                let rows = self.rows.iter().filter(move |row| row.pod == pod);
-                rows.map(move |row| cells(row, status, now))
-            })
-            .collect();
-        let titles = ["POD", "CONTAINER", "STATE", "RESTARTS", "AGE"].map(String::from);
-        let mut widths = [0; 5];
-        for line in lines.iter().chain([&titles]) {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = (*width).max(cell.len());
-            }
-        }
-        header.set_message(Style::new().dim().apply_to(pad(&titles, &widths)).to_string());
-        for (row, line) in self.rows.iter().zip(&lines) {
-            row.bar.set_message(pad(line, &widths));
-        }
-    }
-
-    /// Draws the table a last time and leaves it standing.
-    pub(super) fn end<'a>(&self, statuses: impl Iterator<Item = &'a PodStatus>) {
-        self.draw(statuses);
-        for bar in self.header.iter().chain(self.rows.iter().map(|row| &row.bar)) {
-            bar.abandon();
-        }
+        let rows = statuses.enumerate().flat_map(|(pod, status)| {
+            let rows = self.rows.iter().filter(move |row| row.pod == pod);
+            rows.map(move |row| cells(row, status, now))
+        });
+        self.show(Message::Table(rows.collect()));
     }
 
     /// A line of our own, on standard error.
     pub(super) fn note(&self, text: &str) {
-        self.apart(|| eprintln!("copepod: {text}"));
+        self.show(Message::Note(text.into()));
     }
 
     /// With `--output json`: the pod with its status, as one line.
@@ -139,14 +121,13 @@ impl Screen {
             },
             "status": status,
         });
-        // Nobody reads any more: the logs' writer says so.
-        let _ = writeln!(io::stdout(), "{object}");
+        self.show(Message::Json(object.to_string()));
     }
 
     /// Shows what `read` gives to its argument: lines of `source`.
     ///
     /// # Errors
-    /// That of `read`, and of writing: `BrokenPipe` when nobody reads any more.
+    /// That of `read`.
     pub(super) fn lines(
         &self,
         source: &Source,
@@ -154,7 +135,7 @@ impl Screen {
     ) -> io::Result<()> {
         let prefix = self.prefix(source);
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        read(&mut |stream, text| {
+        let result = read(&mut |stream, text| {
             let to = match stream {
                 Stream::Stdout if !self.json => &mut out,
                 Stream::Stdout | Stream::Stderr => &mut err,
@@ -162,12 +143,30 @@ impl Screen {
             to.extend_from_slice(prefix.as_bytes());
             to.extend_from_slice(text);
             to.push(b'\n');
-        })?;
-        self.apart(|| {
-            io::stderr().write_all(&err)?;
-            io::stdout().write_all(&out)?;
-            io::stdout().flush()
-        })
+        });
+        if !out.is_empty() || !err.is_empty() {
+            self.show(Message::Lines { out, err });
+        }
+        result
+    }
+
+    /// Waits until there is room for logs.
+    pub(super) async fn room(&self) {
+        // Given back at once: nobody else sends. Closed is no case, since this holds it open.
+        let _ = self.queue.reserve_many(QUEUE / 2).await;
+    }
+
+    /// Waits until everything is written, the table with it; dropped before, the rest is lost.
+    pub(super) async fn end(self) {
+        drop(self.queue);
+        let thread = self.thread;
+        // A panic of that thread has ended the process.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+
+    fn show(&self, message: Message) {
+        // Full: nobody has read for so long that the newest is not missed.
+        let _ = self.queue.try_send(message);
     }
 
     fn prefix(&self, source: &Source) -> String {
@@ -178,14 +177,6 @@ impl Screen {
         let color = COLORS[index % COLORS.len()];
         let name = format!("{:width$} |", source.container, width = self.width);
         format!("{} ", Style::new().fg(color).apply_to(name))
-    }
-
-    /// Writes with the table out of the way.
-    fn apart<T>(&self, write: impl FnOnce() -> T) -> T {
-        match &self.table {
-            Some(table) => table.suspend(write),
-            None => write(),
-        }
     }
 }
 
@@ -214,10 +205,4 @@ fn age_text(seconds: i64) -> String {
         10_800..172_800 => format!("{}h", seconds / 3600),
         172_800.. => format!("{}d", seconds / 86_400),
     }
-}
-
-fn pad(cells: &[String; 5], widths: &[usize; 5]) -> String {
-    let padded: Vec<String> =
-        cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-    padded.join("   ").trim_end().into()
 }

@@ -1,6 +1,6 @@
 //! The time from the first start to the last end: statuses, logs and signals as they come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::future::poll_fn;
 use std::io;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use copepod_pod::Event;
 use futures_core::Stream;
-use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::load::Loaded;
 use super::report;
-use super::screen::{Screen, Source};
+use super::screen::{Failed, Screen, Source};
 use crate::ledger::Ledger;
 use crate::logs::follow::Follower;
 use crate::runtime::Runtime;
@@ -41,7 +41,10 @@ pub(super) struct Session {
     changes: mpsc::Receiver<usize>,
     writes: EventStream<Vec<u8>>,
     logs: HashMap<WatchDescriptor, (Source, Follower)>,
+    /// Logs that grew since they were looked at.
+    grown: HashSet<WatchDescriptor>,
     screen: Screen,
+    failed: Failed,
     stops: u32,
 }
 
@@ -54,7 +57,7 @@ impl Session {
         mut workers: Workers<R>,
         ledger: &Ledger,
         loaded: Vec<Loaded>,
-        screen: Screen,
+        (screen, failed): (Screen, Failed),
     ) -> Result<Self> {
         let inotify = Inotify::init().context("cannot watch logs")?;
         let mut logs = HashMap::new();
@@ -86,45 +89,73 @@ impl Session {
             Running { loaded, handle, snapshot }
         };
         let pods = loaded.into_iter().enumerate().map(start).collect();
-        Ok(Self { pods, changes, writes, logs, screen, stops: 0 })
+        Ok(Self { pods, changes, writes, logs, grown: HashSet::new(), screen, failed, stops: 0 })
     }
 
     /// Runs until every pod has ended, and gives the exit code.
     ///
     /// # Errors
-    /// That of setting up signals.
+    /// That of setting up signals, and of writing what was to be shown.
     pub(super) async fn run(mut self) -> Result<u8> {
         let mut signals = Signals::new().context("cannot take signals")?;
         let mut redraw = redraw();
+        let mut unwritten = None;
         self.screen.start(self.pods.iter().map(|pod| &pod.loaded));
         while !self.pods.iter().all(|pod| pod.snapshot.terminated) {
             tokio::select! {
                 Some(pod) = self.changes.recv() => self.changed(pod),
-                Some(log) = written(&mut self.writes) => self.look(&log),
+                Some(log) = written(&mut self.writes) => match log {
+                    Some(log) => drop(self.grown.insert(log)),
+                    // Too many at once (an overflow names none): any may have grown.
+                    None => self.grown.extend(self.logs.keys().cloned()),
+                },
+                // Nobody reads: the lines wait in their files.
+                () = self.screen.room(), if !self.grown.is_empty() => self.look(),
+                Ok(error) = &mut self.failed, if unwritten.is_none() => {
+                    unwritten = Some(error);
+                    if self.stops == 0 {
+                        self.stop();
+                    }
+                }
                 () = signals.next() => self.stop(),
                 _ = redraw.tick(), if self.screen.is_live() => {
                     self.screen.draw(self.pods.iter().map(|pod| &pod.snapshot.status));
                 }
             }
         }
-        let watches: Vec<WatchDescriptor> = self.logs.keys().cloned().collect();
-        for watch in watches {
-            self.look(&watch);
+        self.grown.extend(self.logs.keys().cloned());
+        let all = self.pods.iter().map(|pod| (&*pod.loaded.pod, &pod.snapshot.status));
+        let code = report::exit_code(all);
+        tokio::select! {
+            () = self.finish() => {}
+            // Nobody reads, and whoever waits has had enough.
+            () = signals.next() => {}
         }
-        self.screen.end(self.pods.iter().map(|pod| &pod.snapshot.status));
-        Ok(report::exit_code(self.pods.iter().map(|pod| (&*pod.loaded.pod, &pod.snapshot.status))))
+        match unwritten {
+            // Nobody reads any more, as in `copepod run ... | head`.
+            None => Ok(code),
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
+            Some(error) => Err(error).context("cannot write to standard output"),
+        }
     }
 
-    /// Reads what a container's log grew by and shows it.
-    fn look(&mut self, watch: &WatchDescriptor) {
-        let Some((source, follower)) = self.logs.get_mut(watch) else { return };
-        let shown = self.screen.lines(source, |each| follower.look(each));
-        if let Err(error) = shown {
-            tracing::debug!(%error, "cannot show logs");
-            // Nobody reads any more, as in `copepod run ... | head`.
-            if error.kind() == io::ErrorKind::BrokenPipe && self.stops == 0 {
-                self.stop();
-            }
+    /// Shows what is left to show.
+    async fn finish(mut self) {
+        while !self.grown.is_empty() {
+            self.screen.room().await;
+            self.look();
+        }
+        self.screen.draw(self.pods.iter().map(|pod| &pod.snapshot.status));
+        self.screen.end().await;
+    }
+
+    /// Reads what one container's log grew by and shows it.
+    fn look(&mut self) {
+        let Some(watch) = self.grown.iter().next().cloned() else { return };
+        self.grown.remove(&watch);
+        let Some((source, follower)) = self.logs.get_mut(&watch) else { return };
+        if let Err(error) = self.screen.lines(source, |each| follower.look(each)) {
+            self.screen.note(&format!("cannot read the logs of {}: {error}", source.container));
         }
     }
 
@@ -168,7 +199,8 @@ impl Session {
 /// Tells on `changed` that the pod's snapshot is new, until its last one.
 async fn forward(index: usize, mut handle: Handle, changed: mpsc::Sender<usize>) {
     loop {
-        if changed.send(index).await.is_err() || handle.snapshot.borrow_and_update().terminated {
+        let terminated = handle.snapshot.borrow_and_update().terminated;
+        if changed.send(index).await.is_err() || terminated {
             return;
         }
         if handle.snapshot.changed().await.is_err() {
@@ -177,10 +209,11 @@ async fn forward(index: usize, mut handle: Handle, changed: mpsc::Sender<usize>)
     }
 }
 
-/// The log directory that was written to next; `None` when watching failed.
-async fn written(writes: &mut EventStream<Vec<u8>>) -> Option<WatchDescriptor> {
+/// The log that was written to next; an inner `None` is an event that names none.
+async fn written(writes: &mut EventStream<Vec<u8>>) -> Option<Option<WatchDescriptor>> {
     let event = poll_fn(|context| Pin::new(&mut *writes).poll_next(context)).await;
-    event?.ok().map(|event| event.wd)
+    let event = event?.ok().filter(|event| !event.mask.contains(EventMask::Q_OVERFLOW));
+    Some(event.map(|event| event.wd))
 }
 
 fn redraw() -> Interval {

@@ -21,9 +21,9 @@ pub(crate) use leftovers::end_leftovers;
 
 use super::{Container, Happening, Runtime, What};
 use crate::ledger::Ledger;
+use crate::logs;
 
-/// Happenings on their way to the workers: a start gives three, and a worker that falls behind
-/// holds only the monitors of its own containers up.
+/// Happenings on their way to the workers, a start gives three: workers only take, so few wait.
 const HAPPENINGS: usize = 256;
 /// Orders waiting for one monitor: stops, of which the last counts.
 const ORDERS: usize = 8;
@@ -40,6 +40,7 @@ pub(crate) struct Wasm {
 struct Entry {
     pod_uid: String,
     attempt: Attempt,
+    log: PathBuf,
     /// To the monitor; closed once the sandbox has ended.
     stop: mpsc::Sender<Duration>,
 }
@@ -83,13 +84,15 @@ impl Runtime for Wasm {
             state: AttemptState::Starting,
         };
         let (stop, orders) = mpsc::channel(ORDERS);
-        let entry = Entry { pod_uid: container.pod_uid.clone(), attempt: attempt.clone(), stop };
+        let (pod_uid, log) = (container.pod_uid.clone(), spawned.log.clone());
+        let entry = Entry { pod_uid, attempt: attempt.clone(), log, stop };
         self.table.lock().insert(spawned.id.clone(), entry);
         let monitor = monitor::Monitor {
             table: Arc::clone(&self.table),
             happenings: self.happenings.clone(),
             container,
             unloadable: None,
+            running: None,
         };
         tokio::spawn(monitor.run(spawned, orders));
         Ok(attempt)
@@ -105,6 +108,7 @@ impl Runtime for Wasm {
         let Some(entry) = self.table.lock().remove(id) else { return };
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
+        logs::remove(&entry.log);
         if let Err(error) = tokio::fs::remove_dir_all(&dir).await {
             tracing::warn!(path = %dir.display(), %error, "cannot remove a dead container's files");
         }

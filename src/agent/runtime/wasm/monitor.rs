@@ -20,9 +20,12 @@ use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::spawn::{Spawned, open_log};
+use super::spawn::{LOG_LIMIT_BYTES, Spawned, open_log};
 use super::{Container, Happening, Table, What};
 use crate::{linux, logs};
+
+/// Longest grace that a timer is set for: nobody waits longer for one guest.
+const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Who waits for one sandbox.
 pub(super) struct Monitor {
@@ -31,6 +34,8 @@ pub(super) struct Monitor {
     pub(super) container: Container,
     /// What the sandbox said of an artefact that it cannot load.
     pub(super) unloadable: Option<String>,
+    /// Since when the guest runs, once that was told: from then on it never "never ran".
+    pub(super) running: Option<Timestamp>,
 }
 
 /// Where one sandbox is met.
@@ -60,7 +65,7 @@ impl Monitor {
                 status = spawned.child.wait() => break status,
                 Some(frame) = frames.recv() => self.hear(frame, &place).await,
                 Some(grace) = stops.recv() => {
-                    let wished = Instant::now() + grace;
+                    let wished = Instant::now() + grace.min(GRACE_MAX);
                     signal(&spawned.child, if grace.is_zero() { Signal::KILL } else { Signal::TERM });
                     kill_at = Some(kill_at.map_or(wished, |at| at.min(wished)));
                 }
@@ -74,16 +79,17 @@ impl Monitor {
         while let Some(frame) = frames.recv().await {
             self.hear(frame, &place).await;
         }
-        // It may be gone already with its directory.
-        let _ = std::fs::remove_file(&spawned.socket);
         self.ended(&place, status).await;
     }
 
     async fn hear(&mut self, frame: FromSandbox, place: &Place<'_>) {
         match frame {
-            FromSandbox::Started => self.started(place).await,
+            // Once: a guest that broke out may say anything, as often as it likes.
+            FromSandbox::Started if self.running.is_none() => self.started(place).await,
+            FromSandbox::Started => {}
             // The same text stands in the exit record, which outlives this agent.
             FromSandbox::Failed(text) => tracing::debug!(text, "a sandbox failed to start"),
+            FromSandbox::Unloadable(_) if self.running.is_some() => {}
             FromSandbox::Unloadable(text) => {
                 // The next look for it compiles it anew.
                 let _ = std::fs::remove_file(&self.container.artefact);
@@ -93,16 +99,17 @@ impl Monitor {
         }
     }
 
-    async fn started(&self, place: &Place<'_>) {
+    async fn started(&mut self, place: &Place<'_>) {
         let started_at = match read_state(place.state) {
             Ok(Records { launch: Some(launch), .. }) => timestamp(launch.at_ns),
             Ok(_) | Err(_) => Timestamp::now(),
         };
+        self.running = Some(started_at);
         self.tell(place.id, AttemptState::Running { started_at }).await;
     }
 
     async fn ended(&mut self, place: &Place<'_>, status: io::Result<ExitStatus>) {
-        match conclude(read_state(place.state), status) {
+        match conclude(self.running, read_state(place.state), status) {
             Ok(exit) => self.tell(place.id, AttemptState::Exited(exit)).await,
             Err(mut failure) => {
                 failure.message = self.unloadable.take().unwrap_or(failure.message);
@@ -143,12 +150,17 @@ fn read_state(path: &Path) -> Result<Records, StateError> {
 
 /// How an attempt ended: its own record before the wait status, and neither where it never ran.
 fn conclude(
+    running: Option<Timestamp>,
     records: Result<Records, StateError>,
     status: io::Result<ExitStatus>,
 ) -> Result<Exit, Failure> {
     let failed = |message| Failure { reason: "RunContainerError".into(), message };
-    let Records { launch, exit } = records.map_err(|e| failed(crate::telemetry::chain(&e)))?;
-    let started_at = launch.map(|launch| timestamp(launch.at_ns));
+    let Records { launch, exit } = match records {
+        Ok(records) => records,
+        // It ran, or may have: one whose file cannot be read must not run a second time.
+        Err(error) => return Ok(unknown(running, &error)),
+    };
+    let started_at = launch.map(|launch| timestamp(launch.at_ns)).or(running);
     if let Some(exit) = exit {
         return Ok(Exit {
             started_at,
@@ -171,6 +183,17 @@ fn conclude(
         reason: if code == 0 { Reason::Completed } else { Reason::Error }.as_str().into(),
         message: String::new(),
     })
+}
+
+/// The end of an attempt of which nothing can be told, in upstream's words.
+fn unknown(started_at: Option<Timestamp>, error: &StateError) -> Exit {
+    Exit {
+        started_at,
+        finished_at: Timestamp::now(),
+        code: 137,
+        reason: "ContainerStatusUnknown".into(),
+        message: crate::telemetry::chain(error),
+    }
 }
 
 fn timestamp(ns: i64) -> Timestamp {
@@ -218,6 +241,10 @@ async fn read_frames(mut from: OwnedReadHalf, into: mpsc::Sender<FromSandbox>) {
 /// the old one up to twice its limit.
 fn rotate(log: &Path, to: &UnixStream) {
     let rotated = || -> io::Result<()> {
+        // Asked for before it is due: a sandbox of ours does not, one that was broken may.
+        if log.metadata()?.len() < LOG_LIMIT_BYTES {
+            return Ok(());
+        }
         logs::rotate(log, Timestamp::now())?;
         let new = open_log(log)?;
         let frame = ToSandbox::Log.encode().map_err(io::Error::other)?;
@@ -248,7 +275,8 @@ mod tests {
             message: "m".into(),
             finished_at_ns: 9,
         });
-        let exit = conclude(Ok(Records { launch: launch(), exit }), killed(9)).expect("an exit");
+        let exit =
+            conclude(None, Ok(Records { launch: launch(), exit }), killed(9)).expect("an exit");
         assert_eq!((exit.code, exit.message.as_str()), (3, "m"));
         assert_eq!(exit.started_at, Some(timestamp(5)));
     }
@@ -257,7 +285,7 @@ mod tests {
     fn without_a_record_a_launched_guest_was_killed() {
         for (signal, code) in [(9, 137), (15, 143), (11, 139)] {
             let records = Ok(Records { launch: launch(), exit: None });
-            let exit = conclude(records, killed(signal)).expect("an exit");
+            let exit = conclude(None, records, killed(signal)).expect("an exit");
             assert_eq!((exit.code, exit.reason.as_str()), (code, "Error"));
         }
     }
@@ -265,8 +293,18 @@ mod tests {
     #[test]
     fn without_a_launch_nothing_ran() {
         let records = Ok(Records { launch: None, exit: None });
-        let failure = conclude(records, killed(9)).expect_err("no exit");
+        let failure = conclude(None, records, killed(9)).expect_err("no exit");
         assert_eq!(failure.reason, "RunContainerError");
         assert!(failure.message.contains("before its guest ran"), "{}", failure.message);
+    }
+
+    #[test]
+    fn what_ran_or_may_have_never_starts_again() {
+        let since = Some(timestamp(5));
+        let none = Ok(Records { launch: None, exit: None });
+        let exit = conclude(since, none, killed(9)).expect("it was seen to run");
+        assert_eq!((exit.code, exit.started_at), (137, since));
+        let exit = conclude(None, Err(StateError::Format), killed(9)).expect("it may have run");
+        assert_eq!((exit.code, exit.reason.as_str()), (137, "ContainerStatusUnknown"));
     }
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use copepod_wasm::Description;
 use copepod_wasm::frame::{FrameError, ToSandbox};
@@ -19,12 +20,16 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use super::super::Container;
 use crate::ledger::Ledger;
 
 /// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
 pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
+
+/// How long a sandbox may take to hear its description: it reads nothing else first.
+const TELL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a sandbox could not be started.
 #[derive(Debug, Error)]
@@ -64,6 +69,16 @@ pub(super) enum SpawnError {
     Describe(#[source] FrameError),
 }
 
+/// A socket's name, removed when this is dropped.
+pub(super) struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // It may be gone already with its directory.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// A sandbox that was just started.
 pub(super) struct Spawned {
     /// The container id.
@@ -72,8 +87,8 @@ pub(super) struct Spawned {
     pub(super) child: Child,
     /// The connection to it.
     pub(super) stream: UnixStream,
-    /// Its socket, to be removed at its end.
-    pub(super) socket: PathBuf,
+    /// Its socket.
+    pub(super) _socket: Socket,
     /// Its state file.
     pub(super) state: PathBuf,
     /// Its log.
@@ -102,8 +117,9 @@ pub(super) async fn spawn(
     let state_file = make_state(&state, &id)?;
     let socket = ledger.socket(&id);
     let listener = UnixListener::bind(&socket).map_err(made(&socket))?;
+    let socket = Socket(socket);
     // Queued at once: the sandbox finds the agent there when it looks.
-    let mut stream = UnixStream::connect(&socket).await.map_err(made(&socket))?;
+    let mut stream = UnixStream::connect(&socket.0).await.map_err(made(&socket.0))?;
     let child = Command::new(program)
         .env_clear()
         .current_dir("/")
@@ -114,9 +130,10 @@ pub(super) async fn spawn(
         .stderr(Stdio::from(log_file))
         .spawn()
         .map_err(|source| SpawnError::Exec { program: program.into(), source })?;
-    // An error means that it has ended already; the monitor sees how.
-    let _ = stream.write_all(&frame).await;
-    Ok(Spawned { id, child, stream, socket, state, log })
+    // An error means that it has ended already, as it does when it hears no more; the monitor sees
+    // how. One that does not listen is left to its own patience.
+    let _ = timeout(TELL_TIMEOUT, stream.write_all(&frame)).await;
+    Ok(Spawned { id, child, stream, _socket: socket, state, log })
 }
 
 fn describe(container: &Container) -> Description {
@@ -141,20 +158,12 @@ pub(super) fn open_log(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).mode(0o640).open(path)
 }
 
+/// The attempt's state file, locked, made anew; what an earlier try of the same attempt left is no
+/// record of this one.
 fn make_state(path: &Path, id: &str) -> Result<StateFile, SpawnError> {
-    let failed = |source| SpawnError::State { path: path.into(), source };
-    // The lock first: a living sandbox of this attempt must keep its file as it is.
-    if let Ok(old) = StateFile::open(path) {
-        if !old.try_lock().map_err(failed)? {
-            return Err(SpawnError::Locked(path.into()));
-        }
-        fs::remove_file(path).map_err(|e| failed(StateError::Io("remove", e)))?;
-    }
-    let state = StateFile::create(path, id).map_err(failed)?;
-    match state.try_lock().map_err(failed)? {
-        true => Ok(state),
-        false => Err(SpawnError::Locked(path.into())),
-    }
+    let made = StateFile::create(path, id);
+    let made = made.map_err(|source| SpawnError::State { path: path.into(), source })?;
+    made.ok_or_else(|| SpawnError::Locked(path.into()))
 }
 
 /// A container id: 64 hex digits, as log shippers expect.
