@@ -41,6 +41,22 @@ spec:
   - {name: ends, image: '@exit@', args: ['0', --after, '20']}
 ";
 
+/// Bytes in all logs of this home's runs.
+pub(crate) fn log_bytes(home: &Home) -> u64 {
+    let mut dirs = vec![home.state()];
+    let mut bytes = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => dirs.push(entry.path()),
+                Ok(meta) if entry.path().to_string_lossy().contains(".log") => bytes += meta.len(),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
 /// Sockets and directories of runs, as a user's directories show them.
 fn traces(home: &Home) -> Vec<std::path::PathBuf> {
     let list = |dir: std::path::PathBuf| {

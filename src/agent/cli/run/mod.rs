@@ -67,7 +67,10 @@ pub(super) fn run(args: Args) -> Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(pods(args))
+    let code = runtime.block_on(pods(args));
+    // Without waiting for a display that waits for its reader.
+    runtime.shutdown_background();
+    code
 }
 
 async fn pods(args: Args) -> Result<u8> {
