@@ -5,11 +5,13 @@
 
 pub(crate) mod compile_jail;
 
+use std::fs;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+use rustix::fs::{fstat, stat};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
@@ -41,6 +43,14 @@ pub(crate) fn open_process(pid: u32) -> io::Result<Option<OwnedFd>> {
         Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Whether the process `pid` has this very file open. `false` where that cannot be seen.
+pub(crate) fn has_open(pid: u32, file: impl AsFd) -> bool {
+    let Ok(wanted) = fstat(file) else { return false };
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut same = open.flatten().filter_map(|entry| stat(entry.path()).ok());
+    same.any(|file| (file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino))
 }
 
 /// Kills the process behind a process descriptor; one that is gone already is no error.

@@ -35,8 +35,9 @@ pub(crate) enum LeftoverError {
 
 /// Ends every sandbox below `ledger` and removes its socket; what is dead already is left alone.
 ///
-/// A state file's lock tells who lives. Its process id is trusted only while the lock is held:
-/// a process descriptor is opened first, and the lock looked at again before the kill.
+/// A state file's lock tells who lives. The process id in it was written by the sandbox and is not
+/// trusted: a process descriptor is opened first, then that process must have this very file open,
+/// and only then is it killed.
 ///
 /// # Errors
 /// [`LeftoverError`]; nothing is removed then, so that a later try finds it again.
@@ -68,19 +69,78 @@ fn ended(state: &StateFile, path: &Path) -> Result<bool, LeftoverError> {
     let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
     // Not launched: its agent is gone, so it finds its connection closed and ends by itself.
     let process = match state.launched().map_err(unreadable)? {
-        Some(launch) => linux::open_process(launch.pid).map_err(failed)?,
+        Some(launch) => {
+            let process = linux::open_process(launch.pid).map_err(failed)?;
+            process.filter(|_| linux::has_open(launch.pid, state))
+        }
         None => None,
     };
     let wait = |fds: &mut [PollFd<'_>]| poll(fds, Some(&moment)).map_err(|e| failed(e.into()));
     match process {
-        Some(process) if !state.try_lock().map_err(unreadable)? => {
+        Some(process) => {
             linux::kill_process(&process).map_err(failed)?;
             wait(&mut [PollFd::new(&process, PollFlags::IN)])?;
         }
-        Some(_) => {}
         None => {
             wait(&mut [])?;
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+
+    use copepod_wasm::state::Launch;
+
+    use super::*;
+
+    struct Scene {
+        _dir: tempfile::TempDir,
+        ledger: Ledger,
+        path: PathBuf,
+        state: StateFile,
+    }
+
+    fn scene() -> Scene {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(&dir.path().join("r"), &dir.path().join("run")).expect("opens");
+        let attempt = ledger.attempt_dir("uid", "main", 0);
+        std::fs::create_dir_all(&attempt).expect("makes");
+        let path = attempt.join("state");
+        let id = "0123456789abcdef".repeat(4);
+        let state = StateFile::create(&path, &id).expect("makes").expect("is free");
+        Scene { _dir: dir, ledger, path, state }
+    }
+
+    fn sleeper(stdout: Stdio) -> Child {
+        Command::new("sleep").arg("600").stdout(stdout).spawn().expect("starts")
+    }
+
+    #[test]
+    fn a_living_sandbox_is_ended() {
+        let Scene { _dir, ledger, path, state } = scene();
+        let held = state.as_fd().try_clone_to_owned().expect("a second descriptor");
+        let mut child = sleeper(Stdio::from(held));
+        state.set_launched(&Launch { pid: child.id(), at_ns: 1 }).expect("writes");
+        drop(state);
+        end_leftovers(&ledger).expect("ends it");
+        assert_eq!(child.wait().expect("ours").signal(), Some(9));
+        assert!(StateFile::open(&path).expect("opens").try_lock().expect("asks"));
+    }
+
+    #[test]
+    fn a_process_that_a_sandbox_names_falsely_is_left_alone() {
+        let Scene { _dir, ledger: _ledger, path, state } = scene();
+        let mut stranger = sleeper(Stdio::null());
+        state.set_launched(&Launch { pid: stranger.id(), at_ns: 1 }).expect("writes");
+        let other = StateFile::open(&path).expect("opens");
+        assert!(!ended(&other, &path).expect("looks"), "its lock is held");
+        assert!(stranger.try_wait().expect("ours").is_none(), "it lives");
+        stranger.kill().expect("kills");
+        stranger.wait().expect("ours");
+    }
 }
