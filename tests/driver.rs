@@ -35,6 +35,8 @@ pub fn describe(artefact: &Path, kind: GuestKind) -> Description {
         args: vec!["guest".into()],
         env: Vec::new(),
         preopens: Vec::new(),
+        mounts: Vec::new(),
+        streams: false,
         user: None,
         memory_limit_bytes: None,
         log_limit_bytes: 10 << 20,

@@ -236,6 +236,8 @@ mod tests {
             args: vec!["a".into()],
             env: vec![("K".into(), "V".into())],
             preopens: Vec::new(),
+            mounts: Vec::new(),
+            streams: false,
             user: None,
             memory_limit_bytes: Some(1 << 20),
             log_limit_bytes: 1 << 20,

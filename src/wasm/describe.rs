@@ -28,6 +28,18 @@ pub struct Preopen {
     pub read_only: bool,
 }
 
+/// A file or directory of the host that is bound over one below a [`Preopen`], in a mount namespace
+/// of the sandbox's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path on the host of what is bound.
+    pub source: PathBuf,
+    /// Absolute path on the host of what it covers; of the same kind (file or directory).
+    pub target: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
 /// Whom the sandbox becomes before it runs the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -52,6 +64,12 @@ pub struct Description {
     pub env: Vec<(String, String)>,
     /// Directories the guest sees; nothing else of the host's files is open to it.
     pub preopens: Vec<Preopen>,
+    /// What is bound below the preopens, in this order; empty: no mount namespace is made. Only an
+    /// agent that is root asks for any.
+    pub mounts: Vec<Mount>,
+    /// Whether the guest's standard streams are three descriptors that came with this frame (an
+    /// exec: input, output, error), and not end of file and the log.
+    pub streams: bool,
     /// Whom to become; `None` stays who the agent is (an ordinary user cannot change).
     pub user: Option<User>,
     /// Bytes that all linear memories of the container may hold together; `None` is no limit.

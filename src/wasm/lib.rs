@@ -14,7 +14,7 @@ pub mod inspect;
 pub mod state;
 
 pub use config::engine_config;
-pub use describe::{Description, GuestKind, Preopen, User};
+pub use describe::{Description, GuestKind, Mount, Preopen, User};
 
 /// Version of everything agent and sandbox say to each other: description, frames, state file.
 ///

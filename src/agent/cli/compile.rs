@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::json;
 
-use crate::image::{ImageError, Images, Prepared, Progress, Quiet, Spinner, compiler};
+use crate::image::{
+    ImageError, ImageRequest, Images, Prepared, Progress, PullPolicy, Quiet, Spinner, compiler,
+};
 use crate::ledger::home;
 use crate::telemetry;
 
@@ -81,7 +83,9 @@ async fn prepare(
     let name = file.to_str().ok_or_else(|| ImageError::Name(file.display().to_string()))?;
     let bare = !["/", "./", "../", "file://"].iter().any(|start| name.starts_with(start));
     let name = if bare { format!("./{name}") } else { name.to_owned() };
-    images.prepare(&name, here, progress).await
+    let policy = PullPolicy::IfNotPresent;
+    let request = ImageRequest { image: &name, base: here, policy, command: None };
+    images.prepare(request, progress).await
 }
 
 fn show(

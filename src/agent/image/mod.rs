@@ -47,6 +47,59 @@ pub(crate) struct Prepared {
     pub(crate) bytes: u64,
     /// Whether the artefact was there already.
     pub(crate) cached: bool,
+    /// The image's own files, unpacked: shared by all containers of the image and never written
+    /// to. `None` for an image that is one Wasm file.
+    pub(crate) files: Option<PathBuf>,
+    /// What the image says of how it is run.
+    pub(crate) config: ImageConfig,
+}
+
+/// What an image says of how it is run; empty for one that is one Wasm file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImageConfig {
+    /// `ENTRYPOINT`, which a container's `command` replaces.
+    pub(crate) entrypoint: Vec<String>,
+    /// `CMD`, which a container's `command` or `args` replaces.
+    pub(crate) cmd: Vec<String>,
+    /// `ENV`, which a container's environment is put on top of.
+    pub(crate) env: Vec<(String, String)>,
+    /// `USER` as numbers, names looked up in the image's own files.
+    pub(crate) user: Option<ImageUser>,
+    /// `WORKDIR`; empty if it has none.
+    pub(crate) working_dir: String,
+}
+
+/// `USER` of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageUser {
+    /// The user id.
+    pub(crate) uid: u32,
+    /// The group id, if it names one or the image's `/etc/passwd` does.
+    pub(crate) gid: Option<u32>,
+}
+
+/// When an image is looked for in its registry (`imagePullPolicy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullPolicy {
+    /// Each time: a tag may have moved.
+    Always,
+    /// When it is not here.
+    IfNotPresent,
+    /// Not at all.
+    Never,
+}
+
+/// Which image is wanted, and for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ImageRequest<'a> {
+    /// Its name: a path or a reference.
+    pub(crate) image: &'a str,
+    /// The folder from which a relative path starts.
+    pub(crate) base: &'a Path,
+    /// When its registry is asked.
+    pub(crate) policy: PullPolicy,
+    /// The container's `command[0]`, which may name one of several Wasm files of the image.
+    pub(crate) command: Option<&'a str>,
 }
 
 /// The images of one agent.
@@ -74,8 +127,8 @@ impl Images {
         Ok(Self { cache: Cache::open(cache_dir)?, program, turn: Mutex::new(()) })
     }
 
-    /// Makes the image `image` ready, its path counted from the folder `base`: finds its artefact
-    /// or has it compiled. Of several callers with one image, one compiles.
+    /// Makes an image ready: finds its artefact or has it compiled. Of several callers with one
+    /// image, one compiles.
     ///
     /// Call it from a thread that lives as long as the agent: the compile job dies with it.
     ///
@@ -83,10 +136,10 @@ impl Images {
     /// [`ImageError`], whose [`ImageError::reason`] is the container's waiting reason.
     pub(crate) async fn prepare(
         &self,
-        image: &str,
-        base: &Path,
+        request: ImageRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<Prepared, ImageError> {
+        let ImageRequest { image, base, .. } = request;
         let path = resolve(image, base)?;
         let input = Input::open(image, &path).await?;
         let prepared = |(artefact, kind), cached| Prepared {
@@ -96,6 +149,8 @@ impl Images {
             image_id: format!("sha256:{}", input.digest),
             bytes: input.bytes,
             cached,
+            files: None,
+            config: ImageConfig::default(),
         };
         if let Some(found) = self.cache.find(&input.digest) {
             return Ok(prepared(found, true));

@@ -24,6 +24,11 @@ const LIMITS: &str = "COPEPOD_TEST_JOB_LIMITS";
 const COMMAND: &[u8] =
     b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x0a\x01\x06_start\0\0\x0a\x04\x01\x02\0\x0b";
 
+/// An image that is a path counted from `base`.
+fn request<'a>(image: &'a str, base: &'a Path) -> ImageRequest<'a> {
+    ImageRequest { image, base, policy: PullPolicy::IfNotPresent, command: None }
+}
+
 /// A folder with images, a cache, and a program that is the compile job.
 struct Bench {
     dir: TempDir,
@@ -71,7 +76,8 @@ impl Bench {
     }
 
     async fn fails(&self, name: &str) -> ImageError {
-        let error = self.images().prepare(name, self.dir.path(), &Quiet).await.unwrap_err();
+        let error =
+            self.images().prepare(request(name, self.dir.path()), &Quiet).await.unwrap_err();
         assert_eq!(self.cache_files(), 0, "something was left of {name}");
         error
     }
@@ -111,7 +117,7 @@ async fn an_image_is_compiled_once_and_found_then() {
     let bench = Bench::new(Limits::JOB);
     bench.write("x.wasm", COMMAND);
     let images = bench.images();
-    let prepare = || images.prepare("./x.wasm", bench.dir.path(), &Quiet);
+    let prepare = || images.prepare(request("./x.wasm", bench.dir.path()), &Quiet);
     let (one, two) = tokio::join!(prepare(), prepare());
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!((one.cached != two.cached, bench.runs()), (true, 1));
@@ -126,7 +132,7 @@ async fn an_image_is_compiled_once_and_found_then() {
 
     // Another agent finds it too, and once it is gone it is compiled anew.
     let other = bench.images();
-    let found = other.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap();
+    let found = other.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap();
     assert!(found.cached);
     fs::remove_file(&found.artefact).unwrap();
     assert!(!prepare().await.unwrap().cached);
@@ -138,10 +144,10 @@ async fn a_changed_file_is_another_image() {
     let bench = Bench::new(Limits::JOB);
     bench.write("x.wasm", COMMAND);
     let images = bench.images();
-    let first = images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap();
+    let first = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap();
     // The same module with a custom section.
     bench.write("x.wasm", &[COMMAND, b"\0\x02\x01x"].concat());
-    let second = images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap();
+    let second = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap();
     assert!(!second.cached && first.image_id != second.image_id);
     assert!(first.artefact.exists() && second.artefact.exists());
 }
@@ -152,8 +158,8 @@ async fn two_agents_at_once_are_harmless() {
     bench.write("x.wasm", COMMAND);
     let (a, b) = (bench.images(), bench.images());
     let (one, two) = tokio::join!(
-        a.prepare("./x.wasm", bench.dir.path(), &Quiet),
-        b.prepare("./x.wasm", bench.dir.path(), &Quiet)
+        a.prepare(request("./x.wasm", bench.dir.path()), &Quiet),
+        b.prepare(request("./x.wasm", bench.dir.path()), &Quiet)
     );
     assert_eq!(one.unwrap().artefact, two.unwrap().artefact);
     assert_eq!(bench.cache_files(), 1);
@@ -221,7 +227,7 @@ async fn a_job_that_lies_about_its_input_is_not_believed() {
     let program = bench.at("liar");
     executable(&program, &format!("#!/bin/sh\necho code\necho '{report}' >&2\n"));
     let images = Images::open(bench.at("cache"), program).unwrap();
-    let error = images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap_err();
+    let error = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap_err();
     assert!(matches!(error, ImageError::Changed { .. }), "{error:?}");
     assert_eq!(bench.cache_files(), 0);
 }
@@ -233,10 +239,10 @@ async fn a_flood_of_text_is_cut_and_a_missing_program_is_named() {
     let program = bench.at("flood");
     executable(&program, "#!/bin/sh\nexec >&2\nwhile echo 0123456789; do :; done\nexit 1\n");
     let images = Images::open(bench.at("cache"), program).unwrap();
-    let error = images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap_err();
+    let error = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap_err();
     assert!(text(&error).len() < 4096, "{}", text(&error).len());
     let images = Images::open(bench.at("cache"), bench.at("nowhere")).unwrap();
-    let error = images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap_err();
+    let error = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap_err();
     assert!(matches!(error, ImageError::Compile { source: JobError::Run("start", _), .. }));
 }
 
@@ -257,7 +263,7 @@ async fn progress_hears_the_end_of_a_failed_job_and_nothing_of_a_found_artefact(
     bench.write("y.wasm", b"?");
     let (images, heard) = (bench.images(), Heard::default());
     for name in ["./x.wasm", "./x.wasm", "./y.wasm"] {
-        let _ = images.prepare(name, bench.dir.path(), &heard).await;
+        let _ = images.prepare(request(name, bench.dir.path()), &heard).await;
     }
     let begun = format!("./x.wasm {}", COMMAND.len());
     assert_eq!(*heard.0.lock().unwrap(), [&begun, "done", "./y.wasm 1", "done"]);
@@ -268,7 +274,7 @@ async fn an_abandoned_compile_leaves_nothing() {
     let bench = Bench::new(Limits::JOB);
     bench.write("bomb.wasm", &bomb::compile_bomb());
     let images = bench.images();
-    let prepare = images.prepare("./bomb.wasm", bench.dir.path(), &Quiet);
+    let prepare = images.prepare(request("./bomb.wasm", bench.dir.path()), &Quiet);
     let began = async {
         while bench.runs() == 0 {
             tokio::task::yield_now().await;
@@ -281,7 +287,7 @@ async fn an_abandoned_compile_leaves_nothing() {
     assert_eq!(bench.cache_files(), 0);
     // The turn is free again.
     bench.write("x.wasm", COMMAND);
-    assert!(images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.is_ok());
+    assert!(images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.is_ok());
 }
 
 #[tokio::test]
@@ -291,7 +297,7 @@ async fn a_cache_that_cannot_be_written_is_named() {
     let images = bench.images();
     // Gone under its feet: that holds for root as well, as a read-only mode does not.
     fs::remove_dir(bench.at("cache")).unwrap();
-    let error = images.prepare("./x.wasm", bench.dir.path(), &Quiet).await.unwrap_err();
+    let error = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap_err();
     assert!(
         text(&error).starts_with("cache of compiled images: cannot make a file in "),
         "{}",

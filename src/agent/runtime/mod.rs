@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
-use copepod_wasm::{GuestKind, Preopen, User};
+use copepod_wasm::{GuestKind, Mount, Preopen, User};
 
 /// One container attempt to start, all names resolved.
 #[derive(Clone, Debug)]
@@ -34,6 +34,10 @@ pub(crate) struct Container {
     pub(crate) env: Vec<(String, String)>,
     /// Directories that the guest sees.
     pub(crate) preopens: Vec<Preopen>,
+    /// What is bound below the preopens.
+    pub(crate) mounts: Vec<Mount>,
+    /// Where the guest leaves its last words.
+    pub(crate) termination_message: TerminationMessage,
     /// Whom it runs as; `None` is the agent's own user.
     pub(crate) user: Option<User>,
     /// Bytes of memory; `None` is no limit.
@@ -44,6 +48,19 @@ pub(crate) struct Container {
     pub(crate) grace_seconds: u64,
     /// Whether it ends with the agent.
     pub(crate) die_with_agent: bool,
+}
+
+/// Where a container leaves its termination message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TerminationMessage {
+    /// The directory that the file lies in, which the guest may have written to: the file is opened
+    /// below it without following any link.
+    pub(crate) dir: PathBuf,
+    /// The file, relative to `dir`; empty: there is none.
+    pub(crate) file: PathBuf,
+    /// Whether the end of the log stands in for an empty file of a failed container
+    /// (`FallbackToLogsOnError`).
+    pub(crate) fallback_to_logs: bool,
 }
 
 /// What became of an attempt, for the worker of the pod `pod_uid`.

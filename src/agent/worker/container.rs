@@ -1,7 +1,7 @@
 //! From a pod's spec to one container attempt, all names resolved.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use copepod_pod::quantity::{Quantity, QuantityError};
 use copepod_pod::{argv, container_env};
@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
 
 use super::Host;
-use crate::image::Prepared;
+use crate::image::{ImageRequest, Prepared, PullPolicy};
 use crate::ledger::Ledger;
-use crate::runtime::Container;
+use crate::runtime::{Container, TerminationMessage};
 use crate::volume::{VolumeError, Volumes, mounts};
 
 /// Where a wasi:http guest without a `containerPort` listens.
@@ -68,6 +68,26 @@ pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerSpec> {
     init.iter().chain(&spec.containers).find(|container| container.name == name)
 }
 
+/// What a container asks for as its image, relative paths counted from `base`.
+pub(crate) fn image_request<'a>(
+    container: Option<&'a ContainerSpec>,
+    base: &'a Path,
+) -> ImageRequest<'a> {
+    let policy = container.and_then(|spec| spec.image_pull_policy.as_deref());
+    let command = container.and_then(|spec| spec.command.as_ref()?.first());
+    ImageRequest {
+        image: container.and_then(|spec| spec.image.as_deref()).unwrap_or_default(),
+        base,
+        policy: match policy {
+            Some("Always") => PullPolicy::Always,
+            Some("Never") => PullPolicy::Never,
+            // The rest: the default, and nothing else passes validation.
+            Some(_) | None => PullPolicy::IfNotPresent,
+        },
+        command: command.map(String::as_str),
+    }
+}
+
 /// Resolves one container attempt.
 ///
 /// # Errors
@@ -94,6 +114,8 @@ pub(super) fn describe(context: &Context<'_>) -> Result<Container, DescribeError
         env,
         preopens: mounts(spec, volumes)
             .map_err(|source| DescribeError::Mount { container: name.into(), source })?,
+        mounts: Vec::new(),
+        termination_message: TerminationMessage::default(),
         user: host.changes_user.then(|| user(&pod_spec, spec)).flatten(),
         memory_limit_bytes: memory_limit(spec)?,
         listen: listen(prepared.kind, spec, host),

@@ -8,6 +8,8 @@
 
 mod container;
 
+pub(crate) use container::image_request;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -273,12 +275,12 @@ impl<R: Runtime> Worker<R> {
 
     fn prepare_image(&mut self, container: String) {
         let shared = Arc::clone(&self.shared);
-        let image = container::find(self.state.pod(), &container)
-            .and_then(|spec| spec.image.clone())
-            .unwrap_or_default();
+        let pod = Arc::clone(self.state.pod());
         let base = self.base.clone();
         self.jobs.spawn(async move {
-            let result = shared.images.prepare(&image, &base, &Quiet).await;
+            let spec = container::find(&pod, &container);
+            let request = container::image_request(spec, &base);
+            let result = shared.images.prepare(request, &Quiet).await;
             Done::Image { container, result: result.map_err(|e| failure(e.reason(), &e)) }
         });
     }

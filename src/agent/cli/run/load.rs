@@ -39,12 +39,6 @@ impl Loaded {
         let main = self.spec().map(|spec| spec.containers.as_slice());
         init.unwrap_or_default().iter().chain(main.unwrap_or_default())
     }
-
-    /// Each container's name and image.
-    pub(super) fn images(&self) -> Vec<(String, String)> {
-        let image = |c: &Container| (c.name.clone(), c.image.clone().unwrap_or_default());
-        self.containers().map(image).collect()
-    }
 }
 
 /// Reads the files, or makes a pod of a bare `.wasm` with `args`.

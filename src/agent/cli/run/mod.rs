@@ -21,7 +21,7 @@ use crate::ledger::{self, Ledger, home};
 use crate::linux;
 use crate::runtime::wasm::{Wasm, end_leftovers};
 use crate::telemetry::chain;
-use crate::worker::{Host, Shared, Workers};
+use crate::worker::{Host, Shared, Workers, image_request};
 
 /// Run the pods of files on this machine, with no cluster.
 ///
@@ -111,11 +111,11 @@ async fn pods(args: Args) -> Result<u8> {
 async fn prepare(images: &Images, loaded: &[load::Loaded]) -> Result<()> {
     let progress = bar_or_quiet();
     for pod in loaded {
-        for (container, image) in pod.images() {
+        for container in pod.containers() {
             images
-                .prepare(&image, &pod.base, &*progress)
+                .prepare(image_request(Some(container), &pod.base), &*progress)
                 .await
-                .with_context(|| format!("{}: container {container:?}", pod.name()))?;
+                .with_context(|| format!("{}: container {:?}", pod.name(), container.name))?;
         }
     }
     Ok(())

@@ -144,6 +144,8 @@ fn describe(container: &Container) -> Description {
         args: container.args,
         env: container.env,
         preopens: container.preopens,
+        mounts: container.mounts,
+        streams: false,
         user: container.user,
         memory_limit_bytes: container.memory_limit_bytes,
         log_limit_bytes: LOG_LIMIT_BYTES,
