@@ -6,12 +6,14 @@
 //! | `GET /healthz` | `ok` |
 //! | `GET /hello` | a greeting |
 //! | `GET /env` | its environment, a line each |
+//! | `GET /files/PATH` | the file `/PATH` that it sees |
 //! | `POST /echo` | the request's body, chunk by chunk |
 //! | `GET /burn?ms=N` | burns CPU for N milliseconds |
 //! | `GET /alloc?mib=N` | takes and touches N MiB |
 //! | `GET /trap` | none: it traps |
 //! | anything else | 404 |
 
+use std::fs::File;
 use std::hint::black_box;
 use std::io;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use wasip2::http::types::{
 };
 
 const MIB: usize = 1 << 20;
+const FILES: &str = "/files/";
 
 struct Server;
 wasip2::http::proxy::export!(Server);
@@ -34,6 +37,9 @@ impl Guest for Server {
             (Method::Get, "/healthz") => text(answer, 200, "ok\n"),
             (Method::Get, "/hello") => text(answer, 200, "hello from wasi:http\n"),
             (Method::Get, "/env") => text(answer, 200, &env()),
+            (Method::Get, path) if path.starts_with(FILES) => {
+                file(answer, &path[FILES.len() - 1..])
+            }
             (Method::Post, "/echo") => echo(&request, answer),
             (Method::Get, "/burn") => match number(query, "ms=") {
                 Some(ms) => text(answer, 200, &burn(Duration::from_millis(ms))),
@@ -54,6 +60,13 @@ impl Guest for Server {
 
 fn text(answer: ResponseOutparam, status: u16, text: &str) -> io::Result<()> {
     respond(answer, status, &mut text.as_bytes())
+}
+
+fn file(answer: ResponseOutparam, path: &str) -> io::Result<()> {
+    match File::open(path) {
+        Ok(mut file) => respond(answer, 200, &mut file),
+        Err(error) => text(answer, 404, &format!("{path}: {error}\n")),
+    }
 }
 
 /// Streams the body back: what is held is one chunk, whatever the size.
