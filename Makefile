@@ -24,7 +24,10 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup guests build install lint test bench clean-cache
+.PHONY: help setup test-setup guests build install lint test bench clean-cache
+
+# PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
+TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -68,7 +71,12 @@ lint: setup ## formatting and clippy, warnings are errors
 
 PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples'
 
-test: lint build guests ## lint, build, and every test
+test-setup: ## the real parts that the tests need (installs what is missing)
+	@for tool in $(TEST_TOOLS); do command -v "$${tool%:*}" >/dev/null || missing="$${missing:-} $${tool#*:}"; done; \
+	    [ -z "$${missing:-}" ] || { [ "$$(id -u)" = 0 ] || { echo "the tests need:$$missing" >&2; exit 1; }; \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
+
+test: test-setup lint build guests ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
 bench: build guests ## memory and start times of many sandboxes
