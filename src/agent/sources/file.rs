@@ -1,15 +1,17 @@
-//! One file, or standard input, into its pods.
+//! One file, or standard input, into its objects.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use super::node::{self, MAX_DOCUMENTS, Node, Value};
 use super::strict::{self, Problem};
-use super::{LoadedPod, Source, absolute};
+use super::{Documents, LoadedObject, LoadedPod, Source, absolute};
 
 /// Largest file, in bytes: upstream's bound for a static pod's (`maxConfigLength`).
 const MAX_BYTES: u64 = 10 << 20;
@@ -17,8 +19,11 @@ const MAX_BYTES: u64 = 10 << 20;
 const STDIN: &str = "-";
 /// Fields of a list of objects.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
+/// What an object has to be.
+const EXPECTED: &str = "expected an object of apiVersion \"v1\" and kind \"Pod\", \"ConfigMap\" or \
+                        \"Secret\" (or a List of them)";
 
-/// Why a file gives no pods. Each names the file.
+/// Why a file gives no objects. Each names the file.
 #[derive(Debug, Error)]
 pub(crate) enum SourceError {
     /// It cannot be read.
@@ -48,25 +53,25 @@ pub(crate) enum SourceError {
     #[error("{0}: no pod in it")]
     Empty(String),
     /// It holds more than any node runs.
-    #[error("{name}: {count} pods in it: expected at most {MAX_DOCUMENTS}")]
+    #[error("{name}: {count} objects in it: expected at most {MAX_DOCUMENTS}")]
     TooMany {
         /// The file.
         name: String,
         /// How many.
         count: usize,
     },
-    /// Its documents are not all pods, or have unknown fields, wrong types and the like: a line
+    /// Its documents are of other kinds, or have unknown fields, wrong types and the like: a line
     /// for each, with file, document, line and field.
     #[error("{}", .0.join("\n"))]
     Wrong(Vec<String>),
 }
 
-/// Reads all pods of a file (`-` is standard input): YAML of several documents, or JSON; each a
-/// pod or a list of pods; as written, without defaults.
+/// Reads all objects of a file (`-` is standard input): YAML of several documents, or JSON; each a
+/// pod, config map or secret, or a list of them; as written, without defaults.
 ///
 /// # Errors
 /// [`SourceError`]; everything wrong in any of the documents at once, where the file is YAML.
-pub(crate) fn read(file: &Path) -> Result<Vec<LoadedPod>, SourceError> {
+pub(crate) fn read(file: &Path) -> Result<Documents, SourceError> {
     if file == Path::new(STDIN) {
         let base = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let source = Source { name: "<stdin>".into(), base };
@@ -93,8 +98,8 @@ fn bounded(source: &Source, from: impl Read) -> Result<String, SourceError> {
     Ok(text.strip_prefix('\u{feff}').map(Into::into).unwrap_or(text))
 }
 
-/// Reads the pods of a text.
-fn parse(source: &Source, text: &str) -> Result<Vec<LoadedPod>, SourceError> {
+/// Reads the objects of a text.
+fn parse(source: &Source, text: &str) -> Result<Documents, SourceError> {
     let name = || source.name.clone();
     let documents = node::documents(text)
         .map_err(|e| SourceError::Yaml { name: name(), text: e.without_snippet().to_string() })?;
@@ -116,18 +121,87 @@ fn parse(source: &Source, text: &str) -> Result<Vec<LoadedPod>, SourceError> {
     if objects.len() > MAX_DOCUMENTS {
         return Err(SourceError::TooMany { name: name(), count: objects.len() });
     }
-    let mut pods = Vec::new();
+    let mut all = Documents::default();
     for (name, node) in objects {
-        match kind(&node).map_err(|problem| vec![problem]).and_then(|()| strict::decode(node)) {
-            Ok(pod) => pods.push(LoadedPod { pod, base: source.base.clone(), source: name }),
-            Err(problems) => wrong.extend(problems.iter().map(|problem| line(&name, problem))),
+        let read = decode(&mut all, source, &name, node);
+        wrong.extend(read.err().iter().flatten().map(|problem| line(&name, problem)));
+    }
+    match (wrong.is_empty(), all.len()) {
+        (false, _) => Err(SourceError::Wrong(wrong)),
+        (true, 0) => Err(SourceError::Empty(name())),
+        (true, _) => Ok(all),
+    }
+}
+
+/// Puts one object among `all`.
+fn decode(
+    all: &mut Documents,
+    source: &Source,
+    name: &str,
+    mut node: Node,
+) -> Result<(), Vec<Problem>> {
+    match kind(&node).map_err(|problem| vec![problem])? {
+        Kind::Pod => {
+            let pod = strict::decode(node)?;
+            all.pods.push(LoadedPod { pod, base: source.base.clone(), source: name.into() });
+        }
+        Kind::ConfigMap => {
+            let wrong = bytes(&mut node, "binaryData", "data takes text as it is");
+            let object = decode_with(node, wrong)?;
+            all.config_maps.push(LoadedObject { object, source: name.into() });
+        }
+        Kind::Secret => {
+            let wrong = bytes(&mut node, "data", "stringData takes text as it is");
+            let object = decode_with(node, wrong)?;
+            all.secrets.push(LoadedObject { object, source: name.into() });
         }
     }
-    match (wrong.is_empty(), pods.is_empty()) {
-        (false, _) => Err(SourceError::Wrong(wrong)),
-        (true, true) => Err(SourceError::Empty(name())),
-        (true, false) => Ok(pods),
+    Ok(())
+}
+
+/// Reads an object in which `wrong` was found already.
+fn decode_with<T: serde::de::DeserializeOwned>(
+    node: Node,
+    mut wrong: Vec<Problem>,
+) -> Result<T, Vec<Problem>> {
+    match strict::decode(node) {
+        Ok(object) if wrong.is_empty() => Ok(object),
+        read => {
+            wrong.extend(read.err().into_iter().flatten());
+            wrong.sort();
+            Err(wrong)
+        }
     }
+}
+
+/// Checks the values of a map of bytes, which are base64 that may go over several lines, as in Go.
+/// What is none is marked and told.
+fn bytes(node: &mut Node, field: &str, instead: &str) -> Vec<Problem> {
+    let Value::Map(entries) = &mut node.value else { return Vec::new() };
+    let of_field = entries.iter_mut().filter(|(key, _)| key == field);
+    let values = of_field.filter_map(|(_, node)| match &mut node.value {
+        Value::Map(values) => Some(values),
+        Value::Null
+        | Value::Bool(_)
+        | Value::Unsigned(_)
+        | Value::Signed(_)
+        | Value::Float(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Wrong => None,
+    });
+    let mut problems = Vec::new();
+    for (key, node) in values.flatten() {
+        let Value::Text(text) = &mut node.value else { continue };
+        text.retain(|c| !matches!(c, '\r' | '\n'));
+        if let Err(error) = STANDARD.decode(&*text) {
+            let text = format!("{field}.{key}: expected base64 ({instead}): {error}");
+            problems.push(Problem { line: node.line, text });
+            node.value = Value::Wrong;
+        }
+    }
+    problems.truncate(strict::MAX_PROBLEMS);
+    problems
 }
 
 /// `pods.yaml, document 2, line 7: ...`.
@@ -144,13 +218,18 @@ enum Items {
     List(Vec<Node>),
 }
 
-/// Opens a list of objects (`List`, `PodList`); anything else is one object.
+/// Opens a list of objects (`List`, `PodList` and so on); anything else is one object.
 fn items(mut document: Node) -> Result<Items, Problem> {
-    let is_list = matches!(text(&document, "kind"), Some("List" | "PodList"));
-    if !is_list || text(&document, "apiVersion") != Some("v1") {
+    let item_kind = match text(&document, "kind") {
+        Some("List") => None,
+        Some("PodList") => Some("Pod"),
+        Some("ConfigMapList") => Some("ConfigMap"),
+        Some("SecretList") => Some("Secret"),
+        Some(_) | None => return Ok(Items::One(document)),
+    };
+    if text(&document, "apiVersion") != Some("v1") {
         return Ok(Items::One(document));
     }
-    let of_pods = text(&document, "kind") == Some("PodList");
     let Value::Map(entries) = &mut document.value else { return Ok(Items::One(document)) };
     let at = document.line;
     if let Some((key, node)) = entries.iter().find(|(key, _)| !LIST_FIELDS.contains(&key.as_str()))
@@ -159,20 +238,20 @@ fn items(mut document: Node) -> Result<Items, Problem> {
     }
     let items = entries.iter_mut().find(|(key, _)| key == "items");
     let Some(Node { value: Value::List(list), .. }) = items.map(|(_, node)| node) else {
-        return Err(Problem { line: at, text: "items: expected a list of pods".into() });
+        return Err(Problem { line: at, text: "items: expected a list of objects".into() });
     };
     let mut list = std::mem::take(list);
-    if of_pods {
+    if let Some(kind) = item_kind {
         // The items of a typed list need not say what they are.
         for item in &mut list {
-            name_kind(item);
+            name_kind(item, kind);
         }
     }
     Ok(Items::List(list))
 }
 
-fn name_kind(item: &mut Node) {
-    for (key, value) in [("apiVersion", "v1"), ("kind", "Pod")] {
+fn name_kind(item: &mut Node, kind: &str) {
+    for (key, value) in [("apiVersion", "v1"), ("kind", kind)] {
         if item.get(key).is_none()
             && let Value::Map(entries) = &mut item.value
         {
@@ -197,21 +276,26 @@ fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     }
 }
 
-/// Refuses what is no pod, by name.
-fn kind(node: &Node) -> Result<(), Problem> {
-    let expected = "expected an object of apiVersion \"v1\" and kind \"Pod\" (or a List of them)";
+/// The kinds that are read.
+enum Kind {
+    Pod,
+    ConfigMap,
+    Secret,
+}
+
+/// What an object is; refuses other kinds, by name.
+fn kind(node: &Node) -> Result<Kind, Problem> {
     let problem = |text: String| Err(Problem { line: node.line, text });
-    let Value::Map(_) = &node.value else { return problem(expected.into()) };
+    let Value::Map(_) = &node.value else { return problem(EXPECTED.into()) };
     match (text(node, "apiVersion"), text(node, "kind")) {
-        (Some("v1"), Some("Pod")) => Ok(()),
-        (Some("v1"), Some(kind @ ("ConfigMap" | "Secret"))) => {
-            problem(format!("kind {kind:?} is not served yet: {expected}"))
-        }
+        (Some("v1"), Some("Pod")) => Ok(Kind::Pod),
+        (Some("v1"), Some("ConfigMap")) => Ok(Kind::ConfigMap),
+        (Some("v1"), Some("Secret")) => Ok(Kind::Secret),
         (version, Some(kind)) => {
             let version = version.unwrap_or_default();
-            problem(format!("found apiVersion {version:?} and kind {kind:?}: {expected}"))
+            problem(format!("found apiVersion {version:?} and kind {kind:?}: {EXPECTED}"))
         }
-        (_, None) => problem(format!("kind is missing: {expected}")),
+        (_, None) => problem(format!("kind is missing: {EXPECTED}")),
     }
 }
 

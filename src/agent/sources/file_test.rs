@@ -26,11 +26,11 @@ fn source() -> Source {
 }
 
 fn good(text: &str) -> Vec<LoadedPod> {
-    parse(&source(), text).unwrap_or_else(|e| panic!("{e}"))
+    parse(&source(), text).unwrap_or_else(|e| panic!("{e}")).pods
 }
 
 fn error(text: &str) -> String {
-    parse(&source(), text).map(|pods| format!("{} pods", pods.len())).unwrap_err().to_string()
+    parse(&source(), text).map(|all| format!("{} objects", all.len())).unwrap_err().to_string()
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn everything_wrong_comes_at_once() {
         .replace("  name: a", "  name: [a]\n  labels: {x: 1, y: true}")
         .replace("    image:", "    img: x\n    ports: 80\n    image: a\n    image:");
     assert_eq!(
-        error(&format!("{POD}---\n{bad}---\nkind: Secret\napiVersion: v1\n---\n- 1\n")),
+        error(&format!("{POD}---\n{bad}---\nkind: Service\napiVersion: v1\n---\n- 1\n")),
         "\
 pods.yaml, document 2, line 13: metadata.name: expected a string, found a list
 pods.yaml, document 2, line 14: metadata.labels.x: expected a string, found the number 1
@@ -215,16 +215,16 @@ pods.yaml, document 2, line 18: unknown field \"spec.containers[0].img\", did yo
 mean \"image\"?
 pods.yaml, document 2, line 19: spec.containers[0].ports: expected a list, found the number 80
 pods.yaml, document 2, line 21: duplicate field \"spec.containers[0].image\"
-pods.yaml, document 3, line 23: kind \"Secret\" is not served yet: expected an object of \
-apiVersion \"v1\" and kind \"Pod\" (or a List of them)
-pods.yaml, document 4, line 26: expected an object of apiVersion \"v1\" and kind \"Pod\" (or a \
-List of them)"
+pods.yaml, document 3, line 23: found apiVersion \"v1\" and kind \"Service\": expected an object \
+of apiVersion \"v1\" and kind \"Pod\", \"ConfigMap\" or \"Secret\" (or a List of them)
+pods.yaml, document 4, line 26: expected an object of apiVersion \"v1\" and kind \"Pod\", \
+\"ConfigMap\" or \"Secret\" (or a List of them)"
     );
 }
 
 #[test]
 fn what_is_no_pod() {
-    let expected = "expected an object of apiVersion \"v1\" and kind \"Pod\" (or a List of them)";
+    let expected = EXPECTED;
     for (text, message) in [
         ("", "pods.yaml: no pod in it".to_owned()),
         ("---\n# nothing\n---\n~\n", "pods.yaml: no pod in it".into()),
@@ -243,15 +243,17 @@ fn what_is_no_pod() {
         ("hello\n", format!("pods.yaml, line 1: {expected}")),
         (
             "apiVersion: v1\nkind: List\nitems: 1\n",
-            "pods.yaml, line 1: items: expected a list of pods".into(),
+            "pods.yaml, line 1: items: expected a list of objects".into(),
         ),
         (
             "apiVersion: v1\nkind: List\nitemz: []\n",
             "pods.yaml, line 3: unknown field \"itemz\"".into(),
         ),
         (
-            "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: ConfigMap}]\n",
-            format!("pods.yaml, item 1, line 3: kind \"ConfigMap\" is not served yet: {expected}"),
+            "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Node}]\n",
+            format!(
+                "pods.yaml, item 1, line 3: found apiVersion \"v1\" and kind \"Node\": {expected}"
+            ),
         ),
     ] {
         assert_eq!(error(text), message, "{text}");
@@ -264,11 +266,73 @@ fn what_is_no_pod() {
 }
 
 #[test]
+fn config_maps_and_secrets_stand_beside_pods() {
+    let text = format!(
+        "{POD}---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: c, namespace: other}}
+immutable: true
+data: {{a: text, b: ''}}
+binaryData:
+  c: |
+    AAE
+    C/w==
+---
+apiVersion: v1
+kind: SecretList
+items:
+- metadata: {{name: s}}
+  type: Opaque
+  data: {{a: c2VjcmV0}}
+  stringData: {{b: plain}}
+"
+    );
+    let all = parse(&source(), &text).unwrap();
+    assert_eq!((all.pods.len(), all.config_maps.len(), all.secrets.len()), (1, 1, 1));
+    let map = &all.config_maps[0];
+    assert_eq!(map.source, "pods.yaml, document 2");
+    assert_eq!(map.object.data.as_ref().unwrap()["a"], "text");
+    assert_eq!(map.object.binary_data.as_ref().unwrap()["c"].0, [0, 1, 2, 0xff]);
+    let secret = &all.secrets[0];
+    assert_eq!(secret.source, "pods.yaml, document 3, item 1");
+    assert_eq!(secret.object.data.as_ref().unwrap()["a"].0, b"secret");
+    assert_eq!(secret.object.string_data.as_ref().unwrap()["b"], "plain");
+    let bad = "apiVersion: v1
+kind: Secret
+metadata: {name: s}
+data:
+  a: plain!
+  b: [c]
+  d: 1
+stringDate: {}
+---
+apiVersion: v1
+kind: ConfigMap
+data: {a: 5}
+binaryData: {b: '-'}
+";
+    let found = error(bad);
+    let lines: Vec<_> = found.lines().collect();
+    for (line, start) in lines.iter().zip([
+        "pods.yaml, document 1, line 5: data.a: expected base64 (stringData takes text as it is): ",
+        "pods.yaml, document 1, line 6: data.b: expected a base64-encoded string, found a list",
+        "pods.yaml, document 1, line 7: data.d: expected a base64-encoded string, found the number",
+        "pods.yaml, document 1, line 8: unknown field \"stringDate\", did you mean \"stringData\"?",
+        "pods.yaml, document 2, line 12: data.a: expected a string, found the number 5",
+        "pods.yaml, document 2, line 13: binaryData.b: expected base64 (data takes text as it is)",
+    ]) {
+        assert!(line.starts_with(start), "{line}");
+    }
+    assert_eq!(lines.len(), 6, "{found}");
+}
+
+#[test]
 fn files_are_read_with_their_folder_and_bounds() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("pod.yaml"), POD).unwrap();
-    let pods = read(&path("pod.yaml")).unwrap();
+    let pods = read(&path("pod.yaml")).unwrap().pods;
     assert_eq!((pods.len(), pods[0].base.as_path()), (1, dir.path()));
     assert_eq!(pods[0].source, path("pod.yaml").display().to_string());
 

@@ -1,17 +1,19 @@
 //! Where pods come from: today files and standard input, read strictly.
 //!
-//! In: paths. Out: [`LoadedPod`]s exactly as written ([`read`]), without defaults and not yet
-//! validated, or one [`file::SourceError`] with all that is wrong in a file; and [`support`], which says
-//! what of a pod a host without a cluster refuses or does otherwise. Starts no task.
+//! In: paths. Out: [`Documents`] exactly as written ([`read`]), without defaults and not yet
+//! validated, or one [`file::SourceError`] with all that is wrong in a file; the config maps and
+//! secrets of all files by namespace ([`objects`]); and [`support`], which says what of a pod a host
+//! without a cluster refuses or does otherwise. Starts no task.
 
 mod file;
 mod node;
+pub(crate) mod objects;
 mod strict;
 pub(crate) mod support;
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub(crate) use file::read;
@@ -27,6 +29,40 @@ pub(crate) struct Source {
     /// The folder that relative image paths start from: the file's own, the current one for
     /// standard input.
     pub(crate) base: PathBuf,
+}
+
+/// What files hold, in their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Documents {
+    /// Pods, to be run.
+    pub(crate) pods: Vec<LoadedPod>,
+    /// What pods may name.
+    pub(crate) config_maps: Vec<LoadedObject<ConfigMap>>,
+    /// What pods may name.
+    pub(crate) secrets: Vec<LoadedObject<Secret>>,
+}
+
+impl Documents {
+    /// Adds what another file holds.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.pods.extend(other.pods);
+        self.config_maps.extend(other.config_maps);
+        self.secrets.extend(other.secrets);
+    }
+
+    /// How many objects these are.
+    fn len(&self) -> usize {
+        self.pods.len() + self.config_maps.len() + self.secrets.len()
+    }
+}
+
+/// An object that pods read, as its file has it.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadedObject<T> {
+    /// The object, nothing added.
+    pub(crate) object: T,
+    /// For messages: `pods.yaml, document 2`.
+    pub(crate) source: String,
 }
 
 /// A pod as its file has it.

@@ -14,7 +14,7 @@ use serde::de::{
 use super::node::{Node, Value};
 
 /// Problems named for one object; the rest are found in the next run.
-const MAX_PROBLEMS: usize = 20;
+pub(super) const MAX_PROBLEMS: usize = 20;
 /// Bytes shown of a wrong text.
 const SHOWN_TEXT: usize = 64;
 /// A known field is offered for an unknown one of at least this likeness (Jaro-Winkler, 0 to 1).

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Action, Event, Failure, ImageRef, Now, PodAddresses, State, step};
+use copepod_pod::{Action, Event, Failure, ImageRef, Now, Objects, PodAddresses, State, step};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
@@ -90,8 +90,9 @@ impl<R: Runtime> Workers<R> {
         Self { shared: Arc::new(shared), inboxes }
     }
 
-    /// Starts the worker of a pod. `base` is the folder from which its images' paths start.
-    pub(crate) fn add(&mut self, pod: Arc<Pod>, base: PathBuf) -> Handle {
+    /// Starts the worker of a pod. `base` is the folder from which its images' paths start,
+    /// `objects` is what the pod may name.
+    pub(crate) fn add(&mut self, pod: Arc<Pod>, base: PathBuf, objects: Arc<Objects>) -> Handle {
         let (events, inbox) = mpsc::channel(EVENTS);
         let state = State::new(Arc::clone(&pod));
         let first = Snapshot { status: state.status(), trouble: None, terminated: false };
@@ -102,6 +103,7 @@ impl<R: Runtime> Workers<R> {
             shared: Arc::clone(&self.shared),
             uid: uid.clone(),
             base,
+            objects,
             state,
             volumes: Arc::default(),
             prepared: HashMap::new(),
@@ -153,6 +155,7 @@ struct Worker<R> {
     shared: Arc<Shared<R>>,
     uid: String,
     base: PathBuf,
+    objects: Arc<Objects>,
     state: State,
     volumes: Arc<Volumes>,
     prepared: HashMap<String, Prepared>,

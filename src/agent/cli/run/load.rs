@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use copepod_pod::{apply_defaults, validate};
+use copepod_pod::{Objects, apply_defaults, validate};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::sources::{self, LoadedPod};
+use crate::sources::objects::Catalogue;
+use crate::sources::{self, Documents, LoadedPod};
 use crate::volume;
 use crate::worker::Host;
 
@@ -21,6 +22,8 @@ pub(super) struct Loaded {
     pub(super) pod: Arc<Pod>,
     /// The folder from which its images' paths start.
     pub(super) base: PathBuf,
+    /// The config maps and secrets that it may name.
+    pub(super) objects: Arc<Objects>,
 }
 
 impl Loaded {
@@ -46,21 +49,21 @@ impl Loaded {
 /// # Errors
 /// All that is wrong with all of them, a line each.
 pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
-    let mut read = Vec::new();
+    let mut read = Documents::default();
     for file in files {
         if is_wasm(file) {
             let path = file.canonicalize().with_context(|| file.display().to_string())?;
-            read.push(sources::bare_wasm(&path, args));
+            read.pods.push(sources::bare_wasm(&path, args));
         } else if !args.is_empty() {
             bail!("arguments after -- are a bare .wasm file's: {} is a pod file", file.display());
         } else {
             read.extend(sources::read(file)?);
         }
     }
-    let mut problems = Vec::new();
+    let (catalogue, mut problems) = Catalogue::new(read.config_maps, read.secrets);
     let mut names = BTreeSet::new();
     let mut loaded = Vec::new();
-    for LoadedPod { mut pod, base, source } in read {
+    for LoadedPod { mut pod, base, source } in read.pods {
         apply_defaults(&mut pod);
         let wrong = validate(&pod).into_iter().chain(sources::support::refusals(&pod));
         problems.extend(wrong.map(|problem| format!("{source}: {problem}")));
@@ -71,9 +74,11 @@ pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
         }
         pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
         pod.metadata.creation_timestamp = Some(Time(Timestamp::now()));
-        loaded.push(Loaded { pod: Arc::new(pod), base });
+        let objects = catalogue.of(pod.metadata.namespace.as_deref().unwrap_or_default());
+        loaded.push(Loaded { pod: Arc::new(pod), base, objects: Arc::new(objects) });
     }
     match problems.as_slice() {
+        [] if loaded.is_empty() => bail!("no pod in any of the files"),
         [] => Ok(loaded),
         problems => bail!("{}", problems.join("\ncopepod: ")),
     }

@@ -83,7 +83,8 @@ impl Session {
             inotify.into_event_stream(vec![0; INOTIFY_BUFFER]).context("cannot watch logs")?;
         let (changed, changes) = mpsc::channel(1);
         let start = |(index, loaded): (usize, Loaded)| {
-            let handle = workers.add(loaded.pod.clone(), loaded.base.clone());
+            let handle =
+                workers.add(loaded.pod.clone(), loaded.base.clone(), loaded.objects.clone());
             tokio::spawn(forward(index, handle.clone(), changed.clone()));
             let snapshot = handle.snapshot.borrow().clone();
             Running { loaded, handle, snapshot }
