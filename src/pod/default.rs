@@ -14,7 +14,7 @@ use crate::quantity::Quantity;
 use crate::validate::volume_sources;
 
 /// Mode of the files of configMap, secret, downwardAPI and projected volumes.
-const DEFAULT_FILE_MODE: i32 = 0o644;
+pub(crate) const DEFAULT_FILE_MODE: i32 = 0o644;
 /// Life of a projected service account token, in seconds.
 const DEFAULT_TOKEN_SECONDS: i64 = 3600;
 

@@ -7,6 +7,10 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::Container;
 
+/// Most bytes of environment, command and arguments of a container once expanded. Upstream has no
+/// limit of its own; Linux gives an exec two megabytes by default.
+pub(crate) const MAX_EXPANDED_BYTES: usize = 2 * 1024 * 1024;
+
 /// What is left of a text at a `$`.
 enum Piece<'a> {
     /// Goes out as it stands.
@@ -29,9 +33,7 @@ pub fn expand<'a>(input: &'a str, lookup: impl Fn(&str) -> Option<&'a str>) -> S
     out
 }
 
-/// A container's environment from its plain `value`s, in the order of the spec: each may refer to
-/// earlier ones; of two with one name the later value holds, at the earlier place. `valueFrom` and
-/// `envFrom` are refused before (they give an empty value here).
+/// A container's environment from its plain `value`s alone; see [`environment`](crate::environment).
 ///
 /// The result is as large as [`expanded_bytes`] says: a spec from outside is validated first.
 #[must_use]
@@ -52,7 +54,8 @@ pub fn container_env(container: &Container) -> Vec<(String, String)> {
 }
 
 /// A container's command and arguments with the variables of its environment
-/// ([`container_env`]) put in. Either may be empty: then the image's own holds.
+/// ([`environment`](crate::environment), which bounds their size) put in. Either may be empty: then
+/// the image's own holds.
 #[must_use]
 pub fn argv(container: &Container, env: &[(String, String)]) -> (Vec<String>, Vec<String>) {
     let values: HashMap<&str, &str> = env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
@@ -62,28 +65,31 @@ pub fn argv(container: &Container, env: &[(String, String)]) -> (Vec<String>, Ve
     (all(&container.command), all(&container.args))
 }
 
-/// How many bytes environment, command and arguments of a container take once expanded, counted
-/// without doing it: a few lines of references to references could fill any memory.
+/// How many bytes environment, command and arguments of a container take once expanded, without
+/// the values that come from elsewhere (`valueFrom`, `envFrom`). Counted without doing it: a few
+/// lines of references to references could fill any memory.
 #[must_use]
 pub fn expanded_bytes(container: &Container) -> usize {
     let mut sizes: HashMap<&str, usize> = HashMap::new();
     let mut total = 0_usize;
     for var in container.env.iter().flatten() {
-        let size = expanded_size(var.value.as_deref().unwrap_or_default(), &sizes);
+        let raw = var.value.as_deref().unwrap_or_default();
+        let size = expanded_len(raw, |name| sizes.get(name).copied());
         sizes.insert(&var.name, size);
         total = total.saturating_add(size).saturating_add(var.name.len());
     }
     for text in [&container.command, &container.args].into_iter().flatten().flatten() {
-        total = total.saturating_add(expanded_size(text, &sizes));
+        total = total.saturating_add(expanded_len(text, |name| sizes.get(name).copied()));
     }
     total
 }
 
-fn expanded_size(input: &str, sizes: &HashMap<&str, usize>) -> usize {
+/// The length of what [`expand`] would give, from the lengths of the values.
+pub(crate) fn expanded_len(input: &str, lookup: impl Fn(&str) -> Option<usize>) -> usize {
     pieces(input).fold(0, |sum, piece| {
         sum.saturating_add(match piece {
             Piece::Text(text) => text.len(),
-            Piece::Reference(name, whole) => sizes.get(name).copied().unwrap_or(whole.len()),
+            Piece::Reference(name, whole) => lookup(name).unwrap_or(whole.len()),
         })
     })
 }
