@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, HTTPGetAction, LifecycleHandler, ObjectFieldSelector,
-    Pod, PodSpec, Probe, ResourceRequirements, Volume, VolumeProjection,
+    Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
+    LifecycleHandler, ObjectFieldSelector, Pod, PodSpec, Probe, ResourceFieldSelector,
+    ResourceRequirements, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
@@ -102,14 +103,28 @@ fn pull_policy(image: &str) -> &'static str {
 }
 
 fn variable(env: &mut EnvVar) {
-    let from = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut());
-    if let Some(field) = from {
-        field_ref(field);
+    let Some(from) = &mut env.value_from else { return };
+    selectors(from.field_ref.as_mut(), from.resource_field_ref.as_mut());
+    if let Some(file) = &mut from.file_key_ref {
+        file.optional.get_or_insert(false);
     }
 }
 
-fn field_ref(field: &mut ObjectFieldSelector) {
-    set_text(&mut field.api_version, "v1");
+/// A divisor of zero is none: it counts as one.
+fn selectors(
+    field: Option<&mut ObjectFieldSelector>,
+    resource: Option<&mut ResourceFieldSelector>,
+) {
+    if let Some(field) = field {
+        set_text(&mut field.api_version, "v1");
+    }
+    if let Some(resource) = resource {
+        resource.divisor.get_or_insert_with(|| Raw("0".to_owned()));
+    }
+}
+
+fn downward_file(file: &mut DownwardAPIVolumeFile) {
+    selectors(file.field_ref.as_mut(), file.resource_field_ref.as_mut());
 }
 
 /// Requests default to limits (`SetDefaults_Pod`), and both are rounded up to thousandths in
@@ -175,7 +190,7 @@ fn volume(volume: &mut Volume) {
     }
     if let Some(source) = &mut volume.downward_api {
         source.default_mode.get_or_insert(DEFAULT_FILE_MODE);
-        source.items.iter_mut().flatten().filter_map(|i| i.field_ref.as_mut()).for_each(field_ref);
+        source.items.iter_mut().flatten().for_each(downward_file);
     }
     if let Some(source) = &mut volume.projected {
         source.default_mode.get_or_insert(DEFAULT_FILE_MODE);
@@ -188,7 +203,7 @@ fn projection(source: &mut VolumeProjection) {
         token.expiration_seconds.get_or_insert(DEFAULT_TOKEN_SECONDS);
     }
     let items = source.downward_api.as_mut().and_then(|d| d.items.as_mut());
-    items.into_iter().flatten().filter_map(|i| i.field_ref.as_mut()).for_each(field_ref);
+    items.into_iter().flatten().for_each(downward_file);
 }
 
 #[cfg(test)]
@@ -264,7 +279,9 @@ mod tests {
             "hostNetwork": true,
             "containers": [{"name": "c", "image": "a:1",
                 "ports": [{"containerPort": 80}, {"containerPort": 81, "hostPort": 8081}],
-                "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"},
+                    "resourceFieldRef": {"resource": "limits.cpu"},
+                    "fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}}}],
                 "resources": {"limits": {"cpu": "1.5", "memory": "0.1m", "x": "bad"},
                               "requests": {"memory": "0"}},
                 "livenessProbe": {"httpGet": {"port": 80}, "periodSeconds": 0},
@@ -273,7 +290,9 @@ mod tests {
             "initContainers": [{"name": "i", "image": "a:1", "ports": [{"containerPort": 1}]}],
             "volumes": [{"name": "a"}, {"name": "b", "hostPath": {"path": "/b"}},
                 {"name": "c", "configMap": {}},
-                {"name": "d", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}}));
+                {"name": "d", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}},
+                    {"downwardAPI": {"items": [
+                        {"path": "p", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}]}}));
         let spec = &pod["spec"];
         let container = &spec["containers"][0];
         for (found, expected) in [
@@ -283,6 +302,8 @@ mod tests {
             ),
             (&container["ports"][1]["hostPort"], json!(8081)),
             (&container["env"][0]["valueFrom"]["fieldRef"]["apiVersion"], json!("v1")),
+            (&container["env"][0]["valueFrom"]["resourceFieldRef"]["divisor"], json!("0")),
+            (&container["env"][0]["valueFrom"]["fileKeyRef"]["optional"], json!(false)),
             (
                 &container["resources"]["limits"],
                 json!({"cpu": "1500m", "memory": "1m", "x": "bad"}),
@@ -307,6 +328,11 @@ mod tests {
             (
                 &spec["volumes"][3]["projected"]["sources"][0]["serviceAccountToken"],
                 json!({"path": "t", "expirationSeconds": 3600}),
+            ),
+            (&spec["volumes"][3]["projected"]["defaultMode"], json!(0o644)),
+            (
+                &spec["volumes"][3]["projected"]["sources"][1]["downwardAPI"]["items"][0]["fieldRef"],
+                json!({"apiVersion": "v1", "fieldPath": "metadata.name"}),
             ),
         ] {
             assert_eq!(found, &expected);

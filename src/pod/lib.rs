@@ -39,8 +39,10 @@ pub use object::{Facts, NotFound, Objects, normalise_secret};
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
 pub use state::State;
 pub use step::step;
-pub use validate::{FieldError, validate, volume_sources};
+pub use validate::{FieldError, validate, validate_config_map, validate_secret, volume_sources};
 
+#[cfg(test)]
+mod mutated_test;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]

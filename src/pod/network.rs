@@ -10,11 +10,11 @@ use crate::object::Facts;
 /// Longest host name (RFC 1123).
 const MAX_HOSTNAME_BYTES: usize = 63;
 /// Most name servers of a resolver, upstream's and the C library's.
-const MAX_NAME_SERVERS: usize = 3;
+pub(crate) const MAX_NAME_SERVERS: usize = 3;
 /// Most search paths (upstream: `MaxDNSSearchPaths`).
-const MAX_SEARCH_PATHS: usize = 32;
+pub(crate) const MAX_SEARCH_PATHS: usize = 32;
 /// Most characters of the search paths with a blank between each (`MaxDNSSearchListChars`).
-const MAX_SEARCH_CHARS: usize = 2048;
+pub(crate) const MAX_SEARCH_CHARS: usize = 2048;
 /// Longest search path: some resolvers abort at a longer one.
 const MAX_SEARCH_PATH_BYTES: usize = 253;
 

@@ -3,15 +3,24 @@
 //! not looked at. For pods with defaults applied.
 
 mod container;
+mod env;
+mod mount;
 mod name;
+mod network;
+mod object;
+mod path;
+mod projection;
+mod selector;
 mod volume;
 
 use std::collections::HashSet;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use name::{Rule, check_name, dns_label, dns_subdomain};
+pub use object::{validate_config_map, validate_secret};
 pub use volume::volume_sources;
 
 /// Largest user and group id (upstream `IsValidUserID`).
@@ -36,22 +45,31 @@ impl fmt::Display for FieldError {
 #[must_use]
 pub fn validate(pod: &Pod) -> Vec<FieldError> {
     let mut errors = Errors(Vec::new());
-    let meta = &pod.metadata;
-    match (meta.name.as_deref().unwrap_or_default(), &meta.generate_name) {
-        ("", Some(_)) => {
-            errors.required("metadata.name", "only an API server makes names from generateName");
-        }
-        ("", None) => errors.required("metadata.name", "name or generateName is required"),
-        (name, _) => check_name(&mut errors, "metadata.name", name, dns_subdomain),
+    metadata(&mut errors, &pod.metadata);
+    if pod.metadata.namespace.as_deref().unwrap_or_default().is_empty() {
+        errors.required("metadata.namespace", "");
     }
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    check_name(&mut errors, "metadata.namespace", namespace, dns_label);
-    name::labels(&mut errors, meta);
     match &pod.spec {
         None => errors.required("spec.containers", ""),
         Some(spec) => pod_spec(&mut errors, spec),
     }
     errors.0
+}
+
+/// Name, namespace, labels and annotations of any object. One without a namespace is given the
+/// default one by whoever reads it.
+fn metadata(errors: &mut Errors, meta: &ObjectMeta) {
+    match (meta.name.as_deref().unwrap_or_default(), &meta.generate_name) {
+        ("", Some(_)) => {
+            errors.required("metadata.name", "only an API server makes names from generateName");
+        }
+        ("", None) => errors.required("metadata.name", "name or generateName is required"),
+        (name, _) => check_name(errors, "metadata.name", name, dns_subdomain),
+    }
+    if let Some(namespace) = meta.namespace.as_deref().filter(|name| !name.is_empty()) {
+        errors.check("metadata.namespace", namespace, dns_label);
+    }
+    name::labels(errors, meta);
 }
 
 fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
@@ -88,11 +106,7 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
     if let Some(seconds) = spec.active_deadline_seconds {
         errors.in_range("spec.activeDeadlineSeconds", seconds, 1, MAX_ID);
     }
-    for (field, value) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
-        if let Some(value) = value.as_deref().filter(|v| !v.is_empty()) {
-            check_name(errors, &format!("spec.{field}"), value, dns_label);
-        }
-    }
+    network::network(errors, spec);
     if let Some(context) = &spec.security_context {
         pod_security(errors, context);
     }
@@ -134,6 +148,14 @@ impl Errors {
         self.add(path, format!("Invalid value: {value:?}: {detail}"));
     }
 
+    fn forbidden(&mut self, path: &str, detail: &str) {
+        self.add(path, format!("Forbidden: {detail}"));
+    }
+
+    fn not_found(&mut self, path: &str, value: &str) {
+        self.add(path, format!("Not found: {value:?}"));
+    }
+
     fn duplicate(&mut self, path: &str, value: &str) {
         self.add(path, format!("Duplicate value: {value:?}"));
     }
@@ -167,6 +189,13 @@ impl Errors {
     }
 }
 
+#[cfg(test)]
+#[path = "validate/source_test.rs"]
+pub(crate) mod source_tests;
+
+#[cfg(test)]
+#[path = "validate/object_test.rs"]
+mod object_tests;
 #[cfg(test)]
 #[path = "validate/validate_test.rs"]
 mod tests;

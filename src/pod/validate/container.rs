@@ -1,22 +1,19 @@
 //! One container.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
-use super::name::{check_name, dns_label, env_name, port_name};
+use super::env::environment;
+use super::mount::mounts;
+use super::name::{check_name, dns_label, port_name};
 use super::{Errors, ids};
-use crate::expand::expanded_bytes;
 use crate::quantity::Quantity;
-
-/// Most bytes of environment, command and arguments once expanded. Upstream has no limit of its
-/// own; Linux gives an exec two megabytes by default.
-const MAX_EXPANDED_BYTES: usize = 2 * 1024 * 1024;
 
 /// What a container is checked against.
 pub(super) struct Scope<'a> {
-    pub(super) volumes: &'a HashSet<&'a str>,
+    pub(super) volumes: &'a HashMap<&'a str, &'a Volume>,
     pub(super) host_network: bool,
     pub(super) init: bool,
 }
@@ -45,7 +42,7 @@ pub(super) fn container(
     let policies = ["FallbackToLogsOnError", "File"];
     errors.one_of(&format!("{path}.terminationMessagePolicy"), policy, &policies);
     ports(errors, path, one, scope, host_ports);
-    environment(errors, path, one);
+    environment(errors, path, one, scope);
     mounts(errors, path, one, scope);
     resources(errors, path, one);
     if let Some(context) = &one.security_context {
@@ -60,9 +57,8 @@ pub(super) fn container(
             ("startupProbe", one.startup_probe.is_some()),
         ] {
             if set {
-                let text = "Forbidden: may not be set for init containers without \
-                            restartPolicy=Always";
-                errors.add(&format!("{path}.{field}"), text.into());
+                let text = "may not be set for init containers without restartPolicy=Always";
+                errors.forbidden(&format!("{path}.{field}"), text);
             }
         }
     }
@@ -111,55 +107,6 @@ fn port_numbers(errors: &mut Errors, path: &str, port: &ContainerPort, scope: &S
             let text = "must match `hostPort` when `hostNetwork` is true";
             errors.add(&at, format!("Invalid value: {}: {text}", port.container_port));
         }
-    }
-}
-
-fn environment(errors: &mut Errors, path: &str, one: &Container) {
-    for (i, var) in one.env.iter().flatten().enumerate() {
-        let path = format!("{path}.env[{i}]");
-        check_name(errors, &format!("{path}.name"), &var.name, env_name);
-        if var.value_from.is_some() && var.value.as_deref().is_some_and(|v| !v.is_empty()) {
-            let text = "may not be specified when `value` is not empty";
-            errors.add(&format!("{path}.valueFrom"), format!("Invalid value: \"\": {text}"));
-        }
-    }
-    if expanded_bytes(one) > MAX_EXPANDED_BYTES {
-        let text = format!(
-            "Too long: environment, command and arguments may not be more than \
-             {MAX_EXPANDED_BYTES} bytes once their $(VAR) references are expanded"
-        );
-        errors.add(path, text);
-    }
-}
-
-fn mounts(errors: &mut Errors, path: &str, one: &Container, scope: &Scope<'_>) {
-    let mut paths = HashSet::new();
-    for (i, mount) in one.volume_mounts.iter().flatten().enumerate() {
-        let path = format!("{path}.volumeMounts[{i}]");
-        if mount.name.is_empty() {
-            errors.required(&format!("{path}.name"), "");
-        } else if !scope.volumes.contains(mount.name.as_str()) {
-            errors.add(&format!("{path}.name"), format!("Not found: {:?}", mount.name));
-        }
-        mount_path(errors, &format!("{path}.mountPath"), mount);
-        if !paths.insert(mount.mount_path.as_str()) {
-            errors.invalid(&format!("{path}.mountPath"), &mount.mount_path, "must be unique");
-        }
-        let sub = mount.sub_path.as_deref().unwrap_or_default();
-        if sub.starts_with('/') {
-            errors.invalid(&format!("{path}.subPath"), sub, "must be a relative path");
-        } else if sub.split('/').any(|part| part == "..") {
-            errors.invalid(&format!("{path}.subPath"), sub, "must not contain '..'");
-        }
-    }
-}
-
-/// The API's own description forbids `:`, which older runtimes read as a separator.
-fn mount_path(errors: &mut Errors, path: &str, mount: &VolumeMount) {
-    if mount.mount_path.is_empty() {
-        errors.required(path, "");
-    } else if mount.mount_path.contains(':') {
-        errors.invalid(path, &mount.mount_path, "must not contain ':'");
     }
 }
 

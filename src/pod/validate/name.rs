@@ -89,6 +89,28 @@ pub(super) fn env_name(value: &str) -> Vec<String> {
     ]
 }
 
+/// `IsConfigMapKey`.
+pub(super) fn config_key(value: &str) -> Vec<String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let form = (value.is_empty() || !value.bytes().all(good)).then(|| {
+        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
+         'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+            .into()
+    });
+    // Names that are no file's, or the volume writer's own.
+    let reserved = match value {
+        "." => Some("must not be '.'"),
+        ".." => Some("must not be '..'"),
+        _ if value.starts_with("..") => Some("must not start with '..'"),
+        _ => None,
+    };
+    too_long(value, SUBDOMAIN_MAX)
+        .into_iter()
+        .chain(form)
+        .chain(reserved.map(str::to_owned))
+        .collect()
+}
+
 fn is_label_text(text: &str) -> bool {
     let ends = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
@@ -109,7 +131,7 @@ fn label_value(value: &str) -> Vec<String> {
 }
 
 /// `IsQualifiedName`.
-fn qualified_name(value: &str) -> Vec<String> {
+pub(super) fn qualified_name(value: &str) -> Vec<String> {
     let (prefix, name) = value.split_once('/').map_or((None, value), |(p, n)| (Some(p), n));
     let mut wrong: Vec<String> = Vec::new();
     match prefix {

@@ -28,9 +28,12 @@ fn good() -> Value {
     })
 }
 
-/// The errors of the good pod with the value at a JSON pointer set to another (null takes it out).
 fn errors(changes: &[(&str, Value)]) -> Vec<String> {
-    let mut value = good();
+    errors_in(good(), changes)
+}
+
+/// The errors of a pod with the value at a JSON pointer set to another (null takes it out).
+pub(super) fn errors_in(mut value: Value, changes: &[(&str, Value)]) -> Vec<String> {
     for (pointer, new) in changes {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let parent = value.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}"));

@@ -1,11 +1,12 @@
 //! Volumes.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{PodSpec, Volume};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
 
-use super::Errors;
 use super::name::{check_name, dns_label};
+use super::path::no_backsteps;
+use super::{Errors, projection};
 use crate::quantity::Quantity;
 
 /// The types that `hostPath` knows.
@@ -66,14 +67,14 @@ pub fn volume_sources(volume: &Volume) -> Vec<&'static str> {
     all.into_iter().filter_map(|(name, set)| set.then_some(name)).collect()
 }
 
-/// Checks the volumes; gives their names.
-pub(super) fn volumes<'a>(errors: &mut Errors, spec: &'a PodSpec) -> HashSet<&'a str> {
-    let mut names = HashSet::new();
+/// Checks the volumes; gives them by name.
+pub(super) fn volumes<'a>(errors: &mut Errors, spec: &'a PodSpec) -> HashMap<&'a str, &'a Volume> {
+    let mut names = HashMap::new();
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
         let path = format!("spec.volumes[{i}]");
         sources(errors, &path, volume);
         check_name(errors, &format!("{path}.name"), &volume.name, dns_label);
-        if !names.insert(volume.name.as_str()) && !volume.name.is_empty() {
+        if names.insert(volume.name.as_str(), volume).is_some() && !volume.name.is_empty() {
             errors.duplicate(&format!("{path}.name"), &volume.name);
         }
     }
@@ -86,30 +87,38 @@ fn sources(errors: &mut Errors, path: &str, volume: &Volume) {
         errors.required(path, "must specify a volume type");
     }
     for source in sources.iter().skip(1) {
-        let text = "Forbidden: may not specify more than 1 volume type";
-        errors.add(&format!("{path}.{source}"), text.into());
+        errors.forbidden(&format!("{path}.{source}"), "may not specify more than 1 volume type");
     }
-    if let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) {
-        let path = format!("{path}.emptyDir.sizeLimit");
-        match Quantity::parse(&limit.0) {
-            Err(e) => errors.invalid(&path, &limit.0, &e.to_string()),
-            Ok(q) if q.is_negative() => {
-                let text = "Forbidden: SizeLimit field must be a valid resource quantity";
-                errors.add(&path, text.into());
-            }
-            Ok(_) => {}
-        }
+    if let Some(source) = &volume.empty_dir {
+        empty_dir(errors, &format!("{path}.emptyDir"), source);
     }
     if let Some(host) = &volume.host_path {
         let at = format!("{path}.hostPath.path");
         if host.path.is_empty() {
             errors.required(&at, "");
-        } else if host.path.split('/').any(|part| part == "..") {
-            errors.invalid(&at, &host.path, "must not contain '..'");
         }
+        no_backsteps(errors, &at, &host.path);
         let kind = host.type_.as_deref().unwrap_or_default();
         if !kind.is_empty() {
             errors.one_of(&format!("{path}.hostPath.type"), Some(kind), &HOST_PATH_TYPES);
         }
+    }
+    projection::sources(errors, path, volume);
+}
+
+/// The medium is checked by upstream only when the volume is set up.
+fn empty_dir(errors: &mut Errors, path: &str, source: &EmptyDirVolumeSource) {
+    let medium = source.medium.as_deref().unwrap_or_default();
+    if !medium.is_empty() && !medium.starts_with("HugePages-") {
+        errors.one_of(&format!("{path}.medium"), Some(medium), &["", "HugePages", "Memory"]);
+    }
+    let Some(limit) = &source.size_limit else { return };
+    let path = format!("{path}.sizeLimit");
+    match Quantity::parse(&limit.0) {
+        Err(e) => errors.invalid(&path, &limit.0, &e.to_string()),
+        Ok(limit) if limit.is_negative() => {
+            errors.forbidden(&path, "SizeLimit field must be a valid resource quantity");
+        }
+        Ok(_) => {}
     }
 }
