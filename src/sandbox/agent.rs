@@ -4,9 +4,9 @@
 //! it starts the sandbox; an agent that was started again connects again, and is found when the log
 //! is full, since nothing else is ever asked of it.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ use rustix::net::{
 use thiserror::Error;
 
 use crate::log::NextLog;
+
+#[cfg(test)]
+mod tests;
 
 /// How long the first connection and the description may take: both are there before the sandbox
 /// is, so this is only for an agent that is stopped or starved.
@@ -40,6 +43,16 @@ pub(crate) enum AgentError {
     Describe(#[source] FrameError),
     #[error("the first frame is not a description")]
     NotADescription,
+    #[error("{0} descriptors came with the description, expected three standard streams")]
+    Streams(usize),
+}
+
+/// What an agent's first frame brings.
+pub(crate) struct Accepted {
+    pub(crate) agent: Agent,
+    pub(crate) description: Description,
+    /// The guest's standard input, output and error, where the description says that they came.
+    pub(crate) streams: Option<[OwnedFd; 3]>,
 }
 
 /// The agent, as the sandbox has it; all clones are one.
@@ -60,7 +73,7 @@ struct Link {
 impl Agent {
     /// Takes the agent's connection from the listening socket, and its description from there.
     /// `None` if the agent has gone without one.
-    pub(crate) fn accept(listener: OwnedFd) -> Result<Option<(Self, Description)>, AgentError> {
+    pub(crate) fn accept(listener: OwnedFd) -> Result<Option<Accepted>, AgentError> {
         let accept = |e: Errno| AgentError::Accept(e.into());
         ioctl_fionbio(&listener, true).map_err(accept)?;
         if !readable(&listener, START_PATIENCE) {
@@ -69,10 +82,16 @@ impl Agent {
         let connection = accept_with(&listener, SocketFlags::CLOEXEC).map_err(accept)?;
         let stream = UnixStream::from(connection);
         stream.set_read_timeout(Some(START_PATIENCE)).map_err(AgentError::Accept)?;
-        let description = match ToSandbox::read(&mut &stream).map_err(AgentError::Describe)? {
+        let mut reader = Reader { stream: &stream, came: Vec::new() };
+        let description = match ToSandbox::read(&mut reader).map_err(AgentError::Describe)? {
             Some(ToSandbox::Describe(description)) => *description,
             Some(ToSandbox::Log) => return Err(AgentError::NotADescription),
             None => return Ok(None),
+        };
+        let streams = match (description.streams, <[OwnedFd; 3]>::try_from(reader.came)) {
+            (true, Ok(streams)) => Some(streams),
+            (true, Err(came)) => return Err(AgentError::Streams(came.len())),
+            (false, _) => None,
         };
         let link = Link {
             listener,
@@ -82,7 +101,8 @@ impl Agent {
             got: 0,
             log: None,
         };
-        Ok(Some((Self(Arc::new(Mutex::new(link))), description)))
+        let agent = Self(Arc::new(Mutex::new(link)));
+        Ok(Some(Accepted { agent, description, streams }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Link> {
@@ -148,20 +168,13 @@ impl Link {
     fn receive(&mut self) -> Result<OwnedFd, Errno> {
         let connection = self.connection.as_ref().ok_or(Errno::NOTCONN)?;
         while self.got < HEADER_LEN {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let mut rest = [IoSliceMut::new(&mut self.head[self.got..])];
-            let message = recvmsg(connection, &mut rest, &mut ancillary, flags)?;
-            if message.bytes == 0 {
-                return Err(Errno::PIPE);
+            let mut came = Vec::new();
+            let rest = &mut self.head[self.got..];
+            match receive(connection, rest, RecvFlags::DONTWAIT, &mut came)? {
+                0 => return Err(Errno::PIPE),
+                n => self.got += n,
             }
-            self.got += message.bytes;
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
-                    self.log = descriptors.next().or(self.log.take());
-                }
-            }
+            self.log = came.pop().or(self.log.take());
         }
         self.got = 0;
         // The only frame that is taken now is an empty one with a descriptor.
@@ -200,6 +213,38 @@ impl Link {
     }
 }
 
+/// Reads bytes, and adds the descriptors that come with them: three at most a time, which is what
+/// any one frame brings; the kernel closes further ones.
+fn receive(
+    from: impl AsFd,
+    bytes: &mut [u8],
+    flags: RecvFlags,
+    came: &mut Vec<OwnedFd>,
+) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(from, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            came.extend(descriptors);
+        }
+    }
+    Ok(message.bytes)
+}
+
+/// Reads a stream with the descriptors that come.
+struct Reader<'a> {
+    stream: &'a UnixStream,
+    came: Vec<OwnedFd>,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        Ok(receive(self.stream, bytes, RecvFlags::empty(), &mut self.came)?)
+    }
+}
+
 /// Waits until something is to be read, at most `patience`.
 fn readable(fd: &OwnedFd, patience: Duration) -> bool {
     let until = Instant::now() + patience;
@@ -211,150 +256,5 @@ fn readable(fd: &OwnedFd, patience: Duration) -> bool {
             Err(Errno::INTR) => {}
             Err(_) => return false,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::{IoSlice, Write};
-    use std::os::fd::AsFd;
-    use std::os::unix::net::UnixListener;
-    use std::path::Path;
-
-    use copepod_wasm::GuestKind;
-    use copepod_wasm::frame::MAX_FROM_SANDBOX;
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
-    use tempfile::TempDir;
-
-    use super::*;
-
-    fn description() -> Description {
-        Description {
-            artefact: "/cache/a.cwasm".into(),
-            kind: GuestKind::Http,
-            args: vec!["a".into()],
-            env: vec![("K".into(), "V".into())],
-            preopens: Vec::new(),
-            mounts: Vec::new(),
-            streams: false,
-            user: None,
-            memory_limit_bytes: Some(1 << 20),
-            log_limit_bytes: 1 << 20,
-            listen: vec!["127.0.0.1:80".parse().expect("an address")],
-            grace_seconds: 30,
-            die_with_agent: true,
-        }
-    }
-
-    /// The agent's side: a socket in a directory, and the connection made before the sandbox is.
-    struct Peer {
-        dir: TempDir,
-        stream: UnixStream,
-    }
-
-    impl Peer {
-        fn new() -> (Self, OwnedFd) {
-            let dir = tempfile::tempdir().expect("a directory");
-            let listener = UnixListener::bind(dir.path().join("s")).expect("binds");
-            let stream = UnixStream::connect(dir.path().join("s")).expect("connects");
-            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("sets");
-            (Self { dir, stream }, listener.into())
-        }
-
-        fn send(&mut self, frame: &ToSandbox) {
-            self.stream.write_all(&frame.encode().expect("encodes")).expect("writes");
-        }
-
-        fn described(mut self) -> (Self, Agent) {
-            let listener = UnixListener::bind(self.dir.path().join("l")).expect("binds");
-            self.stream = UnixStream::connect(self.dir.path().join("l")).expect("connects");
-            self.send(&ToSandbox::Describe(Box::new(description())));
-            let (agent, got) = Agent::accept(listener.into()).expect("accepts").expect("is there");
-            assert_eq!(got, description());
-            (self, agent)
-        }
-
-        fn connect_again(&mut self) {
-            self.stream = UnixStream::connect(self.dir.path().join("l")).expect("connects");
-        }
-
-        fn got(&self) -> FromSandbox {
-            let mut head = [0; HEADER_LEN];
-            std::io::Read::read_exact(&mut &self.stream, &mut head).expect("a header");
-            let (kind, len) = header(head, MAX_FROM_SANDBOX).expect("is one");
-            let mut payload = vec![0; len];
-            std::io::Read::read_exact(&mut &self.stream, &mut payload).expect("a payload");
-            FromSandbox::decode(kind, payload).expect("a frame")
-        }
-
-        /// Sends a new log whose frame comes in two pieces, the descriptor with the first.
-        fn send_log(&mut self, path: &Path) {
-            let log = File::create(path).expect("makes");
-            let bytes = ToSandbox::Log.encode().expect("encodes");
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let descriptors = [log.as_fd()];
-            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
-            let first = [IoSlice::new(&bytes[..2])];
-            sendmsg(&self.stream, &first, &mut ancillary, SendFlags::empty()).expect("sends");
-            self.stream.write_all(&bytes[2..]).expect("writes");
-        }
-    }
-
-    #[test]
-    fn an_agent_that_leaves_without_a_description_is_none() {
-        let (peer, listener) = Peer::new();
-        drop(peer);
-        assert!(Agent::accept(listener).expect("accepts").is_none());
-        let (mut peer, listener) = Peer::new();
-        peer.send(&ToSandbox::Log);
-        assert!(matches!(Agent::accept(listener), Err(AgentError::NotADescription)));
-    }
-
-    #[test]
-    fn a_new_log_is_asked_for_once_and_taken_whole() {
-        let (mut peer, mut agent) = Peer::new().0.described();
-        for _ in 0..3 {
-            assert!(agent.next_log(Duration::ZERO).is_none(), "none has come");
-        }
-        assert_eq!(peer.got(), FromSandbox::LogFull);
-        let path = peer.dir.path().join("log");
-        peer.send_log(&path);
-        let log = agent.next_log(Duration::ZERO).expect("has come");
-        rustix::io::write(&log, b"here").expect("writes");
-        assert_eq!(std::fs::read(&path).expect("reads"), b"here");
-        // The next frame tells that no second request came before it.
-        agent.tell(&FromSandbox::Started);
-        assert_eq!(peer.got(), FromSandbox::Started);
-        assert!(agent.next_log(Duration::ZERO).is_none());
-        assert_eq!(peer.got(), FromSandbox::LogFull, "the next log is asked for anew");
-    }
-
-    #[test]
-    fn an_agent_that_was_started_again_is_asked_again() {
-        let (mut peer, mut agent) = Peer::new().0.described();
-        assert!(!agent.gone());
-        assert!(agent.next_log(Duration::ZERO).is_none());
-        drop(std::mem::replace(&mut peer.stream, UnixStream::pair().expect("makes").0));
-        assert!(agent.gone());
-        assert!(agent.next_log(Duration::from_secs(60)).is_none(), "nobody is waited for");
-        peer.connect_again();
-        assert!(agent.next_log(Duration::ZERO).is_none());
-        assert_eq!(peer.got(), FromSandbox::LogFull);
-        // An agent that is there is waited for.
-        let mut waiting = agent.clone();
-        let waiter = std::thread::spawn(move || waiting.next_log(Duration::from_secs(10)));
-        let path = peer.dir.path().join("log");
-        peer.send_log(&path);
-        assert!(waiter.join().expect("ends").is_some());
-    }
-
-    #[test]
-    fn a_frame_that_is_none_ends_the_connection() {
-        let (mut peer, mut agent) = Peer::new().0.described();
-        peer.send(&ToSandbox::Log);
-        assert!(agent.next_log(Duration::ZERO).is_none(), "a log frame without a log");
-        assert!(agent.gone());
     }
 }

@@ -25,6 +25,7 @@ use crate::inline::replace_file_streams;
 use crate::limit::{Budget, Limiter};
 use crate::log::{Log, Stream};
 use crate::stdio::Output;
+use crate::stream::Streams;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
@@ -160,13 +161,21 @@ fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Compone
     Ok(linker)
 }
 
+/// Where the standard streams of a guest lead.
+pub(crate) enum Stdio {
+    /// Nothing to read; each line written goes into the log.
+    Log(Log),
+    /// An exec: to who asked for it.
+    Streams(Streams),
+}
+
 /// What each instance of the guest is made with.
 pub(crate) struct Template {
     args: Vec<String>,
     env: Vec<(String, String)>,
     /// The preopened directories: opened once, before the jail.
     files: WasiFilesystemCtx,
-    log: Log,
+    stdio: Stdio,
     budget: Arc<Budget>,
 }
 
@@ -175,7 +184,7 @@ impl Template {
     pub(crate) fn new(
         description: &mut Description,
         directories: &[OpenDirectory],
-        log: Log,
+        stdio: Stdio,
     ) -> Result<Self, FilesError> {
         let mut builder = WasiCtxBuilder::new();
         // The one thread has nothing else to do for a command, and starts no other.
@@ -190,7 +199,7 @@ impl Template {
             args: std::mem::take(&mut description.args),
             env: std::mem::take(&mut description.env),
             files: builder.build().filesystem().clone(),
-            log,
+            stdio,
             budget: Budget::new(description.memory_limit_bytes),
         })
     }
@@ -200,14 +209,20 @@ impl Template {
         builder
             .args(&self.args)
             .envs(&self.env)
-            .stdout(Output::new(self.log.clone(), Stream::Stdout))
-            .stderr(Output::new(self.log.clone(), Stream::Stderr))
             // The pod's network is the guest's, as for any container. Names are not looked up:
             // that would need a thread and the host's files.
             .inherit_network()
             .allow_tcp(true)
             .allow_udp(true)
             .allow_ip_name_lookup(false);
+        match &self.stdio {
+            Stdio::Log(log) => builder
+                .stdout(Output::new(log.clone(), Stream::Stdout))
+                .stderr(Output::new(log.clone(), Stream::Stderr)),
+            Stdio::Streams(Streams { input, output, error }) => {
+                builder.stdin(input.clone()).stdout(output.clone()).stderr(error.clone())
+            }
+        };
         builder
     }
 

@@ -19,10 +19,12 @@ mod inline;
 pub mod jail;
 mod limit;
 mod log;
+mod mounts;
 mod request;
 mod stamp;
 mod start;
 mod stdio;
+mod stream;
 mod timer;
 
 pub use start::run;

@@ -10,7 +10,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use copepod_wasm::Description;
 use copepod_wasm::frame::FromSandbox;
 use copepod_wasm::state::{Exit, Launch, StateError, StateFile};
 use rustix::fs::{Mode, OFlags, open};
@@ -24,15 +23,17 @@ use tokio::runtime::{Builder, Runtime};
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use crate::agent::{Agent, AgentError};
+use crate::agent::{Accepted, Agent, AgentError};
 use crate::command::{Run, run_component, run_module};
 use crate::exit;
 use crate::files::{FilesError, OpenDirectory, open_artefact, proc_path};
-use crate::guest::{ComponentState, GuestError, Linked, ModuleState, Template, link};
+use crate::guest::{ComponentState, GuestError, Linked, ModuleState, Stdio, Template, link};
 use crate::http::Server;
 use crate::jail::{self, Jail, JailError};
 use crate::log::Log;
+use crate::mounts::{self, MountError};
 use crate::stamp;
+use crate::stream::Streams;
 
 /// Exit code of a sandbox that was not started by an agent, as of a wrong command line.
 const USAGE: i32 = 2;
@@ -53,6 +54,8 @@ enum StartError {
     #[error("cannot forbid core dumps")]
     CoreDumps(#[source] Errno),
     #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -64,6 +67,8 @@ enum StartError {
     },
     #[error("cannot make the event loop")]
     EventLoop(#[source] io::Error),
+    #[error("cannot wait for the guest's standard streams")]
+    Streams(#[source] io::Error),
     #[error(transparent)]
     Jail(#[from] JailError),
     #[error("cannot write that the guest is launched")]
@@ -82,9 +87,11 @@ impl StartError {
             | Self::Agent(_)
             | Self::ParentDeath(_)
             | Self::CoreDumps(_)
+            | Self::Mount(_)
             | Self::Files(FilesError::Directory { .. })
             | Self::Listen { .. }
             | Self::EventLoop(_)
+            | Self::Streams(_)
             | Self::Jail(_)
             | Self::Launched(_) => false,
         }
@@ -154,13 +161,14 @@ fn run_with(Inherited { listener, state, log }: Inherited) -> i32 {
         // The process is about to abort: its wait status is all that is left if this fails.
         let _ = of_panics.set_exit(&exit::panicked(panic.to_string()));
     }));
-    let (agent, mut description) = match Agent::accept(listener) {
+    let accepted = match Agent::accept(listener) {
         Ok(Some(accepted)) => accepted,
         Ok(None) => return 0,
         Err(e) => return record(&state, &exit::not_started(chain(&e))),
     };
-    let log = Log::new(log, description.log_limit_bytes, agent.clone());
-    match prepare(&mut description, &agent, &log) {
+    let agent = accepted.agent.clone();
+    let log = Log::new(log, accepted.description.log_limit_bytes, agent.clone());
+    match prepare(accepted, &log) {
         Ok(Some(ready)) => run_guest(ready, &state, &agent, &log),
         Ok(None) => 0,
         Err(e) if e.is_of_the_artefact() => {
@@ -187,6 +195,7 @@ fn record(state: &StateFile, exit: &Exit) -> i32 {
 struct Ready {
     runtime: Runtime,
     entry: Entry,
+    streams: Option<Streams>,
 }
 
 enum Entry {
@@ -197,11 +206,8 @@ enum Entry {
 
 /// All that comes before the guest, up to and with the jail. `None`: the agent has gone, and its
 /// sandboxes are to go with it.
-fn prepare(
-    description: &mut Description,
-    agent: &Agent,
-    log: &Log,
-) -> Result<Option<Ready>, StartError> {
+fn prepare(accepted: Accepted, log: &Log) -> Result<Option<Ready>, StartError> {
+    let Accepted { agent, mut description, streams } = accepted;
     let with_agent = description.die_with_agent;
     if with_agent {
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(StartError::ParentDeath)?;
@@ -212,6 +218,7 @@ fn prepare(
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(StartError::CoreDumps)?;
+    mounts::make(&description.mounts, &description.preopens)?;
     let directories =
         description.preopens.iter().map(OpenDirectory::open).collect::<Result<Vec<_>, _>>()?;
     let artefact = open_artefact(&description.artefact)?;
@@ -219,22 +226,25 @@ fn prepare(
     drop(artefact);
     let listeners = description.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
 
-    let template = Template::new(description, &directories, log.clone())?;
     let runtime = Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .map_err(StartError::EventLoop)?;
+    let entered = runtime.enter();
+    let streams = streams.map(Streams::new).transpose().map_err(StartError::Streams)?;
+    let stdio = streams.clone().map_or_else(|| Stdio::Log(log.clone()), Stdio::Streams);
+    let template = Template::new(&mut description, &directories, stdio)?;
     let entry = match linked {
         Linked::P1(pre) => Entry::Module(template.module_store(pre.module().engine()), pre),
         Linked::P2(pre) => Entry::Component(template.component_store(pre.engine()), pre),
         Linked::Http(pre) => {
-            let _entered = runtime.enter();
             let grace = description.grace_seconds;
             let server = Server::new(pre, template, log.clone(), listeners, grace);
             Entry::Http(server.map_err(StartError::EventLoop)?)
         }
     };
+    drop(entered);
     let kept: Vec<_> = directories.iter().map(OpenDirectory::kept).collect();
     jail::enter(&Jail {
         user: description.user.as_ref(),
@@ -245,7 +255,7 @@ fn prepare(
     if with_agent && agent.gone() {
         return Ok(None);
     }
-    Ok(Some(Ready { runtime, entry }))
+    Ok(Some(Ready { runtime, entry, streams }))
 }
 
 /// Binds one address; std asks for `SO_REUSEADDR`, so that a restart has its port at once.
@@ -260,12 +270,13 @@ fn listen(address: &SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// Runs the guest to its end and records it; gives the process's exit code.
-fn run_guest(Ready { runtime, entry }: Ready, state: &StateFile, agent: &Agent, log: &Log) -> i32 {
+fn run_guest(ready: Ready, state: &StateFile, agent: &Agent, log: &Log) -> i32 {
     let launch =
         Launch { pid: getpid().as_raw_nonzero().get().cast_unsigned(), at_ns: stamp::now_ns() };
     if let Err(e) = state.set_launched(&launch) {
         return not_started(chain(&StartError::Launched(e)), state, agent);
     }
+    let Ready { runtime, entry, streams } = ready;
     let started = || agent.tell(&FromSandbox::Started);
     let run = match entry {
         Entry::Module(store, pre) => runtime.block_on(run_module(store, pre, started)),
@@ -275,6 +286,9 @@ fn run_guest(Ready { runtime, entry }: Ready, state: &StateFile, agent: &Agent, 
             Run::Ended(runtime.block_on(server.serve()))
         }
     };
+    if let Some(mut streams) = streams {
+        runtime.block_on(streams.finish());
+    }
     log.finish();
     match run {
         Run::Ended(exit) => record(state, &exit),
