@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -111,9 +111,7 @@ impl StateFile {
     /// # Errors
     /// [`StateError::Id`] and [`StateError::Io`].
     pub fn create(path: &Path, id: &str) -> Result<Option<Self>, StateError> {
-        if id.len() != ID_LEN || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(StateError::Id(id.into()));
-        }
+        let head = head(id)?;
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -126,13 +124,30 @@ impl StateFile {
         if !state.try_lock()? {
             return Ok(None);
         }
-        let mut head = [0; EXIT_AT as usize];
-        head[..8].copy_from_slice(MAGIC);
-        head[8] = PROTOCOL_VERSION;
-        head[ID_AT as usize..][..ID_LEN].copy_from_slice(id.as_bytes());
         state.0.set_len(0).map_err(|e| StateError::Io("empty", e))?;
         state.0.write_all_at(&head, 0).map_err(|e| StateError::Io("write", e))?;
         Ok(Some(state))
+    }
+
+    /// Makes the file in memory, without a name, for what ends with its agent anyway.
+    ///
+    /// # Errors
+    /// [`StateError::Id`] and [`StateError::Io`].
+    pub fn unnamed(id: &str) -> Result<Self, StateError> {
+        let head = head(id)?;
+        let fd = memfd_create("copepod-state", MemfdFlags::CLOEXEC)
+            .map_err(|e| StateError::Io("make", e.into()))?;
+        let state = Self(File::from(fd));
+        state.0.write_all_at(&head, 0).map_err(|e| StateError::Io("write", e))?;
+        Ok(state)
+    }
+
+    /// A second descriptor of the same open file.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn try_clone(&self) -> Result<Self, StateError> {
+        self.0.try_clone().map(Self).map_err(|e| StateError::Io("share", e))
     }
 
     /// Opens an existing file and checks its head.
@@ -257,6 +272,18 @@ impl StateFile {
     }
 }
 
+/// What the file starts with.
+fn head(id: &str) -> Result<[u8; EXIT_AT as usize], StateError> {
+    if id.len() != ID_LEN || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(StateError::Id(id.into()));
+    }
+    let mut head = [0; EXIT_AT as usize];
+    head[..8].copy_from_slice(MAGIC);
+    head[8] = PROTOCOL_VERSION;
+    head[ID_AT as usize..][..ID_LEN].copy_from_slice(id.as_bytes());
+    Ok(head)
+}
+
 impl AsFd for StateFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -321,6 +348,18 @@ mod tests {
         drop(other);
         let anew = StateFile::create(&path, &id()).expect("makes").expect("is free");
         assert_eq!(anew.launched().expect("reads"), None);
+    }
+
+    #[test]
+    fn an_unnamed_file_is_read_through_a_second_descriptor() {
+        let state = StateFile::unnamed(&id()).expect("makes");
+        let other = state.try_clone().expect("shares");
+        let sandbox = StateFile::from_fd(state.into()).expect("is one");
+        let launch = Launch { pid: 1, at_ns: 2 };
+        sandbox.set_launched(&launch).expect("writes");
+        assert_eq!(other.launched().expect("reads"), Some(launch));
+        assert_eq!((other.id().expect("reads"), other.exit().expect("reads")), (id(), None));
+        assert!(matches!(StateFile::unnamed("short"), Err(StateError::Id(_))));
     }
 
     #[test]

@@ -6,12 +6,15 @@
 
 pub(crate) mod wasm;
 
+use std::error::Error as StdError;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
 use copepod_wasm::{GuestKind, Mount, Preopen, User};
+use thiserror::Error;
 
 /// One container attempt to start, all names resolved.
 #[derive(Clone, Debug)]
@@ -53,14 +56,57 @@ pub(crate) struct Container {
 /// Where a container leaves its termination message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TerminationMessage {
-    /// The directory that the file lies in, which the guest may have written to: the file is opened
-    /// below it without following any link.
+    /// The absolute path, without a link, of the directory that the file lies in. The guest may
+    /// have written to both: no link is followed to it and below it.
     pub(crate) dir: PathBuf,
     /// The file, relative to `dir`; empty: there is none.
     pub(crate) file: PathBuf,
     /// Whether the end of the log stands in for an empty file of a failed container
     /// (`FallbackToLogsOnError`).
     pub(crate) fallback_to_logs: bool,
+}
+
+/// A command to run beside a running container, with the same files, environment, user, network and
+/// limits.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    /// The arguments, the command's own name first.
+    pub(crate) command: Vec<String>,
+    /// The artefact to run and what it holds: another Wasm file of the image; `None` is the
+    /// container's own.
+    pub(crate) artefact: Option<(PathBuf, GuestKind)>,
+    /// Its standard input, output and error, of any kind.
+    pub(crate) streams: [OwnedFd; 3],
+}
+
+/// How the command of an [`Exec`] ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExecExit {
+    /// The exit code; 126 where the container has no command, 137 where it was killed, as it is
+    /// with its container.
+    pub(crate) code: i32,
+    /// Why, where the command did not end by itself: a trap's text, or empty.
+    pub(crate) message: String,
+}
+
+/// Why an [`Exec`] did not run.
+#[derive(Debug, Error)]
+pub(crate) enum ExecError {
+    /// No arguments.
+    #[error("you must specify at least one command for the container")]
+    NoCommand,
+    /// The container is not there, has not started or has ended.
+    #[error("container not running ({0})")]
+    NotRunning(String),
+    /// As many run in the container as may.
+    #[error("too many commands run in the container: at most {0} at a time")]
+    TooMany(usize),
+    /// The runtime could not start it.
+    #[error("cannot start the command")]
+    Start(#[source] Box<dyn StdError + Send + Sync>),
+    /// It was started and ended before anything of the guest ran.
+    #[error("the command did not start: {0}")]
+    NotStarted(String),
 }
 
 /// What became of an attempt, for the worker of the pod `pod_uid`.
@@ -88,7 +134,7 @@ pub(crate) enum What {
     },
 }
 
-/// A runtime's verbs. Each is idempotent; none waits for a guest.
+/// A runtime's verbs. Each but `exec` is idempotent and waits for no guest.
 pub(crate) trait Runtime: Send + Sync + 'static {
     /// Creates and starts one container attempt. What becomes of it comes as [`Happening`]s.
     ///
@@ -102,6 +148,17 @@ pub(crate) trait Runtime: Send + Sync + 'static {
 
     /// Forgets the dead container `id` and removes what it left on disk, its logs too.
     fn remove(&self, id: &str) -> impl Future<Output = ()> + Send;
+
+    /// Runs a command beside the running container `id` and waits for its end. Dropped before, it
+    /// is killed; it is killed with its container as well.
+    ///
+    /// # Errors
+    /// [`ExecError`]; nothing of it runs then.
+    fn exec(
+        &self,
+        id: &str,
+        exec: Exec,
+    ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
 
     /// All attempts of the pod that are known: the truth that a worker starts from.
     fn list(&self, pod_uid: &str) -> Vec<Attempt>;

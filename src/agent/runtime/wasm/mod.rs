@@ -1,10 +1,13 @@
 //! Containers that are Wasm: one `copepod-sandbox` process each.
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
-//! living sandbox that waits for it ([`monitor`]), the rotation of its log and what is done with
-//! sandboxes that an earlier agent left ([`leftovers`]).
+//! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
+//! ([`exec`]), its last words ([`last_words`]) and what is done with sandboxes that an earlier agent
+//! left ([`leftovers`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
+mod exec;
+mod last_words;
 mod leftovers;
 mod monitor;
 mod spawn;
@@ -15,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Failure};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use leftovers::end_leftovers;
 
-use super::{Container, Happening, Runtime, What};
+use super::{Container, Exec, ExecError, ExecExit, Happening, Runtime, What};
 use crate::ledger::Ledger;
 use crate::logs;
 
@@ -43,6 +46,10 @@ struct Entry {
     log: PathBuf,
     /// To the monitor; closed once the sandbox has ended.
     stop: mpsc::Sender<Duration>,
+    /// What was started, for commands beside it.
+    container: Arc<Container>,
+    /// One permit for each command that may run beside it.
+    execs: Arc<Semaphore>,
 }
 
 /// The attempts by container id. Locked for a look-up only, never across a wait.
@@ -84,13 +91,22 @@ impl Runtime for Wasm {
             state: AttemptState::Starting,
         };
         let (stop, orders) = mpsc::channel(ORDERS);
-        let (pod_uid, log) = (container.pod_uid.clone(), spawned.log.clone());
-        let entry = Entry { pod_uid, attempt: attempt.clone(), log, stop };
+        let container = Arc::new(container);
+        let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
+        let entry = Entry {
+            pod_uid: container.pod_uid.clone(),
+            attempt: attempt.clone(),
+            log: spawned.log.clone(),
+            stop,
+            container: Arc::clone(&container),
+            execs: Arc::clone(&execs),
+        };
         self.table.lock().insert(spawned.id.clone(), entry);
         let monitor = monitor::Monitor {
             table: Arc::clone(&self.table),
             happenings: self.happenings.clone(),
             container,
+            execs,
             unloadable: None,
             running: None,
         };
@@ -112,6 +128,10 @@ impl Runtime for Wasm {
         if let Err(error) = tokio::fs::remove_dir_all(&dir).await {
             tracing::warn!(path = %dir.display(), %error, "cannot remove a dead container's files");
         }
+    }
+
+    async fn exec(&self, id: &str, exec: Exec) -> Result<ExecExit, ExecError> {
+        exec::exec(self, id, exec).await
     }
 
     fn list(&self, pod_uid: &str) -> Vec<Attempt> {

@@ -17,11 +17,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::process::Child;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::spawn::{LOG_LIMIT_BYTES, Spawned, open_log};
-use super::{Container, Happening, Table, What};
+use super::spawn::{LOG_LIMIT_BYTES, Process, Spawned, open_log};
+use super::{Container, Happening, Table, What, exec, last_words};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.
@@ -31,7 +31,9 @@ const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) struct Monitor {
     pub(super) table: Arc<Table>,
     pub(super) happenings: mpsc::Sender<Happening>,
-    pub(super) container: Container,
+    pub(super) container: Arc<Container>,
+    /// The permits of the commands beside it.
+    pub(super) execs: Arc<Semaphore>,
     /// What the sandbox said of an artefact that it cannot load.
     pub(super) unloadable: Option<String>,
     /// Since when the guest runs, once that was told: from then on it never "never ran".
@@ -48,8 +50,9 @@ struct Place<'a> {
 
 impl Monitor {
     /// Runs until the sandbox has ended and everybody knows how.
-    pub(super) async fn run(mut self, mut spawned: Spawned, mut stops: mpsc::Receiver<Duration>) {
-        let (reader, writer) = spawned.stream.into_split();
+    pub(super) async fn run(mut self, spawned: Spawned, mut stops: mpsc::Receiver<Duration>) {
+        let Process { mut child, stream, socket: _socket } = spawned.process;
+        let (reader, writer) = stream.into_split();
         let (frames_in, mut frames) = mpsc::channel(1);
         tokio::spawn(read_frames(reader, frames_in));
         let place = Place {
@@ -62,19 +65,23 @@ impl Monitor {
         let status = loop {
             tokio::select! {
                 // `wait` may be dropped and asked again (tokio: cancel safe).
-                status = spawned.child.wait() => break status,
+                status = child.wait() => break status,
                 Some(frame) = frames.recv() => self.hear(frame, &place).await,
                 Some(grace) = stops.recv() => {
                     let wished = Instant::now() + grace.min(GRACE_MAX);
-                    signal(&spawned.child, if grace.is_zero() { Signal::KILL } else { Signal::TERM });
+                    signal(&child, if grace.is_zero() { Signal::KILL } else { Signal::TERM });
                     kill_at = Some(kill_at.map_or(wished, |at| at.min(wished)));
                 }
                 () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
-                    signal(&spawned.child, Signal::KILL);
+                    signal(&child, Signal::KILL);
                     kill_at = None;
                 }
             }
         };
+        // Closed, this ends the commands beside it; they have its volumes, so they are waited for.
+        stops.close();
+        // The semaphore is never closed.
+        let _ = self.execs.acquire_many(exec::AT_ONCE as u32).await;
         // What it said last; its end has closed the connection.
         while let Some(frame) = frames.recv().await {
             self.hear(frame, &place).await;
@@ -110,7 +117,11 @@ impl Monitor {
 
     async fn ended(&mut self, place: &Place<'_>, status: io::Result<ExitStatus>) {
         match conclude(self.running, read_state(place.state), status) {
-            Ok(exit) => self.tell(place.id, AttemptState::Exited(exit)).await,
+            Ok(mut exit) => {
+                let message = &self.container.termination_message;
+                exit.message = last_words::of(message, place.log, exit.code, exit.message).await;
+                self.tell(place.id, AttemptState::Exited(exit)).await;
+            }
             Err(mut failure) => {
                 failure.message = self.unloadable.take().unwrap_or(failure.message);
                 self.table.lock().remove(place.id);
@@ -143,13 +154,19 @@ pub(super) struct Records {
     exit: Option<copepod_wasm::state::Exit>,
 }
 
+impl Records {
+    /// Reads both.
+    pub(super) fn of(state: &StateFile) -> Result<Self, StateError> {
+        Ok(Self { launch: state.launched()?, exit: state.exit()? })
+    }
+}
+
 fn read_state(path: &Path) -> Result<Records, StateError> {
-    let state = StateFile::open(path)?;
-    Ok(Records { launch: state.launched()?, exit: state.exit()? })
+    Records::of(&StateFile::open(path)?)
 }
 
 /// How an attempt ended: its own record before the wait status, and neither where it never ran.
-fn conclude(
+pub(super) fn conclude(
     running: Option<Timestamp>,
     records: Result<Records, StateError>,
     status: io::Result<ExitStatus>,
@@ -211,7 +228,7 @@ fn signal(child: &Child, signal: Signal) {
 
 /// Reads frames until the sandbox ends or says nonsense; a hostile one is heard no more, and its
 /// process is still waited for.
-async fn read_frames(mut from: OwnedReadHalf, into: mpsc::Sender<FromSandbox>) {
+pub(super) async fn read_frames(mut from: OwnedReadHalf, into: mpsc::Sender<FromSandbox>) {
     loop {
         let mut head = [0; HEADER_LEN];
         if from.read_exact(&mut head).await.is_err() {
@@ -248,7 +265,7 @@ fn rotate(log: &Path, to: &UnixStream) {
         logs::rotate(log, Timestamp::now())?;
         let new = open_log(log)?;
         let frame = ToSandbox::Log.encode().map_err(io::Error::other)?;
-        linux::send_with_fd(to.as_fd(), &frame, new.as_fd())
+        linux::send_with_fds(to, &frame, &[new.as_fd()])
     };
     if let Err(error) = rotated() {
         tracing::warn!(path = %log.display(), %error, "cannot rotate a log");

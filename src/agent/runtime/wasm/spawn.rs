@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::ledger::Ledger;
 pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
 
 /// How long a sandbox may take to hear its description: it reads nothing else first.
-const TELL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TELL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a sandbox could not be started.
 #[derive(Debug, Error)]
@@ -79,16 +79,19 @@ impl Drop for Socket {
     }
 }
 
+/// A process of the sandbox program, and the connection to it.
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) stream: UnixStream,
+    pub(super) socket: Socket,
+}
+
 /// A sandbox that was just started.
 pub(super) struct Spawned {
     /// The container id.
     pub(super) id: String,
     /// The process.
-    pub(super) child: Child,
-    /// The connection to it.
-    pub(super) stream: UnixStream,
-    /// Its socket.
-    pub(super) _socket: Socket,
+    pub(super) process: Process,
     /// Its state file.
     pub(super) state: PathBuf,
     /// Its log.
@@ -101,13 +104,7 @@ pub(super) async fn spawn(
     program: &Path,
     container: &Container,
 ) -> Result<Spawned, SpawnError> {
-    let frame = ToSandbox::Describe(Box::new(describe(container)))
-        .encode()
-        .map_err(SpawnError::Describe)?;
-    let made = |path: &Path| {
-        let path = path.to_path_buf();
-        |source| SpawnError::Make { path, source }
-    };
+    let frame = frame(describe(container))?;
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
@@ -115,28 +112,55 @@ pub(super) async fn spawn(
     let log_file = open_log(&log).map_err(made(&log))?;
     let (id, state) = (new_id(), dir.join("state"));
     let state_file = make_state(&state, &id)?;
-    let socket = ledger.socket(&id);
+    let mut command = Command::new(program);
+    command.stderr(Stdio::from(log_file));
+    let mut process = launch(command, ledger.socket(&id), state_file)?;
+    // An error means that it has ended already, as it does when it hears no more; the monitor sees
+    // how. One that does not listen is left to its own patience.
+    let _ = timeout(TELL_TIMEOUT, process.stream.write_all(&frame)).await;
+    Ok(Spawned { id, process, state, log })
+}
+
+/// The frame that tells a sandbox what to run.
+pub(super) fn frame(description: Description) -> Result<Vec<u8>, SpawnError> {
+    ToSandbox::Describe(Box::new(description)).encode().map_err(SpawnError::Describe)
+}
+
+fn made(path: &Path) -> impl Fn(io::Error) -> SpawnError {
+    move |source| SpawnError::Make { path: path.to_path_buf(), source }
+}
+
+/// Starts the program of `command`, which has its log already, with a socket of this path and the
+/// state file.
+pub(super) fn launch(
+    mut command: Command,
+    socket: PathBuf,
+    state: StateFile,
+) -> Result<Process, SpawnError> {
     let listener = UnixListener::bind(&socket).map_err(made(&socket))?;
     let socket = Socket(socket);
     // Queued at once: the sandbox finds the agent there when it looks.
-    let mut stream = UnixStream::connect(&socket.0).await.map_err(made(&socket.0))?;
-    let child = Command::new(program)
+    let connect = || {
+        let stream = StdStream::connect(&socket.0)?;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    };
+    let stream = connect().map_err(made(&socket.0))?;
+    let program = command.as_std().get_program().into();
+    let child = command
         .env_clear()
         .current_dir("/")
         // Ctrl-C in a terminal is for the agent to hear, not for its guests.
         .process_group(0)
         .stdin(Stdio::from(OwnedFd::from(listener)))
-        .stdout(Stdio::from(OwnedFd::from(state_file)))
-        .stderr(Stdio::from(log_file))
+        .stdout(Stdio::from(OwnedFd::from(state)))
         .spawn()
-        .map_err(|source| SpawnError::Exec { program: program.into(), source })?;
-    // An error means that it has ended already, as it does when it hears no more; the monitor sees
-    // how. One that does not listen is left to its own patience.
-    let _ = timeout(TELL_TIMEOUT, stream.write_all(&frame)).await;
-    Ok(Spawned { id, child, stream, _socket: socket, state, log })
+        .map_err(|source| SpawnError::Exec { program, source })?;
+    Ok(Process { child, stream, socket })
 }
 
-fn describe(container: &Container) -> Description {
+/// What the container's sandbox is told.
+pub(super) fn describe(container: &Container) -> Description {
     let container = container.clone();
     Description {
         artefact: container.artefact,
@@ -169,7 +193,7 @@ fn make_state(path: &Path, id: &str) -> Result<StateFile, SpawnError> {
 }
 
 /// A container id: 64 hex digits, as log shippers expect.
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     let half = || uuid::Uuid::new_v4().simple().to_string();
     half() + &half()
 }

@@ -1,0 +1,174 @@
+//! The termination message of a container: what its guest left in a file, or the end of its log.
+//!
+//! All of it is the guest's: the file may be anything by now, so it is opened without following a
+//! link, looked at before it is read, and read off the event loop.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use tokio::task::spawn_blocking;
+
+use super::super::TerminationMessage;
+use crate::logs;
+
+/// Bytes read of the file, its last ones (upstream's `MaxContainerTerminationMessageLength`).
+const FILE_MAX: u64 = 4096;
+/// Bytes of the log that stand in for an empty file, its last ones (upstream's
+/// `MaxContainerTerminationMessageLogLength`).
+const LOG_MAX: usize = 2048;
+/// Lines of the log that stand in, its last ones (upstream's
+/// `MaxContainerTerminationMessageLogLines`).
+const LOG_LINES_MAX: usize = 80;
+/// Bytes of a log file whose end surely holds those: what is before a line's text is under 64.
+const LOG_READ_MAX: u64 = 8 << 10;
+
+/// The message of an attempt that ended with `code`: the runtime's own, the file's, the log's.
+pub(super) async fn of(
+    message: &TerminationMessage,
+    log: &Path,
+    code: i32,
+    of_runtime: String,
+) -> String {
+    if message.file.as_os_str().is_empty() {
+        return of_runtime;
+    }
+    let (message, log) = (message.clone(), log.to_path_buf());
+    let read = spawn_blocking(move || {
+        let file = from_file(&message.dir, &message.file);
+        let wanted = message.fallback_to_logs && code != 0 && file.is_empty();
+        (file, wanted.then(|| from_log(&log)))
+    });
+    match read.await {
+        Ok((file, log)) => joined(&of_runtime, &file, log.as_deref()),
+        // The agent ends.
+        Err(_) => of_runtime,
+    }
+}
+
+/// The texts as upstream joins them.
+fn joined(of_runtime: &str, from_file: &str, from_log: Option<&str>) -> String {
+    let own = if from_file.is_empty() { from_log.unwrap_or_default() } else { from_file };
+    let parts = [of_runtime, own].into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(": ")
+}
+
+/// What the file holds; upstream's text where it cannot be read, nothing where there is none.
+fn from_file(dir: &Path, file: &Path) -> String {
+    match read_file(dir, file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => {
+            format!("Error on reading termination log {}: {e}", dir.join(file).display())
+        }
+    }
+}
+
+fn read_file(dir: &Path, file: &Path) -> io::Result<Vec<u8>> {
+    let plainly = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let dir = openat2(CWD, dir, flags | OFlags::DIRECTORY, Mode::empty(), plainly)?;
+    let found = openat2(dir, file, flags, Mode::empty(), plainly | ResolveFlags::BENEATH)?;
+    // Opened for reading only now that it is known to be harmless: a pipe or a device is not.
+    if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("not a regular file"));
+    }
+    read_end(File::open(proc_path(&found))?, FILE_MAX)
+}
+
+fn proc_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// The last bytes of a file, `max` at most even if it grows meanwhile.
+fn read_end(mut file: File, max: u64) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(max)))?;
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The end of the log; a log that cannot be read has none.
+fn from_log(log: &Path) -> String {
+    let end = File::open(log).and_then(|file| read_end(file, LOG_READ_MAX)).unwrap_or_default();
+    let mut lines: Vec<&[u8]> = end.split_inclusive(|byte| *byte == b'\n').collect();
+    lines.drain(..lines.len().saturating_sub(LOG_LINES_MAX));
+    let mut text = Vec::new();
+    for line in lines {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        match logs::parse(line) {
+            Some(line) => {
+                text.extend_from_slice(line.text);
+                if line.whole {
+                    text.push(b'\n');
+                }
+            }
+            // The end of a long line whose start was not read.
+            None => {
+                text.extend_from_slice(line);
+                text.push(b'\n');
+            }
+        }
+    }
+    String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_MAX)..]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::mknodat;
+
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_below_the_directory_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("exists");
+        let read = |file: &str| from_file(&root, Path::new(file));
+        fs::write(root.join("plain"), "last words").expect("writes");
+        assert_eq!(read("plain"), "last words");
+        assert_eq!(read("nowhere"), "");
+        let long = format!("{}{}", "a".repeat(1 << 20), "b".repeat(FILE_MAX as usize));
+        fs::write(root.join("long"), long).expect("writes");
+        assert_eq!(read("long"), "b".repeat(FILE_MAX as usize));
+        fs::write(root.join("bytes"), b"\xff\xfe").expect("writes");
+        assert_eq!(read("bytes"), "\u{fffd}\u{fffd}");
+
+        symlink("/etc/passwd", root.join("link")).expect("links");
+        symlink("/etc", root.join("etc")).expect("links");
+        symlink(&root, root.join("self")).expect("links");
+        fs::create_dir(root.join("dir")).expect("makes");
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(CWD, root.join("pipe"), FileType::Fifo, mode, 0).expect("makes");
+        for file in ["link", "etc/passwd", "self/plain", "dir", "pipe", "../outside", "/etc/passwd"]
+        {
+            let text = read(file);
+            assert!(text.starts_with("Error on reading termination log "), "{file}: {text}");
+        }
+        let through = from_file(&root.join("self"), Path::new("plain"));
+        assert!(through.starts_with("Error on reading"), "a link to the directory: {through}");
+    }
+
+    #[test]
+    fn the_end_of_a_log_stands_in() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("0.log");
+        assert_eq!(from_log(&log), "");
+        let line =
+            |tag: &str, text: &str| format!("2026-11-22T03:00:00.123456789Z stdout {tag} {text}\n");
+        let many: String = (0..100).map(|n| line("F", &n.to_string())).collect();
+        fs::write(&log, many).expect("writes");
+        let expected: String = (20..100).map(|n| format!("{n}\n")).collect();
+        assert_eq!(from_log(&log), expected);
+        // The last bytes of lines in parts, whose first bytes are not even read.
+        let parts = [line("P", &"x".repeat(16 << 10)), line("F", "end")].concat();
+        fs::write(&log, parts).expect("writes");
+        let text = from_log(&log);
+        assert_eq!(text, format!("{}end\n", "x".repeat(LOG_MAX - 4)));
+    }
+}
