@@ -24,7 +24,7 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup guests build install lint test bench clean-cache
+.PHONY: help setup test-setup bench-setup guests build install lint test bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo
@@ -79,8 +79,22 @@ test-setup: ## the real parts that the tests need (installs what is missing)
 test: test-setup lint build guests ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
-bench: build guests ## memory and start times of many sandboxes
-	@$(PROGRAMS) cargo bench --locked --workspace --bench sandboxes
+# The command of the wasmtime that is linked (Cargo.toml), for comparison: built once, which takes a
+# while, and kept outside the checkout.
+WASMTIME_VERSION := $(shell sed -nE 's/^wasmtime = .*version = "=([0-9.]+)".*/\1/p' Cargo.toml)
+WASMTIME := $(CACHE)/tools/bin/wasmtime
+
+bench-setup: ## what the bench compares with and measures by (installs what is missing)
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "wrk is missing: install it" >&2; exit 1; }; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y wrk >/dev/null; }
+	@[ "$$($(WASMTIME) --version 2>/dev/null | cut -d' ' -f2)" = '$(WASMTIME_VERSION)' ] || \
+	    CARGO_TARGET_DIR='$(CACHE)/tools/target' cargo install -q --locked --root '$(CACHE)/tools' \
+	        wasmtime-cli --version '$(WASMTIME_VERSION)'
+
+bench: build guests bench-setup ## start, requests per second, memory beside wasmtime's (ARGS="--output json")
+	@export CRITERION_HOME='$(TARGET)/criterion'; rm -rf -- "$$CRITERION_HOME"; \
+	    cargo bench -q --locked --workspace --bench step --bench log -- --noplot --quiet >&2; \
+	    $(PROGRAMS) WASMTIME='$(WASMTIME)' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
 	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)'

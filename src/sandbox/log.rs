@@ -30,8 +30,10 @@ const DROPPING: &[u8] = b"copepod: log limit reached, lines dropped until the ag
 
 /// Which of the guest's streams a line is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub enum Stream {
+    /// Its standard output.
     Stdout,
+    /// Its standard error.
     Stderr,
 }
 
@@ -45,7 +47,7 @@ impl Stream {
 }
 
 /// Where a new log comes from: the agent, or a script in a test.
-pub(crate) trait NextLog: Send {
+pub trait NextLog: Send {
     /// A new log, if one is there; asks for one first where that was not done yet. Waits at most
     /// `patience`, and not at all if nobody is there who could send one.
     fn next_log(&mut self, patience: Duration) -> Option<OwnedFd>;
@@ -53,7 +55,7 @@ pub(crate) trait NextLog: Send {
 
 /// The log, shared by the guest's streams and the sandbox itself.
 #[derive(Clone)]
-pub(crate) struct Log(Arc<Mutex<Inner>>);
+pub struct Log(Arc<Mutex<Inner>>);
 
 struct Inner {
     file: OwnedFd,
@@ -69,7 +71,7 @@ struct Inner {
 
 impl Log {
     /// A log that writes to `file` (append-only) and asks `next` for another past `limit` bytes.
-    pub(crate) fn new(file: OwnedFd, limit: u64, next: impl NextLog + 'static) -> Self {
+    pub fn new(file: OwnedFd, limit: u64, next: impl NextLog + 'static) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             size: size(&file),
             file,
@@ -88,7 +90,7 @@ impl Log {
     }
 
     /// Takes bytes of a stream; whole lines are written, the rest is kept.
-    pub(crate) fn write(&self, stream: Stream, bytes: &[u8]) {
+    pub fn write(&self, stream: Stream, bytes: &[u8]) {
         self.lock().take(stream, bytes);
     }
 
