@@ -10,6 +10,9 @@ pub(crate) const MAX: Duration = Duration::from_secs(300);
 /// After so long a time without one the count begins anew: twice the longest wait (upstream:
 /// client-go `Backoff.hasExpired`).
 pub(crate) const RESET: Duration = Duration::from_secs(600);
+/// The wait after a failure that upstream only meets again with its next sync
+/// (`backOffPeriod` of the pod workers).
+pub(crate) const SYNC_AGAIN: Duration = Duration::from_secs(10);
 /// The first wait after one of the agent's own steps failed: most such failures are short, and a
 /// local step is cheap to try.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_secs(1);

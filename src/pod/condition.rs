@@ -32,6 +32,9 @@ const KINDS: [Kind; 5] = [
     Kind::Scheduled,
 ];
 
+/// The condition that names whoever disrupted the pod.
+const DISRUPTION: &str = "DisruptionTarget";
+
 impl Kind {
     fn as_str(self) -> &'static str {
         match self {
@@ -154,7 +157,12 @@ impl Transitions {
 /// All conditions: the foreign ones as they were given, then the node's own.
 pub(crate) fn list(state: &State) -> Vec<PodCondition> {
     let is_own = |condition: &PodCondition| KINDS.iter().any(|k| k.as_str() == condition.type_);
-    let foreign = given(state.pod.status.as_ref()).filter(|c| !is_own(c)).cloned();
+    let evicted = disruption(state);
+    let is_evicted = evicted.is_some();
+    let is_given = |condition: &&PodCondition| {
+        !(is_own(condition) || is_evicted && condition.type_ == DISRUPTION)
+    };
+    let foreign = given(state.pod.status.as_ref()).filter(is_given).cloned();
     let own = KINDS.into_iter().zip(state.transitions.0).map(|(kind, since)| {
         let holds = kind.holds(state);
         let (reason, message) = kind.why(state, holds);
@@ -168,5 +176,20 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
             observed_generation: state.pod.metadata.generation,
         }
     });
-    foreign.chain(own).collect()
+    foreign.chain(evicted).chain(own).collect()
+}
+
+/// The condition of a pod that this node has evicted, shown with its end. Of others it is somebody
+/// else's.
+fn disruption(state: &State) -> Option<PodCondition> {
+    let (why, since) = state.shown_eviction()?;
+    Some(PodCondition {
+        type_: DISRUPTION.to_owned(),
+        status: "True".to_owned(),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(why.message.clone()).filter(|text| !text.is_empty()),
+        last_transition_time: Some(Time(whole_seconds(*since))),
+        last_probe_time: None,
+        observed_generation: state.pod.metadata.generation,
+    })
 }

@@ -4,8 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     Attempt, AttemptState, Exit, Failure, ImageRef,
-    backoff::{Backoff, Work},
+    backoff::{Backoff, SYNC_AGAIN, Work},
 };
+
+/// The failures of an image that upstream backs off from by name; the others keep their own reason
+/// while they wait (upstream: `EnsureImageExists`).
+const PULL_FAILURES: [&str; 3] =
+    ["ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed"];
 
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +83,8 @@ fn rank(state: &AttemptState) -> u8 {
 pub(crate) struct Image {
     /// Asked for and not answered yet.
     pub(crate) asked: bool,
+    /// What was asked for is of an old definition: the answer counts for nothing.
+    pub(crate) stale: bool,
     /// It may be started from.
     pub(crate) ready: bool,
     /// Why the last try failed, and when.
@@ -88,11 +95,45 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The image was not to be had: the next try waits.
+    /// The image was not to be had: the next try waits, after a failed pull longer each time.
     pub(crate) fn fail(&mut self, failure: Failure, now: Duration) {
-        self.backoff = Some(Backoff::next(self.backoff, now, now));
+        if is_pull(&failure) {
+            self.backoff = Some(Backoff::next(self.backoff, now, now));
+        }
         self.failed = Some((failure, now));
     }
+
+    /// Until when the next try waits, whether for a pull, and since when; `None` if it may be now.
+    pub(crate) fn waits(&self, now: Duration) -> Option<ImageWait> {
+        let (failure, since) = self.failed.as_ref()?;
+        let (since, is_pull) = (*since, is_pull(failure));
+        let until = if is_pull {
+            Backoff::until(self.backoff, since, now)
+        } else {
+            Some(since + SYNC_AGAIN).filter(|until| *until > now)
+        };
+        until.map(|until| ImageWait { until, is_pull, since })
+    }
+
+    /// The definition is another one: what is known of the old one's image is void.
+    fn renew(&mut self) {
+        let known = self.known.take();
+        *self = Image { asked: self.asked, stale: self.asked, known, ..Image::default() };
+    }
+}
+
+/// The wait for the next try of an image.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ImageWait {
+    pub(crate) until: Duration,
+    /// A pull has failed, so that the wait has a name of its own.
+    pub(crate) is_pull: bool,
+    /// When the last try failed.
+    pub(crate) since: Duration,
+}
+
+fn is_pull(failure: &Failure) -> bool {
+    PULL_FAILURES.contains(&failure.reason.as_str())
 }
 
 /// Why a container that should run does not.
@@ -124,6 +165,8 @@ pub(crate) struct Container {
     /// The attempt that has served its restart back-off, so that it serves it only once.
     pub(crate) served: Option<u32>,
     pub(crate) waiting: Option<Waiting>,
+    /// The attempt of an old definition: it is stopped, and its end calls for another start.
+    pub(crate) replacing: Option<u32>,
 }
 
 impl Container {
@@ -139,6 +182,7 @@ impl Container {
             crash: None,
             served: None,
             waiting: None,
+            replacing: None,
         }
     }
 
@@ -174,8 +218,11 @@ impl Container {
     /// Whether its end, if it has ended, calls for another start (upstream:
     /// `ShouldContainerBeRestarted`, `findNextInitContainerToRun`).
     pub(crate) fn is_wanted(&self, policy: Policy) -> bool {
-        let Some((_, newest)) = self.newest() else { return self.role != Role::Unwanted };
+        let Some((number, newest)) = self.newest() else { return self.role != Role::Unwanted };
         let Some(exit) = newest.exit() else { return false };
+        if self.replacing == Some(number) {
+            return true;
+        }
         match (self.role, policy) {
             (Role::Unwanted, _) | (_, Policy::Never) => false,
             (Role::Main, Policy::Always) => true,
@@ -236,6 +283,23 @@ impl Container {
         }
     }
 
+    /// Its definition is another one (see [`Event::Replace`](crate::Event::Replace)). An init
+    /// container that runs is left alone, as upstream does.
+    pub(crate) fn replace(&mut self) {
+        if self.role == Role::Main && self.is_busy() {
+            let alive = self.attempts.iter().rev().find(|(_, known)| known.is_alive());
+            self.replacing = self.starting.or(alive.map(|(number, _)| *number));
+        }
+        if !self.is_busy() {
+            // The keys of both back-offs have the image in them.
+            self.crash = None;
+            self.served = None;
+            self.start = Work::default();
+            self.waiting = None;
+        }
+        self.image.renew();
+    }
+
     /// An attempt did not run and is gone; it starts again after a back-off. Said of an attempt
     /// that ran or is not known, it is stale.
     pub(crate) fn start_failed(&mut self, number: u32, failure: Failure, now: Duration) {
@@ -246,6 +310,8 @@ impl Container {
             return;
         }
         self.starting = self.starting.filter(|starting| *starting != number);
+        // It starts again under its number, with the new definition.
+        self.replacing = self.replacing.filter(|replaced| *replaced != number);
         self.start.fail(now);
         self.start_failure = Some(failure);
         self.waiting = Some(Waiting::Start);

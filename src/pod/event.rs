@@ -31,6 +31,22 @@ pub enum Event {
         /// What the containers get between SIGTERM and SIGKILL.
         grace: Duration,
     },
+    /// The pod is evicted: it ends `Failed` with this reason and message, its containers within the
+    /// grace of an eviction. Nothing keeps it over a restart of the agent: the next measurement
+    /// finds it again.
+    Evict(Failure),
+    /// The definition of a container was changed in place (its image; upstream:
+    /// `containerChanged`). A main container's attempt that runs or is about to is stopped with
+    /// the pod's grace, and the next one starts whatever the restart policy, with no back-off; for
+    /// one that waits for its start the waits are over. In each case the image is prepared anew.
+    /// Nothing of a pod that is to end, nor of a container that is not to run again, is started.
+    ///
+    /// Given before the first `Observed`, or lost with the agent, it is to be given again while the
+    /// old definition runs.
+    Replace {
+        /// The container.
+        container: String,
+    },
     /// The runtime's whole truth about this pod: the first look and each relist. It was read after
     /// every event that was given before it.
     Observed(Vec<Attempt>),

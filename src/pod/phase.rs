@@ -42,10 +42,14 @@ pub(crate) fn of(state: &State) -> Phase {
 
 /// The terminal phase of a pod in which nothing runs any more: Succeeded if every main container's
 /// last attempt exited with 0. So a pod that ended before a main container ran is Failed, and so is
-/// one whose init container failed for good. What the pod's object already says wins.
+/// one whose init container failed for good, and whatever was evicted. What the pod's object already
+/// says wins.
 pub(crate) fn at_end(state: &State) -> Phase {
     if let Some(reported) = state.reported_end() {
         return reported;
+    }
+    if state.evicted.is_some() {
+        return Phase::Failed;
     }
     let mut mains = state.of_role(Role::Main);
     if mains.all(Container::has_succeeded) { Phase::Succeeded } else { Phase::Failed }

@@ -19,10 +19,6 @@ const IMAGE_FAILURE_SHOWN: Duration = Duration::from_secs(5);
 /// Dead attempts kept of a container beside the newest: the one whose logs are the previous ones
 /// (upstream: `maximum-dead-containers-per-container`).
 const KEPT_OLD: usize = 1;
-/// The failures of an image that upstream backs off from by name; the others keep their own reason
-/// while they wait (upstream: `EnsureImageExists`).
-const PULL_FAILURES: [&str; 3] =
-    ["ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed"];
 
 /// One pass. Gives the actions in the order they are to be done; what is asked for is remembered,
 /// what waits for a time is told to the state's wake.
@@ -133,6 +129,11 @@ impl Pass {
     fn serve_crash_back_off(&mut self, container: &mut Container, attempt: u32) -> bool {
         let Some((_, last)) = container.newest() else { return true };
         let ended = last.ended;
+        // One of an old definition has not crashed: the count begins anew.
+        if container.replacing.is_some_and(|replaced| replaced.saturating_add(1) == attempt) {
+            container.crash = None;
+            container.served = Some(attempt);
+        }
         if container.served == Some(attempt) {
             return true;
         }
@@ -154,18 +155,15 @@ impl Pass {
         if image.ready || image.asked {
             return image.ready;
         }
-        if let Some((failure, at)) = &image.failed
-            && let Some(until) = Backoff::until(image.backoff, *at, self.now)
-        {
-            self.wake.at(until);
-            let shown_until = *at + IMAGE_FAILURE_SHOWN;
-            let is_pull = PULL_FAILURES.contains(&failure.reason.as_str());
-            container.waiting = Some(if is_pull && self.now >= shown_until {
+        if let Some(wait) = image.waits(self.now) {
+            self.wake.at(wait.until);
+            let shown_until = wait.since + IMAGE_FAILURE_SHOWN;
+            container.waiting = Some(if wait.is_pull && self.now >= shown_until {
                 Waiting::ImageBackOff
             } else {
                 Waiting::Image
             });
-            if is_pull && self.now < shown_until {
+            if wait.is_pull && self.now < shown_until {
                 self.wake.at(shown_until);
             }
             return false;
@@ -175,15 +173,15 @@ impl Pass {
         false
     }
 
-    /// Stops what lives and should not: a container that is not in the spec, and all attempts but
-    /// the newest. No start is given while one of them lives.
+    /// Stops what lives and should not: a container that is not in the spec, an attempt of an old
+    /// definition, and all attempts but the newest. No start is given while one of them lives.
     fn stop_extras(&mut self, container: &mut Container, grace: Duration) {
         let newest = match container.role {
             Role::Init | Role::Main => container.attempts.keys().next_back().copied(),
             Role::Unwanted => None,
         };
         for (number, known) in &mut container.attempts {
-            if Some(*number) != newest {
+            if Some(*number) != newest || Some(*number) == container.replacing {
                 let deadline = known.kill_at.unwrap_or(self.now.saturating_add(grace));
                 self.stop(&container.name, *number, known, deadline);
             }

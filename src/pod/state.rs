@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use crate::{
-    PodAddresses,
+    Failure, Now, PodAddresses,
     backoff::{Wake, Work},
     condition::Transitions,
     container::{Container, Policy, Role},
@@ -20,6 +20,9 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// The least grace of a deleted pod, in seconds (upstream: `calculateEffectiveGracePeriod`).
 const MIN_DELETION_GRACE_SECONDS: i64 = 1;
 
+/// The grace of an evicted pod, in seconds (upstream: `immediateEvictionGracePeriodSeconds`).
+const EVICTION_GRACE_SECONDS: i64 = 1;
+
 /// Everything that is known of one pod. Changed only by [`step`](crate::step).
 #[derive(Clone, Debug)]
 pub struct State {
@@ -28,6 +31,8 @@ pub struct State {
     pub(crate) observed: bool,
     /// The pod is to end: when the last of its grace is used up (monotonic). Only ever shrinks.
     pub(crate) deadline: Option<Duration>,
+    /// Why and when the pod was evicted, if it was.
+    pub(crate) evicted: Option<(Failure, Timestamp)>,
     /// The terminal phase, once nothing runs any more. Never changes again.
     pub(crate) ended: Option<Phase>,
     pub(crate) set_up: Work<PodAddresses>,
@@ -54,6 +59,7 @@ impl State {
         State {
             observed: false,
             deadline: None,
+            evicted: None,
             ended: None,
             set_up: Work::default(),
             tear_down: Work::default(),
@@ -151,6 +157,21 @@ impl State {
         let given =
             meta.deletion_grace_period_seconds.map_or_else(|| self.spec_grace(), seconds_of);
         Some(given.max(seconds_of(MIN_DELETION_GRACE_SECONDS)))
+    }
+
+    /// The pod is evicted; what has ended already stays as it is, and of two reasons the first
+    /// holds.
+    pub(crate) fn evict(&mut self, why: Failure, now: Now) {
+        if self.ended.is_none() {
+            self.evicted.get_or_insert((why, now.wall));
+            self.end_within(seconds_of(EVICTION_GRACE_SECONDS), now.mono);
+        }
+    }
+
+    /// The pod's eviction, once it is to be shown: with the terminal phase (upstream:
+    /// `mergePodStatus`).
+    pub(crate) fn shown_eviction(&self) -> Option<&(Failure, Timestamp)> {
+        self.evicted.as_ref().filter(|_| self.ended.is_some() && self.reported_end().is_none())
     }
 
     /// The pod is to end within `grace`: an earlier decision can only be shortened.

@@ -18,6 +18,7 @@ use crate::{
     backoff::go_duration,
     condition,
     container::{Container, Known, Role, Waiting},
+    message::share,
     phase::Phase,
     qos,
     state::State,
@@ -64,10 +65,16 @@ pub(crate) fn of(state: &State) -> PodStatus {
         mark_lost(state, &mut inits, &mut mains);
     }
     mains.sort_by(|a, b| a.name.cmp(&b.name));
+    share_messages(&mut inits, &mut mains);
+    let eviction = state.shown_eviction().map(|(why, _)| why);
     let mut status = PodStatus {
         phase: Some(state.phase().as_str().to_owned()),
-        reason: told.and_then(|status| status.reason.clone()),
-        message: told.and_then(|status| status.message.clone()),
+        reason: told
+            .and_then(|status| status.reason.clone())
+            .or_else(|| eviction.and_then(|why| non_empty(&why.reason))),
+        message: told
+            .and_then(|status| status.message.clone())
+            .or_else(|| eviction.and_then(|why| non_empty(&why.message))),
         conditions: Some(condition::list(state)),
         container_statuses: Some(mains),
         init_container_statuses: Some(inits).filter(|inits| !inits.is_empty()),
@@ -88,6 +95,17 @@ pub(crate) fn of(state: &State) -> PodStatus {
         (None, None) => {}
     }
     status
+}
+
+/// Cuts each termination message to its share.
+fn share_messages(inits: &mut [ContainerStatus], mains: &mut [ContainerStatus]) {
+    let containers = inits.len() + mains.len();
+    for status in inits.iter_mut().chain(mains) {
+        let states = [status.state.as_mut(), status.last_state.as_mut()].into_iter().flatten();
+        for end in states.filter_map(|state| state.terminated.as_mut()) {
+            end.message = end.message.as_deref().map(|text| share(text, containers).to_owned());
+        }
+    }
 }
 
 fn set_addresses(status: &mut PodStatus, addresses: &PodAddresses) {

@@ -45,6 +45,13 @@ fn merge(state: &mut State, event: Event, now: Now) {
             }
         }
         Event::Kill { grace } => state.end_within(grace, now.mono),
+        Event::Evict(why) => state.evict(why, now),
+        Event::Replace { container } => {
+            let is_to_end = state.deadline.is_some();
+            if let Some(container) = state.container(&container).filter(|_| !is_to_end) {
+                container.replace();
+            }
+        }
         Event::Observed(attempts) => observe(state, attempts, now),
         Event::Attempt(attempt) => {
             if let Some(container) = state.container(&attempt.container) {
@@ -122,7 +129,8 @@ impl Container {
     }
 
     fn take_image(&mut self, result: Result<ImageRef, Failure>, now: std::time::Duration) {
-        if !std::mem::take(&mut self.image.asked) {
+        let is_stale = std::mem::take(&mut self.image.stale);
+        if !std::mem::take(&mut self.image.asked) || is_stale {
             return;
         }
         match result {

@@ -1,6 +1,7 @@
 //! One test per rule, each a short story told to the state machine.
 
 mod adopt;
+mod change;
 mod end;
 mod restart;
 mod show;

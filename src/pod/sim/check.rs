@@ -23,10 +23,12 @@ pub(super) struct Seen {
     pub(super) ended_by_itself: u64,
     pub(super) succeeded: u64,
     pub(super) removed: u64,
+    pub(super) evicted: u64,
+    pub(super) replaced: u64,
 }
 
 impl Seen {
-    pub(super) fn counts(&self) -> [(&'static str, u64); 10] {
+    pub(super) fn counts(&self) -> [(&'static str, u64); 12] {
         [
             ("a step", self.steps),
             ("a start", self.starts),
@@ -38,6 +40,8 @@ impl Seen {
             ("an end by itself", self.ended_by_itself),
             ("success", self.succeeded),
             ("a removal", self.removed),
+            ("an eviction", self.evicted),
+            ("a start in the place of a replaced attempt", self.replaced),
         ]
     }
 
@@ -52,6 +56,8 @@ impl Seen {
         self.ended_by_itself += other.ended_by_itself;
         self.succeeded += other.succeeded;
         self.removed += other.removed;
+        self.evicted += other.evicted;
+        self.replaced += other.replaced;
     }
 }
 
@@ -79,6 +85,8 @@ struct Life {
     grace: Option<Duration>,
     /// The last grace of each stopped process.
     stops: BTreeMap<u64, Duration>,
+    /// The attempt of each container that was to be replaced last.
+    replaced: BTreeMap<usize, u32>,
 }
 
 #[derive(Debug)]
@@ -87,6 +95,8 @@ pub(super) struct Check {
     life: Life,
     /// The terminal phase, from when on it was claimed where it must hold.
     pub(super) terminal: Option<Phase>,
+    /// The pod was evicted before its end, and that is not forgotten.
+    pub(super) is_evicted: bool,
     pub(super) seen: Seen,
 }
 
@@ -103,18 +113,39 @@ fn take(from: &mut Vec<usize>, part: usize) {
 impl Check {
     pub(super) fn new(script: &Script) -> Check {
         let truths = vec![Truth::default(); script.parts.len()];
-        Check { truths, life: Life::default(), terminal: None, seen: Seen::default() }
+        let (life, seen) = (Life::default(), Seen::default());
+        Check { truths, life, terminal: None, is_evicted: false, seen }
     }
 
     /// A new agent knows nothing; a terminal phase holds on only if the API server keeps it.
     pub(super) fn agent_starts(&mut self, has_api: bool) {
         self.life = Life::default();
         self.terminal = self.terminal.filter(|_| has_api);
+        self.is_evicted &= self.terminal.is_some();
     }
 
     /// The pod is to end within `grace`, as far as the machine was told.
     pub(super) fn told_to_end(&mut self, grace: Duration) {
         self.life.grace = Some(self.life.grace.map_or(grace, |told| told.min(grace)));
+    }
+
+    /// The present agent is told that the pod is evicted.
+    pub(super) fn told_to_evict(&mut self) {
+        self.told_to_end(Duration::from_secs(1));
+        self.seen.evicted += u64::from(self.terminal.is_none() && !self.is_evicted);
+        self.is_evicted |= self.terminal.is_none();
+    }
+
+    /// The present agent is told that the definition of what it believes to live was changed.
+    pub(super) fn told_to_replace(&mut self, part: usize, attempt: u32) {
+        self.life.replaced.insert(part, attempt);
+    }
+
+    /// Whether all that was to be replaced has been, and by exactly one process.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.life.replaced.iter().all(|(part, attempt)| {
+            self.truths[*part].launched.len() > *attempt as usize + 1 || !self.is_left_alone()
+        })
     }
 
     /// Nobody has told the present agent to end the pod.
@@ -142,7 +173,17 @@ impl Check {
     pub(super) fn told(&mut self, event: &Event, script: &Script) {
         let life = &mut self.life;
         match event {
-            Event::Observed(_) => life.looked = true,
+            Event::Observed(list) => {
+                life.looked = true;
+                let (starting, truths) = (&life.starting, &self.truths);
+                let is_gone = |part: usize, attempt: u32| {
+                    let name = script.parts[part].name;
+                    truths[part].launched.len() <= attempt as usize
+                        && !starting.contains(&part)
+                        && !list.iter().any(|a| a.container == name && a.attempt == attempt)
+                };
+                life.replaced.retain(|part, attempt| !is_gone(*part, *attempt));
+            }
             Event::SetUp(result) => {
                 life.setting_up = false;
                 life.is_set_up |= result.is_ok();
@@ -152,10 +193,18 @@ impl Check {
                 take(&mut life.preparing, part);
                 life.prepared.extend(result.is_ok().then_some(part));
             }
-            Event::StartFailed { container, .. } => {
-                take(&mut life.starting, script.index(container));
+            Event::StartFailed { container, attempt, .. } => {
+                let part = script.index(container);
+                take(&mut life.starting, part);
+                // It starts again under its number, with the new definition.
+                life.replaced.retain(|of, replaced| *of != part || replaced != attempt);
             }
-            Event::Attempt(_) | Event::Desired(_) | Event::Kill { .. } | Event::Timer => {}
+            Event::Attempt(_)
+            | Event::Desired(_)
+            | Event::Kill { .. }
+            | Event::Evict(_)
+            | Event::Replace { .. }
+            | Event::Timer => {}
             Event::TornDown(result) => {
                 life.tearing_down = false;
                 life.torn_down |= result.is_ok();
@@ -185,7 +234,16 @@ impl Check {
                 self.start(part, *attempt, script, runtime)
                     .map_err(|rule| format!("{container} {attempt}: {rule}"))?;
             }
-            Action::Stop { id, grace, .. } => self.stop(id.parse().unwrap(), *grace)?,
+            Action::Stop { container, attempt, id, grace } => {
+                let replaced = self.life.replaced.get(&script.index(container));
+                let most = match replaced {
+                    Some(replaced) if replaced == attempt && self.is_left_alone() => {
+                        Some(Duration::from_secs(script.spec_grace))
+                    }
+                    Some(_) | None => self.life.grace,
+                };
+                self.stop(id.parse().unwrap(), *grace, most)?;
+            }
             Action::Remove { container, attempt, id } => {
                 let newest = self.truths[script.index(container)].launched.len();
                 must(*attempt as usize + 2 < newest, || "a kept attempt is removed".to_owned())?;
@@ -215,8 +273,11 @@ impl Check {
         life.starting.push(part);
         let launched = &self.truths[part].launched;
         let role = script.parts[part].role;
+        let is_replaced = attempt > 0 && life.replaced.get(&part) == Some(&(attempt - 1));
+        self.seen.replaced += u64::from(is_replaced);
         let may_restart = match (launched.last(), role, script.policy) {
             (None, _, _) => true,
+            (Some(last), _, _) if is_replaced => last.is_some(),
             (Some(_), _, Policy::Never) => false,
             (Some(_), Role::Main, Policy::Always) => true,
             (Some(last), Role::Main | Role::Init | Role::Unwanted, _) => *last != Some(0),
@@ -232,8 +293,8 @@ impl Check {
         must(inits_done, || "started before its init containers were done".to_owned())
     }
 
-    fn stop(&mut self, id: u64, grace: Duration) -> Judged {
-        let most = self.life.grace.ok_or("a stop without a reason")?;
+    fn stop(&mut self, id: u64, grace: Duration, most: Option<Duration>) -> Judged {
+        let most = most.ok_or("a stop without a reason")?;
         must(grace <= most, || format!("grace {grace:?}, told {most:?}"))?;
         let last = self.life.stops.insert(id, grace);
         must(last.is_none_or(|last| grace <= last), || "the grace has grown".to_owned())
@@ -251,6 +312,8 @@ impl Check {
             must(phase == terminal, || format!("{terminal:?} was left for {phase:?}"))?;
         }
         if phase == Phase::Succeeded || phase == Phase::Failed {
+            let is_failed = phase == Phase::Failed || !self.is_evicted;
+            must(is_failed, || "evicted and not failed".to_owned())?;
             let is_quiet = runtime.alive().next().is_none() && self.life.starting.is_empty();
             must(is_quiet, || format!("{phase:?} while something may run"))?;
             self.terminal = Some(phase);

@@ -118,11 +118,13 @@ impl Script {
     }
 }
 
-/// The object after a deletion with this grace, in seconds.
+/// The object after a deletion with this grace, in seconds: a later one can only shorten it, as
+/// in the API server.
 pub(super) fn deleted(pod: &Pod, grace: u64, wall: Timestamp) -> Arc<Pod> {
     let mut pod = pod.clone();
     pod.metadata.deletion_timestamp = Some(Time(wall));
-    pod.metadata.deletion_grace_period_seconds = i64::try_from(grace).ok();
+    let given = pod.metadata.deletion_grace_period_seconds.take().into_iter();
+    pod.metadata.deletion_grace_period_seconds = given.chain(i64::try_from(grace).ok()).min();
     Arc::new(pod)
 }
 

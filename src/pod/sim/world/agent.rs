@@ -3,6 +3,7 @@
 use super::{What, World, failure};
 use crate::{
     Action, Event, ImageRef, Now, PodAddresses, State,
+    container::Role,
     sim::{Sabotage, script},
     step,
 };
@@ -46,6 +47,16 @@ impl World {
         self.check.told(&event, &self.script);
         match &event {
             Event::Kill { grace } => self.check.told_to_end(*grace),
+            Event::Evict(_) => self.check.told_to_evict(),
+            Event::Replace { container } => {
+                let part = self.script.index(container);
+                let believed = &state.containers[part];
+                let alive = believed.attempts.iter().rev().find(|(_, known)| known.is_alive());
+                let attempt = believed.starting.or(alive.map(|(number, _)| *number));
+                if believed.role == Role::Main && self.check.is_left_alone() {
+                    attempt.into_iter().for_each(|n| self.check.told_to_replace(part, n));
+                }
+            }
             Event::Desired(pod) => {
                 let told = State::new(pod.clone()).deletion_grace();
                 told.into_iter().for_each(|grace| self.check.told_to_end(grace));

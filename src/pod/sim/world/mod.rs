@@ -47,6 +47,9 @@ enum What {
     AgentStarts,
     Delete(u64),
     Kill(u64),
+    Evict,
+    /// The definition of a container, by its place, is changed.
+    Replace(usize),
     Jump(i64),
 }
 
@@ -111,6 +114,9 @@ impl World {
         self.heal()?;
         self.run_until(self.now + REST_WITHIN, World::is_at_rest)?;
         self.must_be("at rest", World::is_at_rest)?;
+        if !self.check.is_replaced() {
+            return Err("an attempt of an old definition was not replaced".to_owned());
+        }
         self.check.seen.ended_by_itself += u64::from(self.is_over() && self.check.is_left_alone());
         self.tell(Event::Kill { grace: LAST_GRACE })?;
         self.run_until(self.now + GONE_WITHIN, World::is_over)?;
@@ -122,6 +128,7 @@ impl World {
     /// Draws what people and machines do to the pod from outside.
     fn foresee(&mut self) {
         let horizon = self.script.heal_at.as_secs();
+        let parts = self.script.parts.len() as u64;
         let mut some = |chance: u64, what: &dyn Fn(&mut Rng) -> What| {
             while self.rng.percent(chance) {
                 let due = self.rng.secs(0, horizon);
@@ -132,6 +139,8 @@ impl World {
         };
         some(25, &|rng| What::Delete(rng.pick(&[0, 1, 10, 30, 90])));
         some(20, &|rng| What::Kill(rng.pick(&[0, 1, 10, 30, 90])));
+        some(10, &|_| What::Evict);
+        some(40, &|rng| What::Replace(usize::try_from(rng.below(parts)).unwrap_or(0)));
         some(25, &|rng| What::Jump(rng.pick(&[-86_400, -61, 61, 86_400])));
         some(40, &|_| What::AgentDies);
     }
@@ -193,6 +202,11 @@ impl World {
                     self.tell(Event::Kill { grace: Duration::from_secs(grace) })?;
                 }
             }
+            What::Evict => self.tell(Event::Evict(failure()))?,
+            What::Replace(part) => {
+                let container = self.script.parts[part].name.to_owned();
+                self.tell(Event::Replace { container })?;
+            }
             What::Jump(secs) => self.wall_offset += secs,
         }
         Ok(())
@@ -207,7 +221,7 @@ impl World {
             && state.deadline.is_none()
             && state.set_up.done.is_some()
             && state.of_role(Role::Main).all(|container| container.is_running());
-        self.is_over() || runs
+        self.is_over() || runs && self.check.is_replaced()
     }
 
     fn is_over(&self) -> bool {
@@ -224,7 +238,8 @@ impl World {
         let mains = self.script.parts.iter().zip(&self.check.truths);
         let well = mains
             .filter(|(part, _)| part.role == Role::Main)
-            .all(|(_, truth)| truth.launched.last() == Some(&Some(0)));
+            .all(|(_, truth)| truth.launched.last() == Some(&Some(0)))
+            && !self.check.is_evicted;
         let status = state.status();
         let phase = if well { "Succeeded" } else { "Failed" };
         let shown = status.container_statuses.iter().flatten();
