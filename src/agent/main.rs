@@ -9,6 +9,7 @@ mod ledger;
 mod linux;
 mod logs;
 mod runtime;
+mod server;
 mod sources;
 mod telemetry;
 mod volume;

@@ -4,13 +4,21 @@
 //! Owns: the arguments, the exit code, everything shown on the terminal. Each command is a module;
 //! it alone joins the rooms that it needs.
 
+mod api;
 pub(crate) mod compile;
+mod completions;
+mod find;
+mod logs;
+mod ps;
 mod run;
+mod stop;
+mod text;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{linux, telemetry};
 
@@ -25,7 +33,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Ps(ps::Args),
+    Logs(logs::Args),
+    Stop(stop::Args),
     Compile(compile::Args),
+    Completions(completions::Args),
 }
 
 /// Reads the command line, runs the command and gives the process's exit code: 0, 1 for an error
@@ -42,14 +54,48 @@ pub(crate) fn main() -> ExitCode {
     linux::raise_descriptor_limit();
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Ps(args) => ask(ps::run(args)),
+        Command::Logs(args) => ask(logs::run(args)),
+        Command::Stop(args) => ask(stop::run(args)),
         Command::Compile(args) => compile::run(args),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // Where nobody listens, the exit code is all there is.
-            let _ = writeln!(io::stderr(), "copepod: {error:#}");
+            note(&format!("{error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs a command that asks running agents.
+fn ask(command: impl Future<Output = Result<u8>>) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    let code = runtime.block_on(command);
+    // Without waiting for a read of standard input.
+    runtime.shutdown_background();
+    code
+}
+
+/// A line of our own, on standard error.
+fn note(text: &str) {
+    // Where nobody listens, the exit code is all there is.
+    let _ = writeln!(io::stderr(), "copepod: {text}");
+}
+
+/// Writes to standard output; `false` when nobody reads any more, as in `copepod ps | head -1`.
+///
+/// # Errors
+/// Any other reason why it could not be written.
+fn print(text: &[u8]) -> Result<bool> {
+    let mut out = io::stdout();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e).context("cannot write to standard output"),
     }
 }

@@ -10,14 +10,18 @@
 //! ROOT/pods/UID/volumes/kubernetes.io~empty-dir/NAME
 //! ROOT/logs/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log
 //! RUN/ID.sock                                        a sandbox's socket (ID: 16 hex digits)
+//! RUN/ROOTID.api                                     the agent's own socket (ROOTID: likewise)
 //! ```
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// Why a root directory could not be used.
@@ -52,6 +56,11 @@ pub(crate) enum LedgerError {
 
 /// The kernel's bound on a Unix socket's path, less the final zero byte.
 const SOCKET_PATH_MAX: usize = 107;
+
+/// What the names of agents' own sockets end with.
+const API_SUFFIX: &str = "api";
+/// Agents' sockets looked at in one run directory: more than a machine has agents.
+const API_SOCKETS: usize = 1024;
 
 /// How often a new root directory is tried: each loss takes another `run` in the same instant.
 const FRESH_TRIES: u32 = 8;
@@ -196,6 +205,20 @@ impl Ledger {
         self.run.join(format!("{short}.sock"))
     }
 
+    /// The directory of the logs of a container of this pod.
+    pub(crate) fn log_dir_of(&self, pod: &Pod, container: &str) -> PathBuf {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        self.log_dir(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid), container)
+    }
+
+    /// The socket of this root directory's agent: whoever has the lock may remove it.
+    pub(crate) fn api_socket(&self) -> PathBuf {
+        let digest = Sha256::digest(self.root.as_os_str().as_bytes());
+        let id: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        self.run.join(format!("{id}.{API_SUFFIX}"))
+    }
+
     /// The directories of all attempts on disk, of whichever pod.
     ///
     /// # Errors
@@ -224,6 +247,10 @@ impl Ledger {
         // The lock last: without it the directory is nobody's.
         self.clear()?;
         let failed = |source| LedgerError::Io { verb: "remove", path: self.root.clone(), source };
+        match fs::remove_file(self.api_socket()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            Ok(()) | Err(_) => {}
+        }
         fs::remove_file(self.root.join("lock")).map_err(failed)?;
         fs::remove_dir(&self.root).map_err(failed)
     }
@@ -270,6 +297,18 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
         Err(e) => return Err(failed(e)),
     };
     listed.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect()
+}
+
+/// The sockets of all agents that use the run directory `run`, of ended ones too.
+///
+/// # Errors
+/// [`LedgerError::Io`] when it cannot be read.
+pub(crate) fn api_sockets(run: &Path) -> Result<Vec<PathBuf>, LedgerError> {
+    let mut found = entries(run)?;
+    found.retain(|path| path.extension().is_some_and(|suffix| suffix == API_SUFFIX));
+    found.sort();
+    found.truncate(API_SOCKETS);
+    Ok(found)
 }
 
 /// The root directories below `base` whose agents are gone, each locked by the caller now.

@@ -5,10 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use super::{Line, Stream, parse};
+use super::{LINE_MAX, Line, Stream, open, parse};
 
-/// Longest line that is put together from its parts, in bytes; a longer one is given in pieces.
-const LINE_MAX: usize = 1 << 20;
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -111,14 +109,6 @@ impl Follower {
                 self.rest.clear();
             }
         }
-    }
-}
-
-fn open(path: &PathBuf) -> io::Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
     }
 }
 

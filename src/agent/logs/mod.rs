@@ -1,10 +1,15 @@
 //! Container logs on disk, in the format and the places of a kubelet.
 //!
 //! Owns: the CRI log line, the rotation of a file, following a container's files over restarts
-//! and rotations ([`follow::Follower`]). Starts no task; writes no line (sandboxes do).
+//! and rotations ([`follow::Follower`]), reading one attempt's log as `kubectl logs` does
+//! ([`read::LogReader`]), and the one task that tells of changes ([`watch::LogWatch`]). Writes no
+//! line (sandboxes do).
 
 pub(crate) mod follow;
+pub(crate) mod read;
+pub(crate) mod watch;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -13,6 +18,8 @@ use jiff::Timestamp;
 /// How many files of one attempt are kept, the current one with them (upstream's
 /// `containerLogMaxFiles`).
 const MAX_FILES: usize = 5;
+/// Longest line that is put together from its parts, in bytes; a longer one is given in pieces.
+const LINE_MAX: usize = 1 << 20;
 
 /// Which of the guest's streams a line is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +33,8 @@ pub(crate) enum Stream {
 /// One line of a log, or a part of a long one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line<'a> {
+    /// When, as RFC 3339.
+    pub(crate) time: &'a [u8],
     /// Where the guest wrote it.
     pub(crate) stream: Stream,
     /// Whether the line ends here; else the next part goes on with it.
@@ -39,7 +48,7 @@ pub(crate) struct Line<'a> {
 /// `None` when it is not one; the format is CRI's (kubelet's pkg/kubelet/kuberuntime/logs).
 pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let (_time, stream, tag, text) =
+    let (time, stream, tag, text) =
         (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let stream = match stream {
         b"stdout" => Stream::Stdout,
@@ -52,7 +61,16 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
         b"P" => false,
         _ => return None,
     };
-    Some(Line { stream, whole, text })
+    Some(Line { time, stream, whole, text })
+}
+
+/// Opens a log; `None` where there is none yet.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Moves `log` aside as `LOG.YYYYMMDD-HHMMSS` (upstream's name) and removes the oldest past the
@@ -121,9 +139,10 @@ mod tests {
     #[test]
     fn lines_are_read() {
         let line = parse(b"2026-11-22T03:00:00.000000001Z stdout F hello  world").expect("a line");
-        assert_eq!(line, Line { stream: Stream::Stdout, whole: true, text: b"hello  world" });
+        let time = &b"2026-11-22T03:00:00.000000001Z"[..];
+        assert_eq!(line, Line { time, stream: Stream::Stdout, whole: true, text: b"hello  world" });
         let part = parse(b"2026-11-22T03:00:00Z stderr P half").expect("a part");
-        assert_eq!(part, Line { stream: Stream::Stderr, whole: false, text: b"half" });
+        assert_eq!((part.stream, part.whole, part.text), (Stream::Stderr, false, &b"half"[..]));
         assert_eq!(parse(b"t stdout F ").expect("an empty line").text, b"");
         for bad in [&b""[..], b"t stdout F", b"t stdin F x", b"t stdout Q x"] {
             assert_eq!(parse(bad), None, "{}", String::from_utf8_lossy(bad));

@@ -2,24 +2,30 @@
 //!
 //! [`load`] makes pods of the files, [`session`] runs them to their end, [`screen`] shows them.
 
+mod board;
 mod display;
 mod load;
 mod report;
 mod screen;
 mod session;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use tokio::net::UnixListener;
 
+use self::board::Board;
 use self::screen::Screen;
 use super::compile::bar_or_quiet;
 use crate::image::Images;
 use crate::ledger::{self, Ledger, home};
 use crate::linux;
 use crate::runtime::wasm::{Wasm, end_leftovers};
+use crate::server::Server;
 use crate::telemetry::chain;
 use crate::worker::{Host, Shared, Workers, image_request};
 
@@ -93,12 +99,16 @@ async fn pods(args: Args) -> Result<u8> {
     }
     let ledger = Arc::new(open_ledger(args.root_dir)?);
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
+    let listener = listen(&ledger)?;
+    let board = Board::new(Arc::clone(&ledger));
+    let server = Server::start(listener, board.clone()).context("cannot serve this run's pods")?;
     let shared = Shared { runtime: wasm, images, ledger: Arc::clone(&ledger), host };
     let workers = Workers::new(shared, happenings);
-    let code = match session::Session::new(workers, &ledger, loaded, (screen, failed)) {
+    let code = match session::Session::new(workers, &ledger, &board, loaded, (screen, failed)) {
         Ok(session) => session.run().await,
         Err(error) => Err(error),
     };
+    server.end().await;
     // What became of the pods counts; the next run removes what this one could not.
     if let Err(error) = ledger.remove() {
         tracing::warn!(error = chain(&error), "cannot clean up");
@@ -144,6 +154,19 @@ fn host() -> Host {
         changes_user: rustix::process::geteuid().is_root(),
         die_with_agent: true,
     }
+}
+
+/// The socket on which `copepod ps` and the like find this run.
+fn listen(ledger: &Ledger) -> Result<UnixListener> {
+    let path = ledger.api_socket();
+    // Left by an earlier agent of this root directory, which nobody else has now.
+    let _ = fs::remove_file(&path);
+    let private = || {
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok::<_, io::Error>(listener)
+    };
+    private().with_context(|| format!("cannot listen on {}", path.display()))
 }
 
 /// The root directory of this run, after whatever ended runs left was ended and removed.

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::display::{self, Message};
 use super::load::Loaded;
 use super::report::state_text;
+use crate::cli::text::age;
 use crate::logs::Stream;
 
 /// Colours of container names, given in turn.
@@ -186,23 +187,12 @@ fn cells(row: &Row, status: &PodStatus, now: Timestamp) -> [String; 5] {
     };
     let container = of(&status.init_container_statuses).or_else(|| of(&status.container_statuses));
     let container = container.unwrap_or_default();
-    let age = status.start_time.as_ref().map(|time| now.as_second() - time.0.as_second());
+    let started = status.start_time.as_ref();
     [
         row.name.clone(),
         row.container.clone(),
         state_text(&container),
         container.restart_count.to_string(),
-        age.map(age_text).unwrap_or_default(),
+        started.map(|time| age(time, now)).unwrap_or_default(),
     ]
-}
-
-/// An age as kubectl shows it: the largest two units that say something.
-fn age_text(seconds: i64) -> String {
-    match seconds {
-        ..120 => format!("{}s", seconds.max(0)),
-        120..600 => format!("{}m{}s", seconds / 60, seconds % 60),
-        600..10_800 => format!("{}m", seconds / 60),
-        10_800..172_800 => format!("{}h", seconds / 3600),
-        172_800.. => format!("{}d", seconds / 86_400),
-    }
 }

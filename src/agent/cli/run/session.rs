@@ -5,6 +5,7 @@ use std::fs;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::board::{Board, grace_of};
 use super::load::Loaded;
 use super::report;
 use super::screen::{Failed, Screen, Source};
@@ -56,6 +58,7 @@ impl Session {
     pub(super) fn new<R: Runtime>(
         mut workers: Workers<R>,
         ledger: &Ledger,
+        board: &Board,
         loaded: Vec<Loaded>,
         (screen, failed): (Screen, Failed),
     ) -> Result<Self> {
@@ -63,14 +66,7 @@ impl Session {
         let mut logs = HashMap::new();
         for (pod, one) in loaded.iter().enumerate() {
             for container in one.containers() {
-                let meta = &one.pod.metadata;
-                let text = |field: &Option<String>| field.clone().unwrap_or_default();
-                let dir = ledger.log_dir(
-                    &text(&meta.namespace),
-                    one.name(),
-                    &text(&meta.uid),
-                    &container.name,
-                );
+                let dir = ledger.log_dir_of(&one.pod, &container.name);
                 let source = Source { pod, container: container.name.clone() };
                 fs::create_dir_all(&dir)
                     .with_context(|| format!("cannot make {}", dir.display()))?;
@@ -86,6 +82,7 @@ impl Session {
             let handle =
                 workers.add(loaded.pod.clone(), loaded.base.clone(), loaded.objects.clone());
             tokio::spawn(forward(index, handle.clone(), changed.clone()));
+            board.add(Arc::clone(&loaded.pod), handle.clone());
             let snapshot = handle.snapshot.borrow().clone();
             Running { loaded, handle, snapshot }
         };
@@ -185,12 +182,7 @@ impl Session {
             self.screen.note("stopping; once more stops at once");
         }
         for pod in &self.pods {
-            let spec = pod.loaded.pod.spec.as_ref();
-            let seconds = spec.and_then(|spec| spec.termination_grace_period_seconds);
-            let grace = match self.stops {
-                1 => Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(30)),
-                _ => Duration::ZERO,
-            };
+            let grace = if self.stops == 1 { grace_of(&pod.loaded.pod) } else { Duration::ZERO };
             // Full: a worker never waits, so that is no case; closed: that pod has ended.
             let _ = pod.handle.events.try_send(Event::Kill { grace });
         }

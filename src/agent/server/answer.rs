@@ -1,0 +1,62 @@
+//! Answers: bodies, and what is said where there is none.
+
+use std::io;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+/// The body of an answer.
+pub(super) type Answer = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Why a request is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The status code.
+    pub(super) code: StatusCode,
+    /// One line for people.
+    pub(super) text: String,
+}
+
+impl Refusal {
+    /// A refusal of this code and text.
+    pub(super) fn new(code: StatusCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// The answer that says so.
+    pub(super) fn answer(self) -> Response<Answer> {
+        let mut answer = text(full(self.text + "\n"));
+        *answer.status_mut() = self.code;
+        answer
+    }
+}
+
+/// A body that is there as a whole.
+pub(super) fn full(body: impl Into<Bytes>) -> Answer {
+    Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An answer of plain text.
+pub(super) fn text(body: Answer) -> Response<Answer> {
+    of_type("text/plain; charset=utf-8", body)
+}
+
+/// An answer of JSON.
+///
+/// # Errors
+/// A value that is no JSON, which none of ours is.
+pub(super) fn json(value: &impl Serialize) -> Result<Response<Answer>, Refusal> {
+    let body = serde_json::to_vec(value)
+        .map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    Ok(of_type("application/json", full(body)))
+}
+
+fn of_type(kind: &'static str, body: Answer) -> Response<Answer> {
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}

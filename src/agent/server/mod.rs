@@ -1,0 +1,205 @@
+//! What others may ask of a running agent: the kubelet's paths over HTTP/1.1, today on a Unix
+//! socket that only its own user can open.
+//!
+//! Owns: the paths and their parameters ([`route`]), the streams behind them ([`logs`]), bounds on
+//! connections. In: [`Pods`], which whoever runs the pods gives. Out: answers.
+//! Starts one task that accepts ([`Server::start`]) and one per connection. It reads snapshots and
+//! opens streams; it changes no pod: a stop is asked of [`Pods`].
+
+mod answer;
+mod logs;
+mod route;
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copepod_pod::Failure;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::List;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::answer::{Answer, Refusal, json};
+use self::route::{Route, Target};
+use crate::logs::watch::LogWatch;
+use crate::worker::Snapshot;
+
+/// Connections at a time; more wait in the kernel. A user has a handful of terminals.
+const CONNECTIONS: usize = 64;
+/// Streams at a time, which last: some connections are always left for short answers.
+const STREAMS: usize = 48;
+/// Bytes of a request's head: a command of an exec stands in its path.
+const HEAD_MAX: usize = 128 << 10;
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long open answers may go on once the server ends: a stop's answer and the last lines of a
+/// log come at once, and a reader that stalls is not waited for.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// An annotation of a served pod for each container that is an HTTP server: this and its name,
+/// with the address at which it answers as its value.
+pub(crate) const URL_PREFIX: &str = "url.copepod.dev/";
+
+/// A pod that is served.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    /// The pod as it is run.
+    pub(crate) pod: Arc<Pod>,
+    /// What becomes of it.
+    pub(crate) snapshot: watch::Receiver<Snapshot>,
+}
+
+/// The pods that are served, as whoever runs them knows them.
+pub(crate) trait Pods: Send + Sync + 'static {
+    /// All pods, in the order in which they are shown.
+    fn list(&self) -> Vec<Served>;
+
+    /// The directory of a container's logs.
+    fn log_dir(&self, pod: &Pod, container: &str) -> PathBuf;
+
+    /// Asks the pod of this uid to end within `grace`, its own where that is `None`. What becomes
+    /// of it is seen in its snapshot.
+    ///
+    /// # Errors
+    /// Why that cannot be asked of it now.
+    fn stop(&self, uid: &str, grace: Option<Duration>) -> Result<(), Failure>;
+}
+
+/// A server at work; it ends at the latest with the event loop.
+pub(crate) struct Server {
+    end: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Server {
+    /// Serves `pods` on `listener`.
+    ///
+    /// # Errors
+    /// That of watching logs.
+    pub(crate) fn start(listener: UnixListener, pods: impl Pods) -> std::io::Result<Self> {
+        let (end, wish) = oneshot::channel();
+        let (done, ended) = oneshot::channel();
+        let shared = Arc::new(Shared {
+            pods,
+            log_watch: LogWatch::start()?,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+        });
+        tokio::spawn(async move {
+            accept(listener, shared, wish).await;
+            // Nobody waits any more: the agent is gone.
+            let _ = done.send(());
+        });
+        Ok(Self { end, ended })
+    }
+
+    /// Takes no more requests and waits a moment for the answers that are under way.
+    pub(crate) async fn end(self) {
+        drop(self.end);
+        // Its task ends with the event loop at the latest.
+        let _ = self.ended.await;
+    }
+}
+
+/// What all connections share.
+struct Shared<P> {
+    pods: P,
+    log_watch: LogWatch,
+    streams: Arc<Semaphore>,
+}
+
+async fn accept<P: Pods>(
+    listener: UnixListener,
+    shared: Arc<Shared<P>>,
+    mut end: oneshot::Receiver<()>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut end => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, Arc::clone(&shared)));
+                }
+                Err(error) => {
+                    // No descriptor is left: one comes free when a connection ends.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    connections.join_next().await;
+                    tokio::task::yield_now().await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let _ = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn serve<P: Pods>(stream: UnixStream, shared: Arc<Shared<P>>) {
+    let service = service_fn(|request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(shared.answer(request).await) }
+    });
+    // One request a connection: a client that keeps one open holds up nobody.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        // A client that went away.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+impl<P: Pods> Shared<P> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let answered = match Route::of(request.method(), request.uri()) {
+            Ok(Route::Pods) => self.list(),
+            Ok(Route::Logs { target, query }) => self.logs(&target, &query),
+            Ok(Route::Stop { target, grace }) => self.stop(&target, grace).await,
+            Err(refusal) => Err(refusal),
+        };
+        answered.unwrap_or_else(Refusal::answer)
+    }
+
+    fn list(&self) -> Result<Response<Answer>, Refusal> {
+        let items = self.pods.list().iter().map(with_status).collect();
+        json(&List::<Pod> { items, ..List::default() })
+    }
+
+    fn find(&self, target: &Target) -> Option<Served> {
+        self.pods.list().into_iter().find(|served| target.is(&served.pod))
+    }
+
+    /// Answers with the pod as it ended.
+    async fn stop(
+        &self,
+        target: &Target,
+        grace: Option<Duration>,
+    ) -> Result<Response<Answer>, Refusal> {
+        let Some(mut served) = self.find(target) else { return Err(target.unknown()) };
+        let uid = served.pod.metadata.uid.clone().unwrap_or_default();
+        let asked = self.pods.stop(&uid, grace);
+        asked.map_err(|why| Refusal::new(StatusCode::CONFLICT, why.message))?;
+        // Closed: its worker is gone, and it ran to its end.
+        let _ = served.snapshot.wait_for(|snapshot| snapshot.terminated).await;
+        json(&with_status(&served))
+    }
+}
+
+/// The pod with its status as of now.
+fn with_status(served: &Served) -> Pod {
+    let status = Some(served.snapshot.borrow().status.clone());
+    Pod { status, ..Pod::clone(&served.pod) }
+}

@@ -1,0 +1,179 @@
+//! From a request's method and address to what is asked.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use hyper::{Method, StatusCode, Uri};
+use k8s_openapi::api::core::v1::Pod;
+use reqwest::Url;
+
+use super::answer::Refusal;
+
+/// What may be asked: the kubelet's paths, and `DELETE /pods/NAMESPACE/POD` beside them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// `GET /pods`
+    Pods,
+    /// `GET /containerLogs/NAMESPACE/POD/CONTAINER`
+    Logs {
+        /// Whose.
+        target: Target,
+        /// Which part of it.
+        query: Query,
+    },
+    /// `DELETE /pods/NAMESPACE/POD?gracePeriodSeconds=N`
+    Stop {
+        /// Which pod.
+        target: Target,
+        /// How long it may take; its own grace if not given.
+        grace: Option<Duration>,
+    },
+}
+
+/// A pod, and a container of it where the path names one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    pub(super) container: String,
+}
+
+impl Target {
+    fn new([namespace, pod, container]: [&str; 3]) -> Self {
+        Self { namespace: namespace.into(), pod: pod.into(), container: container.into() }
+    }
+
+    /// Whether this is the pod.
+    pub(super) fn is(&self, pod: &Pod) -> bool {
+        let named = |field: &Option<String>, name: &str| field.as_deref() == Some(name);
+        named(&pod.metadata.namespace, &self.namespace) && named(&pod.metadata.name, &self.pod)
+    }
+
+    /// Upstream's text for a pod that is not here.
+    pub(super) fn unknown(&self) -> Refusal {
+        Refusal::new(StatusCode::NOT_FOUND, format!("pod {:?} does not exist", self.pod))
+    }
+}
+
+/// A request's parameters, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// The first value of a parameter.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a parameter is set, as upstream reads its booleans: given and neither `false` nor 0.
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+    }
+
+    /// The number of a parameter, if it is given and not empty.
+    ///
+    /// # Errors
+    /// Upstream's refusal of what is no number.
+    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Refusal> {
+        let value = self.get(name).filter(|value| !value.is_empty());
+        value.map(|value| value.parse().map_err(|_| undecodable())).transpose()
+    }
+}
+
+/// Upstream's refusal of parameters that cannot be read.
+pub(super) fn undecodable() -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#)
+}
+
+/// Upstream's refusal of parameters that contradict each other or their bounds.
+pub(super) fn invalid() -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#)
+}
+
+impl Route {
+    /// What is asked.
+    ///
+    /// # Errors
+    /// 404 for a path that nobody serves, 405 for another method on one that is, 400 for
+    /// parameters that cannot be read.
+    pub(super) fn of(method: &Method, uri: &Uri) -> Result<Self, Refusal> {
+        let query = query(uri)?;
+        let not_found = || Refusal::new(StatusCode::NOT_FOUND, "404 page not found");
+        let path = uri.path().trim_start_matches('/').trim_end_matches('/');
+        let parts: Vec<&str> = path.split('/').collect();
+        let (allowed, route) = match *parts.as_slice() {
+            ["pods"] => (Method::GET, Self::Pods),
+            ["pods", namespace, pod] => {
+                let grace = match query.number("gracePeriodSeconds")? {
+                    None => None,
+                    Some(seconds) => {
+                        Some(Duration::from_secs(u64::try_from(seconds).map_err(|_| invalid())?))
+                    }
+                };
+                (Method::DELETE, Self::Stop { target: Target::new([namespace, pod, ""]), grace })
+            }
+            ["containerLogs", namespace, pod, container] => {
+                let target = Target::new([namespace, pod, container]);
+                (Method::GET, Self::Logs { target, query })
+            }
+            _ => return Err(not_found()),
+        };
+        if *method == allowed {
+            return Ok(route);
+        }
+        Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed"))
+    }
+}
+
+fn query(uri: &Uri) -> Result<Query, Refusal> {
+    let Some(text) = uri.query() else { return Ok(Query::default()) };
+    let url = Url::parse(&format!("http://localhost/?{text}")).map_err(|_| undecodable())?;
+    Ok(Query(url.query_pairs().map(owned).collect()))
+}
+
+fn owned((key, value): (Cow<'_, str>, Cow<'_, str>)) -> (String, String) {
+    (key.into_owned(), value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(method: &Method, uri: &str) -> Result<Route, u16> {
+        Route::of(method, &uri.parse().expect("an address")).map_err(|r| r.code.as_u16())
+    }
+
+    #[test]
+    fn paths_are_the_kubelets() {
+        assert_eq!(route(&Method::GET, "/pods"), Ok(Route::Pods));
+        assert_eq!(route(&Method::GET, "/pods/"), Ok(Route::Pods));
+        let target = Target::new(["ns", "p", "c"]);
+        let query = Query(vec![("tailLines".into(), "3".into()), ("x".into(), "a b/ü".into())]);
+        let logs = route(&Method::GET, "/containerLogs/ns/p/c?tailLines=3&x=a+b%2F%C3%BC");
+        assert_eq!(logs, Ok(Route::Logs { target, query }));
+        let target = Target::new(["ns", "p", ""]);
+        let grace = Some(Duration::from_secs(7));
+        let stop = route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=7");
+        assert_eq!(stop, Ok(Route::Stop { target, grace }));
+    }
+
+    #[test]
+    fn the_rest_is_refused_by_its_code() {
+        for path in ["/", "/pod", "/containerLogs/ns/p", "/containerLogs/ns/p/c/d", "/pods/ns"] {
+            assert_eq!(route(&Method::GET, path), Err(404), "{path}");
+        }
+        assert_eq!(route(&Method::POST, "/pods"), Err(405));
+        assert_eq!(route(&Method::GET, "/pods/ns/p"), Err(405));
+        assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=x"), Err(400));
+        assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=-1"), Err(422));
+    }
+
+    #[test]
+    fn booleans_are_upstreams() {
+        let query = query(&"/x?a=true&b=1&c&d=0&e=False".parse().expect("an address"));
+        let query = query.expect("is read");
+        assert_eq!(["a", "b", "c", "d", "e", "f"].map(|name| query.is_set(name)), {
+            [true, true, true, false, false, false]
+        });
+    }
+}
