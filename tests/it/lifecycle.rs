@@ -182,7 +182,7 @@ fn a_busy_http_guest_is_killed_after_its_grace_and_at_once_when_asked_twice() {
     }
 }
 
-fn cpu_ticks(pid: rustix::process::Pid) -> u64 {
+pub(crate) fn cpu_ticks(pid: rustix::process::Pid) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     let stat = stat.unwrap_or_default();
     let after_name = stat.rsplit(") ").next().unwrap_or_default();

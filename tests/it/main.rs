@@ -1,6 +1,7 @@
 //! The real programs with real guests, run as a user would. `make test` builds what is run here.
 
 mod compile;
+mod dev;
 mod files;
 mod guard;
 mod hostile;

@@ -88,6 +88,12 @@ impl<'a> Found<'a> {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
 
+    /// Whether nothing of it runs any more, or ever will.
+    pub(super) fn has_ended(&self) -> bool {
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    }
+
     /// The names of all its containers, init containers first.
     pub(super) fn containers(&self) -> Vec<&'a str> {
         let Some(spec) = &self.pod.spec else { return Vec::new() };

@@ -36,7 +36,9 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     let runs = api::runs().await?;
     let namespace = args.namespace.namespace.as_deref();
     let pods = if args.all {
-        find::all(&runs, namespace)
+        let mut pods = find::all(&runs, namespace);
+        pods.retain(|found| !found.has_ended());
+        pods
     } else {
         let named = args.pods.iter().map(|name| find::one(&runs, name, namespace));
         named.collect::<Result<Vec<_>>>()?
