@@ -194,6 +194,10 @@ impl Errors {
 pub(crate) mod source_tests;
 
 #[cfg(test)]
+#[path = "validate/place_test.rs"]
+mod place_tests;
+
+#[cfg(test)]
 #[path = "validate/object_test.rs"]
 mod object_tests;
 #[cfg(test)]
