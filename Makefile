@@ -16,8 +16,8 @@ export CARGO_TARGET_DIR := $(TARGET)
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 
 # The guests built for WASI 0.1 and for 0.2; the latter are named NAME-p2 where there are both.
-GUESTS_P1 := hello files exit trap burn hog
-GUESTS_P2 := hello files http
+GUESTS_P1 := hello files cat exit trap burn hog
+GUESTS_P2 := hello files cat http
 
 # Prints how long a target's command took, and keeps its exit code.
 TIME = TIMEFORMAT='== $@: %0R s'; time

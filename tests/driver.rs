@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -55,6 +55,20 @@ impl Sandbox {
     pub fn start(description: Description, procs: Option<&Path>) -> Result<Self> {
         let mut sandbox = Self::spawn(procs)?;
         sandbox.stream.write_all(&ToSandbox::Describe(Box::new(description)).encode()?)?;
+        Ok(sandbox)
+    }
+
+    /// Starts the sandbox program for an exec, with these standard streams of the guest.
+    ///
+    /// # Errors
+    /// Any step's.
+    pub fn exec(mut description: Description, streams: [OwnedFd; 3]) -> Result<Self> {
+        let mut sandbox = Self::spawn(None)?;
+        description.streams = true;
+        let frame = ToSandbox::Describe(Box::new(description)).encode()?;
+        let (head, rest) = frame.split_at(HEADER_LEN);
+        send(&sandbox.stream, head, &streams.each_ref().map(OwnedFd::as_fd))?;
+        sandbox.stream.write_all(rest)?;
         Ok(sandbox)
     }
 
@@ -141,13 +155,7 @@ impl Sandbox {
     /// # Errors
     /// That of the socket.
     pub fn new_log(&self, log: &File) -> Result<()> {
-        let fds = [log.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        let frame = ToSandbox::Log.encode()?;
-        sendmsg(&self.stream, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        send(&self.stream, &ToSandbox::Log.encode()?, &[log.as_fd()])
     }
 
     /// Closes the connection and waits for the end, as [`Sandbox::wait`].
@@ -168,6 +176,17 @@ impl Sandbox {
         let exit = StateFile::open(&self.dir.path().join("state"))?.exit()?;
         Ok((status, exit))
     }
+}
+
+/// Sends bytes of a frame with descriptors, three at most.
+fn send(to: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        bail!("{} descriptors do not fit", fds.len());
+    }
+    sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 impl Drop for Sandbox {

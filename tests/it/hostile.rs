@@ -15,7 +15,7 @@ use crate::SOON;
 /// Small, so that a test's guest fills it in no time.
 const LOG_LIMIT: u64 = 64 << 10;
 
-fn artefact(home: &Home, name: &str) -> PathBuf {
+pub(crate) fn artefact(home: &Home, name: &str) -> PathBuf {
     let wasm = guest(name);
     let args = ["compile", "-o", "json", wasm.to_str().expect("UTF-8")];
     let output = home.copepod(args).output(SOON);

@@ -2,6 +2,7 @@
 
 mod compile;
 mod dev;
+mod exec;
 mod files;
 mod guard;
 mod hostile;
@@ -107,11 +108,13 @@ fn one(guest: &str, policy: &str, container: &str) -> String {
 
 #[test]
 fn each_example_runs_as_its_file_says() {
-    let expected: [(&str, i32, &str); 8] = [
+    let expected: [(&str, i32, &str); 10] = [
         ("hello", 0, "hello, world"),
         ("hello-p2", 0, "hello, world"),
         ("files", 0, "written by a guest"),
         ("files-p2", 0, "written by a guest"),
+        ("cat", 0, "stdout: no terminal"),
+        ("cat-p2", 0, "stdout: no terminal"),
         ("exit", 3, ""),
         ("trap", 136, ""),
         ("burn", 0, "iterations"),

@@ -16,14 +16,9 @@ use crate::logs;
 
 /// Bytes read of the file, its last ones (upstream's `MaxContainerTerminationMessageLength`).
 const FILE_MAX: u64 = 4096;
-/// Bytes of the log that stand in for an empty file, its last ones (upstream's
-/// `MaxContainerTerminationMessageLogLength`).
-const LOG_MAX: usize = 2048;
-/// Lines of the log that stand in, its last ones (upstream's
-/// `MaxContainerTerminationMessageLogLines`).
-const LOG_LINES_MAX: usize = 80;
-/// Bytes of a log file's end that surely hold those: one part of a line, 16 KiB, which may be cut
-/// off, and what stands before the text of each line, 64 bytes at most.
+/// Bytes of a log file's end that surely hold all that is taken of it, the last 2 KiB and 80 lines:
+/// one part of a line, 16 KiB, which may be cut off, and what stands before the text of each line,
+/// 64 bytes at most.
 const LOG_READ_MAX: u64 = 24 << 10;
 
 /// The message of an attempt that ended with `code`: the runtime's own, the file's, the log's.
@@ -43,17 +38,10 @@ pub(super) async fn of(
         (file, wanted.then(|| from_log(&log)))
     });
     match read.await {
-        Ok((file, log)) => joined(&of_runtime, &file, log.as_deref()),
+        Ok((file, log)) => copepod_pod::termination_message(&of_runtime, &file, log.as_deref()),
         // The agent ends.
         Err(_) => of_runtime,
     }
-}
-
-/// The texts as upstream joins them.
-fn joined(of_runtime: &str, from_file: &str, from_log: Option<&str>) -> String {
-    let own = if from_file.is_empty() { from_log.unwrap_or_default() } else { from_file };
-    let parts = [of_runtime, own].into_iter().filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join(": ")
 }
 
 /// What the file holds; upstream's text where it cannot be read, nothing where there is none.
@@ -92,20 +80,19 @@ fn read_end(mut file: File, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The end of the log; a log that cannot be read has none.
+/// The end of the log, as the guest wrote it; a log that cannot be read has none.
 fn from_log(log: &Path) -> String {
     let end = File::open(log).and_then(|file| read_end(file, LOG_READ_MAX)).unwrap_or_default();
-    let mut lines: Vec<&[u8]> = end.split_inclusive(|byte| *byte == b'\n').collect();
-    lines.drain(..lines.len().saturating_sub(LOG_LINES_MAX));
+    let lines = end.split_inclusive(|byte| *byte == b'\n');
     let mut text = Vec::new();
     // The first one may have lost its start: nothing of it is needed then.
-    for line in lines.iter().filter_map(|line| logs::parse(line.strip_suffix(b"\n")?)) {
+    for line in lines.filter_map(|line| logs::parse(line.strip_suffix(b"\n")?)) {
         text.extend_from_slice(line.text);
         if line.whole {
             text.push(b'\n');
         }
     }
-    String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_MAX)..]).into_owned()
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -153,14 +140,14 @@ mod tests {
         assert_eq!(from_log(&log), "");
         let line =
             |tag: &str, text: &str| format!("2026-11-22T03:00:00.123456789Z stdout {tag} {text}\n");
-        let many: String = (0..100).map(|n| line("F", &n.to_string())).collect();
+        let many: String = (0..1000).map(|n| line("F", &n.to_string())).collect();
         fs::write(&log, many).expect("writes");
-        let expected: String = (20..100).map(|n| format!("{n}\n")).collect();
-        assert_eq!(from_log(&log), expected);
+        let text = from_log(&log);
+        assert!(text.ends_with("\n998\n999\n") && text.lines().count() > 80, "{text}");
         let part = line("P", &"x".repeat(16 << 10));
         let parts = [part.clone(), part, line("F", "end")].concat();
         fs::write(&log, parts).expect("writes");
         let text = from_log(&log);
-        assert!(text == format!("{}end\n", "x".repeat(LOG_MAX - 4)), "{} bytes", text.len());
+        assert!(text == format!("{}end\n", "x".repeat(16 << 10)), "{} bytes", text.len());
     }
 }
