@@ -130,7 +130,9 @@ impl fmt::Display for Found {
 
 impl From<BinaryReaderError> for InspectError {
     fn from(e: BinaryReaderError) -> Self {
-        Self::Malformed { offset: e.offset(), message: shown(e.message()) }
+        // The parser repeats names of the file as they are.
+        let message = shown(e.message()).replace(char::is_control, "\u{fffd}");
+        Self::Malformed { offset: e.offset(), message }
     }
 }
 

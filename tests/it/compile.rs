@@ -88,6 +88,85 @@ fn a_truncated_module_is_one_error() {
     scene.guard.finish();
 }
 
+/// Numbers that are the same in each run (Knuth's MMIX generator).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+/// Cuts it off, flips bits of it, puts bytes into it, or puts others in the place of a piece.
+fn spoil(mut wasm: Vec<u8>, way: usize, numbers: &mut Numbers) -> Vec<u8> {
+    let at = numbers.below(wasm.len());
+    let bytes = |count, numbers: &mut Numbers| -> Vec<u8> {
+        (0..count).map(|_| numbers.below(256) as u8).collect()
+    };
+    match way {
+        0 => wasm.truncate(at),
+        1 => {
+            for _ in 0..=numbers.below(3) {
+                let at = numbers.below(wasm.len());
+                wasm[at] ^= 1 << numbers.below(8);
+            }
+        }
+        2 => {
+            let count = 1 + numbers.below(64);
+            wasm.splice(at..at, bytes(count, numbers));
+        }
+        _ => {
+            let end = wasm.len().min(at + 1 + numbers.below(4096));
+            wasm.splice(at..end, bytes(end - at, numbers));
+        }
+    }
+    wasm
+}
+
+#[test]
+fn each_of_two_hundred_spoilt_modules_is_one_answer() {
+    let scene = scene();
+    let dir = scene.home.path().join("spoilt");
+    fs::create_dir(&dir).expect("makes");
+    let mut numbers = Numbers(4);
+    let good = ["exit", "hello-p2", "http"].map(|name| fs::read(guest(name)).expect("reads"));
+    let files: Vec<String> = (0..200)
+        .map(|n| {
+            let path = dir.join(format!("{n}.wasm"));
+            let wasm = spoil(good[n % 3].clone(), n / 3 % 4, &mut numbers);
+            fs::write(&path, wasm).expect("writes");
+            path.to_str().expect("UTF-8").into()
+        })
+        .collect();
+    let args = ["compile", "-o", "json"].into_iter().chain(files.iter().map(String::as_str));
+    let output = scene.home.copepod(args).output(Duration::from_secs(300));
+    assert_eq!(output.status.code(), Some(1), "some are refused, and nothing worse");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), files.len());
+    let mut made = std::collections::BTreeSet::new();
+    for (line, file) in lines.iter().zip(&files) {
+        match (line["artefact"].as_str(), line["error"].as_str()) {
+            (Some(artefact), None) => {
+                made.insert(artefact);
+            }
+            (None, Some(error)) => {
+                assert!(error.contains(file) && !error.contains("panicked"), "{error}");
+                assert!(!error.contains(char::is_control) && error.len() < 2000, "{error:?}");
+            }
+            _ => panic!("neither made nor refused: {line}"),
+        }
+    }
+    assert!(made.len() < files.len() / 2, "most are refused");
+    let kept = fs::read_dir(scene.home.cache().join("copepod")).expect("is there").count();
+    assert_eq!(kept, made.len(), "what was refused has left nothing");
+    scene.guard.finish();
+}
+
 #[test]
 fn a_compile_bomb_is_one_error_and_the_agent_stays_small() {
     let scene = scene();

@@ -209,9 +209,10 @@ fn mounts_are_seen_below_a_directory_and_by_nobody_else() {
     assert!(said.starts_with("of the pod") && said.contains("deep"), "{said}");
     let written = fs::read_to_string(dir.path().join("volume/deep/g")).expect("is written");
     assert_eq!(written, "new\n", "to the volume itself");
+    // The engine has no word for a file system that may only be read: an I/O error.
     let (exit, said) = files(&home, &root, &mounts, "write /etc/hosts mine");
-    assert_eq!(exit.code, 1);
-    assert!(said.contains("Read-only file system"), "{said}");
+    assert_eq!(exit.code, 1, "{said}");
+    assert_eq!(fs::read_to_string(dir.path().join("hosts")).expect("reads"), "of the pod");
     let ours = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     assert!(!ours.contains(&*dir.path().to_string_lossy()), "a mount has come here: {ours}");
 
@@ -220,7 +221,7 @@ fn mounts_are_seen_below_a_directory_and_by_nobody_else() {
     mounts.insert(0, whole);
     let (exit, said) = files(&home, &root, &mounts, "write /data/h new -- write /new x");
     assert_eq!(exit.code, 1, "{said}");
-    assert!(said.contains("/new x: Read-only file system"), "{said}");
+    assert!(said.starts_with("write /new x: "), "{said}");
     assert!(dir.path().join("volume/h").exists() && !dir.path().join("root/new").exists());
 }
 

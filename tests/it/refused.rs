@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use copepod_tests::guest;
+use copepod_tests::{Home, Run, copepod, guest};
 
-use crate::{Ended, Scene, one};
+use crate::hostile::artefact;
+use crate::{Ended, SOON, Scene, one};
 
 const HEAD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec:\n";
 
@@ -82,6 +84,63 @@ fn files_that_hold_no_pod_are_named() {
     refused(&Scene::new().copepod(&["run", "/nowhere/pod.yaml"]), &["/nowhere/pod.yaml"]);
 }
 
+/// Address space that the agent may take to refuse a file, in KiB: its program and its threads are
+/// some 70 MiB of it.
+const REFUSAL_KIB_MAX: u64 = 300_000;
+
+/// Runs a file of these lines with no more memory than a refusal may take.
+fn run_small(text: &str) -> Ended {
+    let scene = Scene::new();
+    let file = scene.home.path().join("pod.yaml");
+    fs::write(&file, text).expect("writes");
+    let mut command: Command = scene.home.command("/bin/sh");
+    command.args(["-c", "ulimit -v \"$1\" && exec \"$0\" run \"$2\""]);
+    command.arg(copepod()).arg(REFUSAL_KIB_MAX.to_string()).arg(file);
+    let output = Run::spawn(command).output(SOON);
+    scene.end(output)
+}
+
+#[test]
+fn a_huge_file_is_refused_in_little_memory() {
+    let most = 10 << 20;
+    let containers = |form: &dyn Fn(usize) -> String, count: usize| {
+        format!("{HEAD}  containers:\n") + &(0..count).map(form).collect::<String>()
+    };
+    let line = |n: usize| format!("  - {{name: c{n}, image: ./nowhere.wasm}}\n");
+    let mut full = containers(&line, most / 42);
+    full.truncate(full[..most].rfind('\n').expect("lines") + 1);
+    assert!(full.len() > most - 100, "{} bytes are just under the bound", full.len());
+    refused(&run_small(&full), &["pod.yaml", "Nodes"]);
+    full.push_str(&"#".repeat(100));
+    refused(&run_small(&full), &["pod.yaml: longer than 10 MiB"]);
+    // As many as are taken for a file, and none of them right.
+    let many = run_small(&containers(&line, 49_000));
+    refused(&many, &["nowhere.wasm"]);
+    let wrong = |n: usize| format!("  - {{name: C_{n}, imagee: ''}}\n");
+    let ended = run_small(&containers(&wrong, 49_000));
+    refused(&ended, &["spec.containers[0].imagee"]);
+    assert!(ended.err.lines().count() < 50, "all of them are not told");
+    let text = "x".repeat(most - 1000);
+    let one = format!("metadata: {{name: a, annotations: {{a: \"{text}\"}}}}\n{HEAD}");
+    refused(&run_small(&one), &["pod.yaml"]);
+}
+
+#[test]
+fn a_yaml_bomb_is_refused_in_little_memory() {
+    let mut nested = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for n in 1..12 {
+        let again = vec![format!("*a{}", n - 1); 10].join(",");
+        nested += &format!("a{n}: &a{n} [{again}]\n");
+    }
+    let wide = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(10_000), "*a,".repeat(10_000));
+    let deep = "[".repeat(1 << 20) + &"]".repeat(1 << 20);
+    for (text, said) in [(nested, "alias"), (wide, "alias"), (deep, "recursion")] {
+        let ended = run_small(&text);
+        refused(&ended, &["pod.yaml", said]);
+        assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    }
+}
+
 fn with_image(scene: Scene, path: &Path) -> Ended {
     let yaml = format!("{HEAD}  containers: [{{name: a, image: '{}'}}]\n", path.display());
     scene.run(&yaml, &[])
@@ -99,6 +158,11 @@ fn images_that_are_no_wasm_are_named_with_what_they_are() {
     let cases = [
         (dir.path().join("missing.wasm"), "missing.wasm"),
         (file("elf.wasm", &fs::read("/bin/true").expect("reads")[..512]), "ELF"),
+        (file("elf", &fs::read(copepod()).expect("reads")), "ELF"),
+        (
+            file("own.cwasm", &fs::read(artefact(&Home::new(), "hello")).expect("reads")),
+            "own.cwasm",
+        ),
         (file("empty.wasm", b""), "empty.wasm"),
         (file("text.wasm", b"hello there"), "text.wasm"),
         (file("half.wasm", &wasm[..wasm.len() / 2]), "half.wasm"),
@@ -119,6 +183,20 @@ fn an_import_that_nobody_serves_is_named() {
     let path = dir.path().join("imports.wasm");
     fs::write(&path, module).expect("writes");
     refused(&with_image(Scene::new(), &path), &["env", "frobnicate"]);
+}
+
+#[test]
+fn an_interface_that_nobody_serves_is_named() {
+    let mut component = fs::read(guest("hello-p2")).expect("reads");
+    let (theirs, other) = (b"wasi:cli/environment@", b"acme:cli/environment@");
+    let at = |bytes: &[u8]| bytes.windows(theirs.len()).position(|window| window == theirs);
+    while let Some(at) = at(&component) {
+        component[at..at + other.len()].copy_from_slice(other);
+    }
+    let dir = tempfile::tempdir().expect("makes");
+    let path = dir.path().join("acme.wasm");
+    fs::write(&path, component).expect("writes");
+    refused(&with_image(Scene::new(), &path), &["acme:cli/environment@0.2", "is not served"]);
 }
 
 #[test]

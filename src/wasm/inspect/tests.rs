@@ -171,6 +171,13 @@ fn every_prefix_and_every_changed_byte_ends_in_an_answer() {
 }
 
 #[test]
+fn what_the_parser_repeats_of_a_file_is_one_line_without_commands_for_a_terminal() {
+    let twice = r#"(module (func (export "a\1b[2J\0a") (export "a\1b[2J\0a")))"#;
+    let error = text(twice);
+    assert!(error.contains("duplicate export") && !error.contains(char::is_control), "{error}");
+}
+
+#[test]
 fn a_cut_off_module_is_refused_at_its_end() {
     let whole = wat::parse_str(r#"(module (func (export "_start") nop nop nop))"#).unwrap();
     let cut = &whole[..whole.len() - 3];
