@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use copepod_wasm::Preopen;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use thiserror::Error;
 
 use crate::jail;
@@ -50,10 +50,12 @@ pub(crate) struct OpenDirectory {
 }
 
 impl OpenDirectory {
-    /// Opens the directory of a preopen.
+    /// Opens the directory of a preopen. Other guests may write to what is above it, so no link is
+    /// followed on the way: the agent gives paths without any.
     pub(crate) fn open(preopen: &Preopen) -> Result<Self, FilesError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = open(&preopen.host, flags, Mode::empty())
+        let plainly = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let fd = openat2(CWD, &preopen.host, flags, Mode::empty(), plainly)
             .map_err(|e| FilesError::directory(preopen, io::Error::from(e)))?;
         Ok(Self { fd, read_only: preopen.read_only })
     }
@@ -96,6 +98,10 @@ mod tests {
         std::fs::create_dir(&host).expect("makes");
         assert_eq!(std::fs::read(open.path().join("mine")).expect("reads"), b"1");
         assert!(open.kept().read_only);
+        std::os::unix::fs::symlink("away", dir.path().join("link")).expect("links");
+        let link = Preopen { host: dir.path().join("link"), ..preopen.clone() };
+        let Err(e) = OpenDirectory::open(&link) else { panic!("a link is not followed") };
+        assert!(e.to_string().contains("link"));
         let file = Preopen { host: dir.path().join("away/mine"), ..preopen };
         let Err(e) = OpenDirectory::open(&file) else { panic!("a file is no preopen") };
         assert!(e.to_string().contains("away/mine") && e.to_string().contains("/data"));

@@ -2,6 +2,7 @@
 
 mod compile;
 mod dev;
+mod env;
 mod exec;
 mod files;
 mod guard;
@@ -15,6 +16,7 @@ mod refused;
 mod survive;
 mod symbols;
 mod user;
+mod volumes;
 
 use std::fs;
 use std::path::PathBuf;

@@ -53,7 +53,7 @@ fn fields_that_are_unknown_mistyped_or_wrong_are_named() {
             &["spec.volumes[0]", "configMap"],
         ),
         (
-            "  volumes: [{name: v, hostPath: {path: /etc/passwd, type: File}}]\n  containers: [{name: a, image: ./a.wasm}]",
+            "  volumes: [{name: v, hostPath: {path: /dev/log, type: Socket}}]\n  containers: [{name: a, image: ./a.wasm}]",
             &["spec.volumes[0].hostPath.type"],
         ),
         (

@@ -7,10 +7,12 @@
 //! ```text
 //! ROOT/lock                                          held by the agent while it lives
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
+//! ROOT/pods/UID/containers/NAME/ATTEMPT/root/        what its guest sees as `/`
 //! ROOT/pods/UID/volumes/kubernetes.io~empty-dir/NAME
 //! ROOT/logs/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log
 //! RUN/ID.sock                                        a sandbox's socket (ID: 16 hex digits)
 //! RUN/ROOTID.api                                     the agent's own socket (ROOTID: likewise)
+//! RUN/ROOTID/UID/volumes/kubernetes.io~secret/NAME   what is kept off disks
 //! ```
 
 use std::fs::{self, DirBuilder, File};
@@ -23,6 +25,8 @@ use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::linux;
 
 /// Why a root directory could not be used.
 #[derive(Debug, Error)]
@@ -183,7 +187,23 @@ impl Ledger {
         self.root.join("pods").join(pod_uid)
     }
 
-    /// The directory of an attempt's state file.
+    /// The directory of what of this pod is kept off disks; in memory where the run directory is.
+    pub(crate) fn pod_memory_dir(&self, pod_uid: &str) -> PathBuf {
+        self.memory_dir().join(pod_uid)
+    }
+
+    /// The directory in which this agent keeps off disks what ought to be.
+    fn memory_dir(&self) -> PathBuf {
+        self.run.join(self.id())
+    }
+
+    /// The root directory's name in the run directory, which all agents of a user share.
+    fn id(&self) -> String {
+        let digest = Sha256::digest(self.root.as_os_str().as_bytes());
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The directory of an attempt: its state file, and what its guest sees.
     pub(crate) fn attempt_dir(&self, pod_uid: &str, container: &str, attempt: u32) -> PathBuf {
         self.pod_dir(pod_uid).join("containers").join(container).join(attempt.to_string())
     }
@@ -214,9 +234,7 @@ impl Ledger {
 
     /// The socket of this root directory's agent: whoever has the lock may remove it.
     pub(crate) fn api_socket(&self) -> PathBuf {
-        let digest = Sha256::digest(self.root.as_os_str().as_bytes());
-        let id: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        self.run.join(format!("{id}.{API_SUFFIX}"))
+        self.run.join(format!("{}.{API_SUFFIX}", self.id()))
     }
 
     /// The directories of all attempts on disk, of whichever pod.
@@ -260,12 +278,12 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Io`].
     pub(crate) fn clear(&self) -> Result<(), LedgerError> {
-        for path in [self.root.join("pods"), self.root.join("logs")] {
-            match fs::remove_dir_all(&path) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(LedgerError::Io { verb: "remove", path, source }),
-            }
+        for path in [self.memory_dir(), self.root.join("pods"), self.root.join("logs")] {
+            linux::remove_tree(&path).map_err(|source| LedgerError::Io {
+                verb: "remove",
+                path,
+                source,
+            })?;
         }
         Ok(())
     }

@@ -1,9 +1,13 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
-//! descriptors, the jail of a compile job.
+//! descriptors, paths below directories that guests write to and the removal of such, memory as a
+//! directory, the jail of a compile job.
 //!
 //! The only room of the agent where `unsafe` may stand. Starts no task.
 
+mod beneath;
 pub(crate) mod compile_jail;
+mod remove;
+mod tmpfs;
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -16,6 +20,12 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
 };
+
+pub(crate) use beneath::{
+    Links, make_below, mode_of, open_below, open_top, path_of, proc_path, read_below,
+};
+pub(crate) use remove::remove_tree;
+pub(crate) use tmpfs::{can_mount, is_memory, mount_memory};
 
 /// Most descriptors that go with one frame: the standard streams of an exec.
 const SENT_FDS_MAX: usize = 3;
@@ -74,7 +84,7 @@ pub(crate) fn kill_process(process: impl AsFd) -> io::Result<()> {
 }
 
 /// Raises the number of files that this process and its children may open to what they may ask
-/// for: an http guest has one a connection, and removing a deep directory takes one a level.
+/// for: an http guest has one a connection.
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

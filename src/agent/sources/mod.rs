@@ -2,12 +2,14 @@
 //!
 //! In: paths. Out: [`Documents`] exactly as written ([`read`]), without defaults and not yet
 //! validated, or one [`file::SourceError`] with all that is wrong in a file; the config maps and
-//! secrets of all files by namespace ([`objects`]); and [`support`], which says what of a pod a host
-//! without a cluster refuses or does otherwise. Starts no task.
+//! secrets of all files by namespace ([`objects`]); what a pod names that is not among them
+//! ([`reference`]); and [`support`], which says what of a pod a host without a cluster refuses or
+//! does otherwise. Starts no task.
 
 mod file;
 mod node;
 pub(crate) mod objects;
+pub(crate) mod reference;
 mod strict;
 pub(crate) mod support;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use copepod_pod::Objects;
+use copepod_pod::{FieldError, Objects, normalise_secret, validate_config_map, validate_secret};
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -28,12 +28,13 @@ impl Catalogue {
     /// Sorts objects by namespace and name; gives all that is wrong with them too, a line each.
     pub(crate) fn new(
         config_maps: Vec<LoadedObject<ConfigMap>>,
-        secrets: Vec<LoadedObject<Secret>>,
+        mut secrets: Vec<LoadedObject<Secret>>,
     ) -> (Self, Vec<String>) {
+        secrets.iter_mut().for_each(|secret| normalise_secret(&mut secret.object));
         let mut problems = Vec::new();
         let all = Self {
-            config_maps: named(config_maps, &mut problems),
-            secrets: named(secrets, &mut problems),
+            config_maps: named(config_maps, validate_config_map, &mut problems),
+            secrets: named(secrets, validate_secret, &mut problems),
         };
         (all, problems)
     }
@@ -49,14 +50,17 @@ impl Catalogue {
 
 fn named<T: Metadata<Ty = ObjectMeta>>(
     loaded: Vec<LoadedObject<T>>,
+    validate: fn(&T) -> Vec<FieldError>,
     problems: &mut Vec<String>,
 ) -> Named<T> {
     let mut all: Named<T> = BTreeMap::new();
-    for LoadedObject { object, source } in loaded {
-        let meta = object.metadata();
-        let given = meta.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-        let namespace = given.unwrap_or(DEFAULT_NAMESPACE).to_owned();
+    for LoadedObject { mut object, source } in loaded {
+        let meta = object.metadata_mut();
+        let given = meta.namespace.take().filter(|namespace| !namespace.is_empty());
+        let namespace = given.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        meta.namespace = Some(namespace.clone());
         let name = meta.name.clone().unwrap_or_default();
+        problems.extend(validate(&object).iter().map(|problem| format!("{source}: {problem}")));
         match all.entry(namespace).or_default().entry(name) {
             Entry::Vacant(place) => drop(place.insert(Arc::new(object))),
             Entry::Occupied(place) => {

@@ -13,6 +13,8 @@ use k8s_openapi::api::core::v1::{
 pub(crate) struct HostCapabilities {
     /// Guests may run as other users than the agent's.
     pub(crate) changes_user: bool,
+    /// The agent may mount.
+    pub(crate) mounts: bool,
 }
 
 /// A field of which this host does less than a cluster's node.
@@ -24,13 +26,17 @@ pub(crate) struct Notice {
     pub(crate) text: String,
 }
 
+/// Kinds of volumes that are served.
+const VOLUMES: [&str; 6] =
+    ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+
 /// Fields for which the pod is not run, each by its path; none for a pod that can be.
-pub(crate) fn refusals(pod: &Pod) -> Vec<FieldError> {
+pub(crate) fn refusals(pod: &Pod, host: HostCapabilities) -> Vec<FieldError> {
     let mut refused = Refused(Vec::new());
     let Some(spec) = &pod.spec else { return refused.0 };
     pod_refusals(&mut refused, spec);
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
-        volume_refusals(&mut refused, &format!("spec.volumes[{i}]"), volume);
+        volume_refusals(&mut refused, &format!("spec.volumes[{i}]"), volume, host);
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
@@ -91,19 +97,33 @@ fn local_apparmor(profile: Option<&AppArmorProfile>) -> bool {
     profile.is_some_and(|profile| profile.type_ == "Localhost")
 }
 
-fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume) {
+fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume, host: HostCapabilities) {
     for source in volume_sources(volume) {
-        let served = ["emptyDir", "hostPath"].contains(&source);
-        let text = "not served yet: expected emptyDir or hostPath";
-        refused.when(!served, format!("{path}.{source}"), text);
+        let text = format!("not served yet: expected one of {}", VOLUMES.join(", "));
+        refused.when(!VOLUMES.contains(&source), format!("{path}.{source}"), &text);
     }
     if let Some(source) = &volume.host_path {
         let kind = source.type_.as_deref().unwrap_or_default();
-        let served = ["", "Directory", "DirectoryOrCreate"].contains(&kind);
-        let text = "not served yet: expected Directory or DirectoryOrCreate";
-        refused.when(!served, format!("{path}.hostPath.type"), text);
+        let device = ["CharDevice", "BlockDevice"].contains(&kind);
+        refused.when(device, format!("{path}.hostPath.type"), NO_DEVICES);
+        let text = "not possible: a Wasm container opens no Unix sockets";
+        refused.when(kind == "Socket", format!("{path}.hostPath.type"), text);
+        let file = ["File", "FileOrCreate"].contains(&kind) && !host.mounts;
+        let text = "a single file takes a mount: expected copepod to run as root";
+        refused.when(file, format!("{path}.hostPath.type"), text);
         let absolute = source.path.starts_with('/');
         refused.when(!absolute, format!("{path}.hostPath.path"), "expected an absolute path");
+    }
+    let sources = volume.projected.iter().flat_map(|all| all.sources.iter().flatten());
+    for (i, source) in sources.enumerate() {
+        for (field, set) in [
+            ("serviceAccountToken", source.service_account_token.is_some()),
+            ("clusterTrustBundle", source.cluster_trust_bundle.is_some()),
+            ("podCertificate", source.pod_certificate.is_some()),
+        ] {
+            let path = format!("{path}.projected.sources[{i}].{field}");
+            refused.when(set, path, "not possible: there is no API server to ask for it");
+        }
     }
     let medium = volume.empty_dir.as_ref().and_then(|e| e.medium.as_deref()).unwrap_or_default();
     let huge = medium.starts_with("HugePages");
@@ -118,10 +138,7 @@ fn container_refusals(refused: &mut Refused, path: &str, one: &Container) {
     let mut when = |broken: bool, field: &str, text: &str| {
         refused.when(broken, format!("{path}.{field}"), text)
     };
-    when(is_some(one.env_from.as_ref()), "envFrom", "not served yet: expected env with values");
     for (i, env) in one.env.iter().flatten().enumerate() {
-        let at = format!("env[{i}].valueFrom");
-        when(env.value_from.is_some(), &at, "not served yet: expected a value");
         let nul = env.value.as_deref().is_some_and(|value| value.contains('\0'));
         when(nul, &format!("env[{i}].value"), "must not contain a zero byte");
     }
@@ -151,10 +168,12 @@ fn container_refusals(refused: &mut Refused, path: &str, one: &Container) {
 }
 
 fn mount_refusals(when: &mut impl FnMut(bool, &str, &str), i: usize, mount: &VolumeMount) {
-    let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    let text = "not served yet: expected a whole volume";
-    when(set(&mount.sub_path), &format!("volumeMounts[{i}].subPath"), text);
-    when(set(&mount.sub_path_expr), &format!("volumeMounts[{i}].subPathExpr"), text);
+    let at = |field: &str| format!("volumeMounts[{i}].{field}");
+    let whole = mount.mount_path.split('/').all(|part| ["", "."].contains(&part));
+    let text = "not possible: a volume lies below the container's own /";
+    when(whole && !mount.mount_path.is_empty(), &at("mountPath"), text);
+    let recursive = mount.recursive_read_only.as_deref() == Some("Enabled");
+    when(recursive, &at("recursiveReadOnly"), "not served yet: expected IfPossible or Disabled");
 }
 
 fn security_refusals(refused: &mut Refused, path: &str, one: &Container) {
@@ -182,16 +201,16 @@ pub(crate) fn notices(pod: &Pod, host: HostCapabilities) -> Vec<Notice> {
     scheduling_notices(&mut said, spec);
     let context = spec.security_context.clone().unwrap_or_default();
     user_notices(&mut said, host, context.run_as_user.is_some(), context.run_as_group.is_some());
-    let text = "volumes keep the owner they have";
-    said.when(context.fs_group.is_some(), "fsGroup", text);
+    let group = context.fs_group.is_some() && !host.changes_user;
+    said.when(group, "fsGroup", "volumes keep the owner they have");
     let groups = context.supplemental_groups.is_some() && !host.changes_user;
     said.when(groups, "supplementalGroups", "guests run as the user who started copepod");
     let selinux = context.se_linux_options.is_some();
     for volume in spec.volumes.iter().flatten() {
         let Some(empty) = &volume.empty_dir else { continue };
-        let memory = empty.medium.as_deref() == Some("Memory");
-        said.when(memory, "emptyDir.medium", "the volume lies on disk");
-        said.when(empty.size_limit.is_some(), "emptyDir.sizeLimit", "not enforced");
+        let memory = empty.medium.as_deref() == Some("Memory") && !host.mounts;
+        let text = "the volume has no memory of its own: it lies in the run directory";
+        said.when(memory, "emptyDir.medium", text);
     }
     let init = spec.init_containers.iter().flatten();
     for container in init.chain(&spec.containers) {
@@ -226,17 +245,19 @@ fn pod_notices(said: &mut Said, spec: &PodSpec) {
     said.when(token, "automountServiceAccountToken", "no API server, so no token");
     let class = spec.runtime_class_name.is_some();
     said.when(class, "runtimeClassName", "every container runs as Wasm");
-    said.when(spec.host_aliases.is_some(), "hostAliases", "guests cannot look up names yet");
+    let text = "written into /etc/hosts, but guests cannot look up names yet";
+    said.when(spec.host_aliases.is_some(), "hostAliases", text);
     let dns =
         ["ClusterFirst", "Default"].contains(&spec.dns_policy.as_deref().unwrap_or("Default"));
-    said.when(spec.dns_config.is_some(), "dnsConfig", "guests cannot look up names yet");
-    said.when(!dns, "dnsPolicy", "guests cannot look up names yet");
+    let text = "written into /etc/resolv.conf, but guests cannot look up names yet";
+    said.when(spec.dns_config.is_some(), "dnsConfig", text);
+    said.when(!dns, "dnsPolicy", text);
     let deadline = spec.active_deadline_seconds.is_some();
     said.when(deadline, "activeDeadlineSeconds", "not enforced yet");
     let gates = spec.readiness_gates.is_some();
     said.when(gates, "readinessGates", "no controller sets them, so the pod does not become ready");
     let secrets = spec.image_pull_secrets.is_some();
-    said.when(secrets, "imagePullSecrets", "not used: images are files of this host");
+    said.when(secrets, "imagePullSecrets", "not used: registries' credentials are this user's own");
     let users = spec.host_users == Some(false);
     said.when(users, "hostUsers", "no user namespace");
     said.when(spec.overhead.is_some(), "overhead", "not accounted for");
@@ -283,8 +304,6 @@ fn container_notices(said: &mut Said, one: &Container) {
         port.host_port.is_some_and(|host| host != 0 && host != port.container_port)
     };
     let host_port = one.ports.iter().flatten().any(other);
-    let path = one.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
-    let policy = one.termination_message_policy.as_deref().unwrap_or("File");
     let no_cgroup = "no cgroup, so not enforced";
     let memory = "enforced inside the engine, on the guest's own memory; no cgroup around it";
     for (field, holds, text) in [
@@ -298,8 +317,6 @@ fn container_notices(said: &mut Said, one: &Container) {
         ("readinessProbe", one.readiness_probe.is_some(), "not run yet: ready while it runs"),
         ("startupProbe", one.startup_probe.is_some(), "not run yet: started once it runs"),
         ("lifecycle", one.lifecycle.is_some(), "hooks are not run yet"),
-        ("terminationMessagePath", path != "/dev/termination-log", "not read yet"),
-        ("terminationMessagePolicy", policy != "File", "not used yet"),
         ("stdin", one.stdin == Some(true), "not connected yet: guests read end of file"),
         ("tty", one.tty == Some(true), "no terminal for a Wasm container"),
     ] {

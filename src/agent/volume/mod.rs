@@ -1,222 +1,188 @@
-//! A pod's volumes as directories of the host.
+//! A pod's files: its volumes, and what each of its containers sees as `/`.
 //!
-//! Owns: making and removing them below the pod's directory, as a kubelet lays them out. Serves
-//! `emptyDir` and `hostPath`; other kinds are refused before a pod gets here (room `sources`).
-//! Starts no task.
+//! Owns: making and removing volumes as a kubelet lays them out ([`set_up`], [`tear_down`]): the
+//! empty ones ([`empty_dir`]), the host's ([`host_path`]), and those that come from objects, whose
+//! files `pod` makes and [`atomic`] writes; the tree of a container attempt ([`tree`]); how much a
+//! volume holds ([`usage`]). Starts no task.
+//!
+//! A volume is written to by guests: whatever is looked for in one is looked for beneath it
+//! (`linux::open_below`), and all that is given on is a path without any link in it, which the
+//! sandbox opens so (and not at all if a guest has put a link there meanwhile).
+
+mod atomic;
+mod copy;
+mod empty_dir;
+mod error;
+mod host_path;
+mod network;
+mod sub_path;
+mod tree;
+pub(crate) mod usage;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use copepod_wasm::Preopen;
-use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
-use thiserror::Error;
+use copepod_pod::{Facts, Objects, Payload, payload};
+use k8s_openapi::api::core::v1::{Pod, Volume as VolumeSpec};
 
-/// Where each volume of a pod lies on the host, by its name.
-pub(crate) type Volumes = BTreeMap<String, PathBuf>;
+pub(crate) use error::{TreeError, VolumeError};
+pub(crate) use host_path::missing;
+pub(crate) use tree::{Seen, build};
 
-/// Why a volume is not there.
-#[derive(Debug, Error)]
-pub(crate) enum VolumeError {
-    /// An emptyDir's directory.
-    #[error("volume {volume:?}: cannot make {path}")]
-    Make {
-        /// The volume.
-        volume: String,
-        /// Its directory.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The path of a hostPath volume is not what its type says.
-    #[error("volume {volume:?}: hostPath type check failed: {path} is not {expected}")]
-    HostPathType {
-        /// The volume.
-        volume: String,
-        /// Its path.
-        path: PathBuf,
-        /// What the type asks for.
-        expected: &'static str,
-    },
-    /// A kind of volume, or of hostPath, that is not served.
-    #[error(
-        "volume {volume:?}: {what} is not served yet: expected an emptyDir or a directory as hostPath"
-    )]
-    Kind {
-        /// The volume.
-        volume: String,
-        /// What it is.
-        what: String,
-    },
-    /// What was left of a pod could not be removed.
-    #[error("cannot remove {path}")]
-    Remove {
-        /// Which directory.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
+use crate::linux;
+
+/// Most of a file of variables (`fileKeyRef`): as much as a config map may hold.
+const READ_MAX: u64 = 1 << 20;
+
+/// Bits of a mode that are left where a volume that ought to be in memory is not.
+const OWN: u32 = 0o700;
+
+/// A pod's volumes, by name.
+pub(crate) type Volumes = BTreeMap<String, Volume>;
+
+/// What all containers of a pod are given their files from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files {
+    /// Its volumes.
+    pub(crate) volumes: Volumes,
+    /// Its single files, by path in the tree without the slash before it, and their text.
+    pub(crate) single: Vec<(&'static str, String)>,
+}
+
+/// A volume that is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// Where it lies on the host: no link is on the way.
+    pub(crate) path: PathBuf,
+    /// What it is.
+    pub(crate) kind: Kind,
+}
+
+/// What differs between volumes once they are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The pod's own, written to by its guests.
+    EmptyDir,
+    /// The host's, a directory or a file.
+    HostPath,
+    /// Made of objects, written to by the agent alone.
+    Payload {
+        /// It is kept off disks.
+        secret: bool,
     },
 }
 
-/// Makes the pod's volumes below `pod_dir`; those that are there already stay as they are.
+/// Where a pod's volumes are made, and what may be done for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The pod's directory.
+    pub(crate) disk: PathBuf,
+    /// The pod's directory of what is kept off disks.
+    pub(crate) memory: PathBuf,
+    /// Whether the agent may mount.
+    pub(crate) mounts: bool,
+    /// Whether the agent may give files to other users and groups.
+    pub(crate) changes_user: bool,
+}
+
+/// Makes the pod's volumes, those that are there already are brought up to date; and the texts of
+/// its single files.
 ///
 /// # Errors
 /// The first volume that cannot be had.
-pub(crate) fn set_up(pod: &Pod, pod_dir: &Path) -> Result<Volumes, VolumeError> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    volumes.iter().map(|v| Ok((v.name.clone(), one(v, pod_dir)?))).collect()
+pub(crate) fn set_up(
+    pod: &Pod,
+    objects: &Objects,
+    facts: &Facts,
+    place: &Place,
+) -> Result<Files, VolumeError> {
+    let specs = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let one = |spec: &VolumeSpec| {
+        let payload = payload(pod, spec, objects, facts)
+            .map_err(|source| VolumeError::Payload { volume: spec.name.clone(), source })?;
+        let volume = match payload {
+            Some(payload) => of_payload(spec, &payload, group(pod, place), place)?,
+            None if spec.empty_dir.is_some() => empty_dir::set_up(spec, group(pod, place), place)?,
+            None => host_path::set_up(spec)?,
+        };
+        Ok((spec.name.clone(), volume))
+    };
+    let volumes = specs.iter().map(one).collect::<Result<_, _>>()?;
+    Ok(Files { volumes, single: network::files(pod, facts) })
 }
 
-fn one(volume: &Volume, pod_dir: &Path) -> Result<PathBuf, VolumeError> {
-    if volume.empty_dir.is_some() {
-        return empty_dir(&volume.name, pod_dir);
-    }
-    match &volume.host_path {
-        Some(source) => host_path(&volume.name, source),
-        None => Err(VolumeError::Kind { volume: volume.name.clone(), what: "its kind".into() }),
-    }
-}
-
-/// As a kubelet makes it: open to every user, since a guest's may be any.
-fn empty_dir(name: &str, pod_dir: &Path) -> Result<PathBuf, VolumeError> {
-    let path = pod_dir.join("volumes/kubernetes.io~empty-dir").join(name);
-    let failed = |source| VolumeError::Make { volume: name.into(), path: path.clone(), source };
-    fs::create_dir_all(&path).map_err(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
-    Ok(path)
-}
-
-fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<PathBuf, VolumeError> {
-    let path = PathBuf::from(&source.path);
-    let kind = source.type_.as_deref().unwrap_or_default();
-    match kind {
-        "" | "Directory" if path.is_dir() => Ok(path),
-        "DirectoryOrCreate" => {
-            fs::create_dir_all(&path).map_err(|source| VolumeError::Make {
-                volume: name.into(),
-                path: path.clone(),
-                source,
-            })?;
-            Ok(path)
-        }
-        "" | "Directory" => {
-            Err(VolumeError::HostPathType { volume: name.into(), path, expected: "a directory" })
-        }
-        other => {
-            Err(VolumeError::Kind { volume: name.into(), what: format!("hostPath type {other}") })
-        }
-    }
-}
-
-/// The hostPath volumes of which the host has not what their type asks for. Makes nothing.
-pub(crate) fn missing(pod: &Pod) -> Vec<VolumeError> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let asked = volumes.filter_map(|volume| Some((&volume.name, volume.host_path.as_ref()?)));
-    let made = |source: &HostPathVolumeSource| source.type_.as_deref() == Some("DirectoryOrCreate");
-    asked.filter(|(_, source)| !made(source)).filter_map(|(n, s)| host_path(n, s).err()).collect()
-}
-
-/// What a container sees of its pod's volumes.
+/// Reads a file that a guest wrote below one of the pod's volumes, of a MiB at most; `None` if it
+/// is not there.
 ///
 /// # Errors
-/// [`VolumeError::Kind`] when a mount names no volume of the pod; validation refuses that before.
-pub(crate) fn mounts(
-    container: &Container,
-    volumes: &Volumes,
-) -> Result<Vec<Preopen>, VolumeError> {
-    let mounts = container.volume_mounts.as_deref().unwrap_or_default();
-    let one = |mount: &k8s_openapi::api::core::v1::VolumeMount| {
-        let host = volumes.get(&mount.name).ok_or_else(|| VolumeError::Kind {
-            volume: mount.name.clone(),
-            what: "a mount without its volume".into(),
-        })?;
-        Ok(Preopen {
-            host: host.clone(),
-            guest: mount.mount_path.clone(),
-            read_only: mount.read_only.unwrap_or(false),
-        })
-    };
-    mounts.iter().map(one).collect()
+/// What it is instead, or the kernel's.
+pub(crate) fn read(volumes: &Volumes, volume: &str, path: &str) -> io::Result<Option<Vec<u8>>> {
+    match volumes.get(volume) {
+        Some(volume) => linux::read_below(&volume.path, Path::new(path), READ_MAX),
+        None => Ok(None),
+    }
 }
 
-/// Removes the pod's own volumes; the host's paths stay.
+/// The pod's `fsGroup`, where it can be given files.
+fn group(pod: &Pod, place: &Place) -> Option<u32> {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let group = context.and_then(|context| context.fs_group).filter(|_| place.changes_user);
+    group.and_then(|group| u32::try_from(group).ok())
+}
+
+fn of_payload(
+    spec: &VolumeSpec,
+    payload: &Payload,
+    group: Option<u32>,
+    place: &Place,
+) -> Result<Volume, VolumeError> {
+    // A config map is the one kind that a kubelet puts on disk.
+    let (plugin, secret) = match spec {
+        VolumeSpec { config_map: Some(_), .. } => ("configmap", false),
+        VolumeSpec { secret: Some(_), .. } => ("secret", true),
+        VolumeSpec { downward_api: Some(_), .. } => ("downward-api", true),
+        _ => ("projected", true),
+    };
+    let base = if secret { memory(&spec.name, place)? } else { place.disk.clone() };
+    let modes = if secret && !linux::is_memory(&base) { OWN } else { u32::MAX };
+    let path = directory(&base, plugin, &spec.name);
+    let owned = atomic::Owned { group, modes };
+    atomic::write(&path, payload, owned).map_err(|source| VolumeError::Write {
+        volume: spec.name.clone(),
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Volume { path, kind: Kind::Payload { secret } })
+}
+
+/// The pod's directory of what is kept off disks, made; in memory, if that can be had.
+fn memory(volume: &str, place: &Place) -> Result<PathBuf, VolumeError> {
+    let path = &place.memory;
+    let failed = |source| VolumeError::Make { volume: volume.into(), path: path.clone(), source };
+    fs::create_dir_all(path).map_err(failed)?;
+    if place.mounts && !linux::is_memory(path) {
+        linux::mount_memory(path, OWN, None).map_err(failed)?;
+    }
+    Ok(path.clone())
+}
+
+/// Where a kubelet has a volume, below a pod's directory.
+fn directory(base: &Path, plugin: &str, volume: &str) -> PathBuf {
+    base.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+}
+
+/// Removes the pod's own volumes and what was mounted for them; the host's paths stay.
 ///
 /// # Errors
 /// [`VolumeError::Remove`].
-pub(crate) fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
-    let path = pod_dir.join("volumes");
-    match fs::remove_dir_all(&path) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(VolumeError::Remove { path, source }),
+pub(crate) fn tear_down(place: &Place) -> Result<(), VolumeError> {
+    for path in [place.memory.clone(), place.disk.join("volumes")] {
+        linux::remove_tree(&path).map_err(|source| VolumeError::Remove { path, source })?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, VolumeMount};
-
-    use super::*;
-
-    fn pod(volumes: Vec<Volume>) -> Pod {
-        let spec = PodSpec { volumes: Some(volumes), ..PodSpec::default() };
-        Pod { spec: Some(spec), ..Pod::default() }
-    }
-
-    fn host(path: &Path, kind: &str) -> Volume {
-        let source =
-            HostPathVolumeSource { path: path.display().to_string(), type_: Some(kind.into()) };
-        Volume { name: "h".into(), host_path: Some(source), ..Volume::default() }
-    }
-
-    #[test]
-    fn an_empty_dir_is_anybodys_and_goes_with_the_pod() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let empty = Volume {
-            name: "scratch".into(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Volume::default()
-        };
-        let volumes = set_up(&pod(vec![empty.clone()]), dir.path()).expect("sets up");
-        let path = &volumes["scratch"];
-        assert_eq!(fs::metadata(path).expect("is there").permissions().mode() & 0o777, 0o777);
-        fs::write(path.join("f"), "x").expect("writes");
-        set_up(&pod(vec![empty]), dir.path()).expect("sets up again");
-        assert!(path.join("f").exists(), "what is there stays");
-        let container = Container {
-            volume_mounts: Some(vec![VolumeMount {
-                name: "scratch".into(),
-                mount_path: "/data".into(),
-                read_only: Some(true),
-                ..VolumeMount::default()
-            }]),
-            ..Container::default()
-        };
-        let seen = mounts(&container, &volumes).expect("mounts");
-        assert_eq!(seen[0].guest, "/data");
-        assert!(seen[0].read_only);
-        tear_down(dir.path()).expect("tears down");
-        tear_down(dir.path()).expect("tears down twice");
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_host_path_is_checked_by_its_type() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (file, new) = (dir.path().join("file"), dir.path().join("a/b"));
-        fs::write(&file, "x").expect("writes");
-        set_up(&pod(vec![host(dir.path(), "")]), dir.path()).expect("a directory will do");
-        set_up(&pod(vec![host(&new, "DirectoryOrCreate")]), dir.path()).expect("is made");
-        assert!(new.is_dir());
-        for (path, kind) in [(&file, "Directory"), (&dir.path().join("none"), "")] {
-            let error = set_up(&pod(vec![host(path, kind)]), dir.path()).expect_err("is refused");
-            assert!(matches!(error, VolumeError::HostPathType { .. }), "{error}");
-        }
-        let error = set_up(&pod(vec![host(&file, "Socket")]), dir.path()).expect_err("is refused");
-        assert!(error.to_string().contains("hostPath type Socket is not served yet"), "{error}");
-    }
-}
+mod tests;

@@ -1,19 +1,22 @@
 //! From a pod's spec to one container attempt, all names resolved.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use copepod_pod::quantity::{Quantity, QuantityError};
-use copepod_pod::{argv, container_env};
+use copepod_pod::{EnvError, Facts, Objects, argv, env_files, environment, hostname};
 use copepod_wasm::{GuestKind, User};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
 
 use super::Host;
-use crate::image::{ImageRequest, Prepared, PullPolicy};
+use crate::image::{ImageConfig, ImageRequest, Prepared, PullPolicy};
 use crate::ledger::Ledger;
 use crate::runtime::{Container, TerminationMessage};
-use crate::volume::{VolumeError, Volumes, mounts};
+use crate::volume::{self, Files, Seen, TreeError};
 
 /// Where a wasi:http guest without a `containerPort` listens.
 const DEFAULT_HTTP_PORT: u16 = 8080;
@@ -39,26 +42,64 @@ pub(super) enum DescribeError {
         #[source]
         source: QuantityError,
     },
-    /// A mount without its volume.
+    /// Its environment; upstream's words alone.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// A file of variables.
+    #[error("container {container:?}: cannot read variables from {path:?} of volume {volume:?}")]
+    EnvFile {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// The file in it.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// `runAsNonRoot` and `runAsUser: 0`; upstream's words.
+    #[error("container's runAsUser breaks non-root policy (pod: {pod:?}, container: {container})")]
+    Root {
+        /// `NAME_NAMESPACE(UID)`.
+        pod: String,
+        /// The container.
+        container: String,
+    },
+    /// What it sees of the host's files.
     #[error("container {container:?}")]
-    Mount {
+    Files {
         /// The container.
         container: String,
         /// What is wrong.
         #[source]
-        source: VolumeError,
+        source: TreeError,
     },
 }
 
+impl DescribeError {
+    /// The container's waiting reason.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown(_)
+            | Self::NoImage(_)
+            | Self::Memory { .. }
+            | Self::Env(_)
+            | Self::EnvFile { .. }
+            | Self::Root { .. } => "CreateContainerConfigError",
+            Self::Files { source, .. } => source.reason(),
+        }
+    }
+}
+
 /// All that a description is made from.
-pub(super) struct Context<'a> {
-    pub(super) pod: &'a Pod,
-    pub(super) name: &'a str,
+pub(super) struct Context {
+    pub(super) pod: Arc<Pod>,
+    pub(super) name: String,
     pub(super) attempt: u32,
-    pub(super) prepared: Option<&'a Prepared>,
-    pub(super) volumes: &'a Volumes,
-    pub(super) ledger: &'a Ledger,
-    pub(super) host: &'a Host,
+    pub(super) prepared: Option<Prepared>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) files: Arc<Files>,
 }
 
 /// The container of this name, init containers among them.
@@ -88,58 +129,140 @@ pub(crate) fn image_request<'a>(
     }
 }
 
-/// Resolves one container attempt.
+/// Resolves one container attempt, and makes the files that it sees. Blocks for as long as that
+/// takes.
 ///
 /// # Errors
-/// [`DescribeError`].
-pub(super) fn describe(context: &Context<'_>) -> Result<Container, DescribeError> {
-    let Context { pod, name, attempt, volumes, ledger, host, .. } = *context;
-    let spec = find(pod, name).ok_or_else(|| DescribeError::Unknown(name.into()))?;
-    let prepared = context.prepared.ok_or_else(|| DescribeError::NoImage(name.into()))?;
+/// [`DescribeError`]; nothing is left behind then.
+pub(super) fn describe(
+    context: Context,
+    ledger: &Ledger,
+    host: &Host,
+) -> Result<Container, DescribeError> {
+    let Context { pod, name, attempt, prepared, objects, files } = context;
+    let spec = find(&pod, &name).ok_or_else(|| DescribeError::Unknown(name.clone()))?;
+    let prepared = prepared.ok_or_else(|| DescribeError::NoImage(name.clone()))?;
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let log_dir: PathBuf =
-        ledger.log_dir(&text(&pod.metadata.namespace), &text(&pod.metadata.name), &uid, name);
-    let env = container_env(spec);
-    let (command, args) = argv(spec, &env);
+    let (namespace, pod_name) = (text(&pod.metadata.namespace), text(&pod.metadata.name));
+    let user = user(&pod_spec, spec, &prepared.config).map_err(|Root| DescribeError::Root {
+        pod: format!("{pod_name}_{namespace}({uid})"),
+        container: name.clone(),
+    })?;
+    let memory_limit_bytes = memory_limit(spec)?;
+    let texts = env_texts(spec, &files)?;
+    let own = environment(&pod, spec, &objects, &host.facts, &texts)?;
+    let args = arguments(argv(spec, &own), &prepared);
+    let tree = volume::build(
+        &Seen {
+            container: spec,
+            volumes: &files.volumes,
+            env: &own,
+            image: prepared.files.as_deref(),
+            files: &files.single,
+            mounts: host.mounts,
+        },
+        &ledger.attempt_dir(&uid, &name, attempt).join("root"),
+    )
+    .map_err(|source| DescribeError::Files { container: name.clone(), source })?;
+    let (dir, file) = tree.message.unwrap_or_default();
+    let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+    let grace = pod_spec.termination_grace_period_seconds;
     Ok(Container {
+        log_dir: ledger.log_dir(&namespace, &pod_name, &uid, &name),
         pod_uid: uid,
-        name: name.into(),
         attempt,
-        log_dir,
-        artefact: prepared.artefact.clone(),
+        artefact: prepared.artefact,
         kind: prepared.kind,
-        args: arguments(command, args, &prepared.image),
-        env,
-        preopens: mounts(spec, volumes)
-            .map_err(|source| DescribeError::Mount { container: name.into(), source })?,
-        mounts: Vec::new(),
-        termination_message: TerminationMessage::default(),
-        user: host.changes_user.then(|| user(&pod_spec, spec)).flatten(),
-        memory_limit_bytes: memory_limit(spec)?,
-        listen: listen(prepared.kind, spec, host),
-        grace_seconds: pod_spec
-            .termination_grace_period_seconds
-            .and_then(|s| u64::try_from(s).ok())
-            .unwrap_or(30),
+        args,
+        env: layered(hostname(&pod, &host.facts), prepared.config.env, own),
+        preopens: tree.preopens,
+        mounts: tree.mounts,
+        termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
+        user: user.filter(|_| host.changes_user),
+        memory_limit_bytes,
+        listen: listen(prepared.kind, spec, &host.facts),
+        grace_seconds: grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(30),
         die_with_agent: host.die_with_agent,
+        name,
     })
 }
 
-/// The guest's own name first: the command's, else the image's file name.
-fn arguments(command: Vec<String>, args: Vec<String>, image: &str) -> Vec<String> {
-    let mut all = command;
-    if all.is_empty() {
-        all.push(image.rsplit('/').next().unwrap_or(image).into());
+/// The texts of the files that the container's variables come from.
+fn env_texts(
+    spec: &ContainerSpec,
+    files: &Files,
+) -> Result<BTreeMap<(String, String), String>, DescribeError> {
+    let mut texts = BTreeMap::new();
+    for (volume, path) in env_files(spec) {
+        let read = volume::read(&files.volumes, &volume, &path);
+        let text = read.and_then(|bytes| {
+            let text = bytes.map(String::from_utf8).transpose();
+            text.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        });
+        match text {
+            Ok(Some(text)) => drop(texts.insert((volume, path), text)),
+            Ok(None) => {}
+            Err(source) => {
+                let container = spec.name.clone();
+                return Err(DescribeError::EnvFile { container, volume, path, source });
+            }
+        }
     }
-    all.extend(args);
+    Ok(texts)
+}
+
+/// The environment: `HOSTNAME`, as container runtimes set it, the image's, the container's own; of
+/// two with one name the later value holds, at the earlier place.
+fn layered(
+    hostname: String,
+    image: Vec<(String, String)>,
+    own: Vec<(String, String)>,
+) -> Vec<(String, String)> {
+    let mut all = vec![("HOSTNAME".to_owned(), hostname)];
+    let mut places = BTreeMap::from([("HOSTNAME".to_owned(), 0)]);
+    for (name, value) in image.into_iter().chain(own) {
+        if let Some(&place) = places.get(&name) {
+            let variable: &mut (String, String) = &mut all[place];
+            variable.1 = value;
+        } else {
+            places.insert(name.clone(), all.len());
+            all.push((name, value));
+        }
+    }
     all
 }
 
-/// The container's security context before the pod's; `None` leaves root as it is, which has no
-/// capability in a sandbox.
-fn user(pod: &PodSpec, container: &ContainerSpec) -> Option<User> {
+/// `command` replaces the image's `ENTRYPOINT` and `CMD`, `args` its `CMD`. The first argument is
+/// the guest's own name: where nobody gives one, the image's file name.
+fn arguments((command, args): (Vec<String>, Vec<String>), prepared: &Prepared) -> Vec<String> {
+    let ImageConfig { entrypoint, cmd, .. } = &prepared.config;
+    let file_name = || prepared.image.rsplit('/').next().unwrap_or(&prepared.image).to_owned();
+    let (mut all, rest) = match (command.is_empty(), args.is_empty()) {
+        (false, _) => (command, args),
+        (true, false) => (entrypoint.clone(), args),
+        // An image of `CMD` alone names its program there.
+        (true, true) if entrypoint.is_empty() => (cmd.clone(), Vec::new()),
+        (true, true) => (entrypoint.clone(), cmd.clone()),
+    };
+    if all.is_empty() {
+        all.push(file_name());
+    }
+    all.extend(rest);
+    all
+}
+
+/// The container would run as root and must not.
+struct Root;
+
+/// The container's security context before the pod's, and that before the image's user; `None`
+/// leaves root as it is, which has no capability in a sandbox.
+fn user(
+    pod: &PodSpec,
+    container: &ContainerSpec,
+    image: &ImageConfig,
+) -> Result<Option<User>, Root> {
     let (pod, own) = (pod.security_context.as_ref(), container.security_context.as_ref());
     let id = |own: Option<i64>, pod: Option<i64>| own.or(pod).and_then(|id| u32::try_from(id).ok());
     let uid = id(own.and_then(|c| c.run_as_user), pod.and_then(|c| c.run_as_user));
@@ -148,6 +271,13 @@ fn user(pod: &PodSpec, container: &ContainerSpec) -> Option<User> {
         .and_then(|c| c.run_as_non_root)
         .or_else(|| pod.and_then(|c| c.run_as_non_root))
         .unwrap_or(false);
+    if non_root && uid == Some(0) {
+        return Err(Root);
+    }
+    // The image's group is that of its user.
+    let of_image = image.user.filter(|user| uid.is_none() && !(non_root && user.uid == 0));
+    let gid = gid.or(of_image.and_then(|user| user.gid));
+    let uid = uid.or(of_image.map(|user| user.uid)).or(non_root.then_some(NON_ROOT));
     let mut groups: Vec<u32> = pod
         .and_then(|c| c.supplemental_groups.clone())
         .unwrap_or_default()
@@ -156,11 +286,10 @@ fn user(pod: &PodSpec, container: &ContainerSpec) -> Option<User> {
         .filter_map(|group| u32::try_from(group).ok())
         .collect();
     groups.dedup();
-    let uid = uid.or(non_root.then_some(NON_ROOT));
     if uid.is_none() && gid.is_none() && groups.is_empty() {
-        return None;
+        return Ok(None);
     }
-    Some(User { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), groups })
+    Ok(Some(User { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), groups }))
 }
 
 fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError> {
@@ -172,14 +301,14 @@ fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError>
     Ok(u64::try_from(quantity.value()).ok())
 }
 
-fn listen(kind: GuestKind, container: &ContainerSpec, host: &Host) -> Vec<SocketAddr> {
+fn listen(kind: GuestKind, container: &ContainerSpec, facts: &Facts) -> Vec<SocketAddr> {
     match kind {
         GuestKind::P1Command | GuestKind::P2Command => Vec::new(),
         GuestKind::Http => {
             let ports = container.ports.as_deref().unwrap_or_default();
             let port = ports.first().and_then(|port| u16::try_from(port.container_port).ok());
             let port = port.unwrap_or(DEFAULT_HTTP_PORT);
-            host.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+            facts.addresses.pod_ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
         }
     }
 }

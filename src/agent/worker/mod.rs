@@ -1,49 +1,42 @@
 //! Who looks after one pod: observe, ask `pod::step`, apply what it says, publish the status.
 //!
 //! Owns: one task per pod ([`Worker`]), the jobs that its actions start, the table of workers
-//! ([`Workers`]) and the task that hands a runtime's happenings to them.
+//! ([`Workers`]), the task that hands a runtime's happenings to them and the one that measures their
+//! volumes ([`evict`]).
 //! In: [`Event`]s (desired pods, kills, happenings). Out: a [`Snapshot`] per pod on a watch channel.
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
 mod container;
+mod evict;
+mod host;
 
 pub(crate) use container::image_request;
+pub(crate) use host::Host;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Action, Event, Failure, ImageRef, Now, Objects, PodAddresses, State, step};
+use copepod_pod::{Action, Event, Failure, ImageRef, Now, Objects, State, step};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep_until;
 
 use crate::image::{Images, Prepared, Quiet};
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
-use crate::volume::{self, Volumes};
+use crate::volume::{self, Files, Place};
+use evict::Limits;
 
 /// Events waiting for one worker. It never waits for anything but events, so they are few.
 const EVENTS: usize = 64;
 /// Later than anything that is waited for.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// What this host does for pods where a cluster's node would do otherwise.
-#[derive(Clone, Debug)]
-pub(crate) struct Host {
-    /// The host's and, without a network namespace, every pod's address.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// Whether guests can be given another user (the agent is root).
-    pub(crate) changes_user: bool,
-    /// Whether guests end with the agent.
-    pub(crate) die_with_agent: bool,
-}
 
 /// What all workers share.
 pub(crate) struct Shared<R> {
@@ -80,6 +73,7 @@ type Inboxes = Arc<Mutex<HashMap<String, mpsc::Sender<Event>>>>;
 pub(crate) struct Workers<R> {
     shared: Arc<Shared<R>>,
     inboxes: Inboxes,
+    limits: Limits,
 }
 
 impl<R: Runtime> Workers<R> {
@@ -87,7 +81,7 @@ impl<R: Runtime> Workers<R> {
     pub(crate) fn new(shared: Shared<R>, happenings: mpsc::Receiver<Happening>) -> Self {
         let inboxes = Inboxes::default();
         tokio::spawn(dispatch(happenings, Arc::clone(&inboxes)));
-        Self { shared: Arc::new(shared), inboxes }
+        Self { shared: Arc::new(shared), inboxes, limits: Limits::default() }
     }
 
     /// Starts the worker of a pod. `base` is the folder from which its images' paths start,
@@ -101,11 +95,13 @@ impl<R: Runtime> Workers<R> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let worker = Worker {
             shared: Arc::clone(&self.shared),
+            limits: self.limits.clone(),
+            events: handle.events.downgrade(),
             uid: uid.clone(),
             base,
             objects,
             state,
-            volumes: Arc::default(),
+            files: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
             jobs: JoinSet::new(),
@@ -144,7 +140,7 @@ async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
 
 /// What a job that [`Worker::apply`] started came to.
 enum Done {
-    SetUp(Result<Volumes, Failure>),
+    SetUp(Result<Files, Failure>),
     TearDown(Result<(), Failure>),
     Image { container: String, result: Result<Prepared, Failure> },
     Event(Event),
@@ -153,11 +149,14 @@ enum Done {
 
 struct Worker<R> {
     shared: Arc<Shared<R>>,
+    limits: Limits,
+    /// To itself, for whoever shall tell it something.
+    events: mpsc::WeakSender<Event>,
     uid: String,
     base: PathBuf,
     objects: Arc<Objects>,
     state: State,
-    volumes: Arc<Volumes>,
+    files: Arc<Files>,
     prepared: HashMap<String, Prepared>,
     trouble: Option<Failure>,
     jobs: JoinSet<Done>,
@@ -215,10 +214,12 @@ impl<R: Runtime> Worker<R> {
         match done {
             Done::SetUp(result) => {
                 self.trouble = result.as_ref().err().cloned();
-                Event::SetUp(result.map(|volumes| {
-                    self.volumes = Arc::new(volumes);
-                    let addresses = self.shared.host.addresses.clone();
-                    PodAddresses { host_ips: addresses.clone(), pod_ips: addresses }
+                Event::SetUp(result.map(|files| {
+                    self.files = Arc::new(files);
+                    if let Some(events) = self.events.upgrade() {
+                        self.limits.watch(self.state.pod(), &self.files, events);
+                    }
+                    self.shared.host.facts.addresses.clone()
                 }))
             }
             Done::TearDown(result) => {
@@ -248,9 +249,11 @@ impl<R: Runtime> Worker<R> {
         let shared = Arc::clone(&self.shared);
         match action {
             Action::SetUp => {
-                let (pod, dir) = (Arc::clone(self.state.pod()), shared.ledger.pod_dir(&self.uid));
+                let (pod, objects) = (Arc::clone(self.state.pod()), Arc::clone(&self.objects));
+                let place = self.place();
                 self.jobs.spawn_blocking(move || {
-                    Done::SetUp(volume::set_up(&pod, &dir).map_err(|e| failure("FailedMount", &e)))
+                    let files = volume::set_up(&pod, &objects, &shared.host.facts, &place);
+                    Done::SetUp(files.map_err(|e| failure("FailedMount", &e)))
                 });
             }
             Action::PrepareImage { container } => self.prepare_image(container),
@@ -266,11 +269,10 @@ impl<R: Runtime> Worker<R> {
                 });
             }
             Action::TearDown => {
-                let dir = shared.ledger.pod_dir(&self.uid);
+                let place = self.place();
                 self.jobs.spawn_blocking(move || {
-                    Done::TearDown(
-                        volume::tear_down(&dir).map_err(|e| failure("FailedKillPod", &e)),
-                    )
+                    let done = volume::tear_down(&place);
+                    Done::TearDown(done.map_err(|e| failure("FailedKillPod", &e)))
                 });
             }
         }
@@ -290,25 +292,41 @@ impl<R: Runtime> Worker<R> {
 
     fn start(&mut self, name: String, attempt: u32) {
         let shared = Arc::clone(&self.shared);
-        let described = container::describe(&container::Context {
-            pod: self.state.pod(),
-            name: &name,
+        let context = container::Context {
+            pod: Arc::clone(self.state.pod()),
+            name: name.clone(),
             attempt,
-            prepared: self.prepared.get(&name),
-            volumes: &self.volumes,
-            ledger: &shared.ledger,
-            host: &shared.host,
-        });
+            prepared: self.prepared.get(&name).cloned(),
+            objects: Arc::clone(&self.objects),
+            files: Arc::clone(&self.files),
+        };
         self.jobs.spawn(async move {
-            let started = match described {
-                Ok(container) => shared.runtime.start(container).await,
-                Err(error) => Err(failure("CreateContainerConfigError", &error)),
+            let of_job = Arc::clone(&shared);
+            let described = spawn_blocking(move || {
+                container::describe(context, &of_job.ledger, &of_job.host)
+                    .map_err(|e| failure(e.reason(), &e))
+            });
+            let started = match described.await {
+                Ok(Ok(container)) => shared.runtime.start(container).await,
+                Ok(Err(failure)) => Err(failure),
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
             Done::Event(match started {
                 Ok(attempt) => Event::Attempt(attempt),
                 Err(failure) => Event::StartFailed { container: name, attempt, failure },
             })
         });
+    }
+
+    /// Where the pod's volumes lie.
+    fn place(&self) -> Place {
+        let Shared { ledger, host, .. } = &*self.shared;
+        Place {
+            disk: ledger.pod_dir(&self.uid),
+            memory: ledger.pod_memory_dir(&self.uid),
+            mounts: host.mounts,
+            changes_user: host.changes_user,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::sources::objects::Catalogue;
+use crate::sources::support::HostCapabilities;
 use crate::sources::{self, Documents, LoadedPod};
 use crate::volume;
 use crate::worker::Host;
@@ -48,7 +49,7 @@ impl Loaded {
 ///
 /// # Errors
 /// All that is wrong with all of them, a line each.
-pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
+pub(super) fn load(files: &[PathBuf], args: &[String], host: &Host) -> Result<Vec<Loaded>> {
     let mut read = Documents::default();
     for file in files {
         if is_wasm(file) {
@@ -65,7 +66,10 @@ pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
     let mut loaded = Vec::new();
     for LoadedPod { mut pod, base, source } in read.pods {
         apply_defaults(&mut pod);
-        let wrong = validate(&pod).into_iter().chain(sources::support::refusals(&pod));
+        let objects = catalogue.of(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let refusals = sources::support::refusals(&pod, capabilities(host));
+        let wrong = validate(&pod).into_iter().chain(refusals);
+        let wrong = wrong.chain(sources::reference::missing(&pod, &objects));
         problems.extend(wrong.map(|problem| format!("{source}: {problem}")));
         let name = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         if !names.insert(name) {
@@ -74,7 +78,6 @@ pub(super) fn load(files: &[PathBuf], args: &[String]) -> Result<Vec<Loaded>> {
         }
         pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
         pod.metadata.creation_timestamp = Some(Time(Timestamp::now()));
-        let objects = catalogue.of(pod.metadata.namespace.as_deref().unwrap_or_default());
         loaded.push(Loaded { pod: Arc::new(pod), base, objects: Arc::new(objects) });
     }
     match problems.as_slice() {
@@ -103,11 +106,14 @@ pub(super) fn check_host_paths(loaded: &[Loaded]) -> Result<()> {
     }
 }
 
+fn capabilities(&Host { changes_user, mounts, .. }: &Host) -> HostCapabilities {
+    HostCapabilities { changes_user, mounts }
+}
+
 /// What a cluster's node would do and this host does not, each field once.
 pub(super) fn notices(loaded: &[Loaded], host: &Host) -> Vec<String> {
-    let capabilities = sources::support::HostCapabilities { changes_user: host.changes_user };
     let mut seen = BTreeSet::new();
-    let all = loaded.iter().flat_map(|pod| sources::support::notices(&pod.pod, capabilities));
+    let all = loaded.iter().flat_map(|pod| sources::support::notices(&pod.pod, capabilities(host)));
     all.filter(|notice| seen.insert(notice.field.clone()))
         .map(|notice| format!("{}: {}", notice.field, notice.text))
         .collect()

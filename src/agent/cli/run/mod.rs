@@ -81,8 +81,8 @@ pub(super) fn run(args: Args) -> Result<u8> {
 
 async fn pods(args: Args) -> Result<u8> {
     let sandbox = sandbox(args.sandbox)?;
-    let loaded = load::load(&args.files, &args.args)?;
-    let host = host();
+    let host = Host::alone(&home::state());
+    let loaded = load::load(&args.files, &args.args, &host)?;
     let cache = args.cache_dir.unwrap_or_else(home::cache);
     let images = Images::open(cache, "/proc/self/exe".into())?;
     load::check_host_paths(&loaded)?;
@@ -145,15 +145,6 @@ fn sandbox(given: Option<PathBuf>) -> Result<PathBuf> {
             path.display()
         )
     })
-}
-
-/// What this host is for a pod: no network namespace, so the loopback address for all.
-fn host() -> Host {
-    Host {
-        addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
-        changes_user: rustix::process::geteuid().is_root(),
-        die_with_agent: true,
-    }
 }
 
 /// The socket on which `copepod ps` and the like find this run.

@@ -19,12 +19,13 @@ use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Failure};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::spawn_blocking;
 
 pub(crate) use leftovers::end_leftovers;
 
 use super::{Container, Exec, ExecError, ExecExit, Happening, Runtime, What};
 use crate::ledger::Ledger;
-use crate::logs;
+use crate::{linux, logs};
 
 /// Happenings on their way to the workers, a start gives three: workers only take, so few wait.
 const HAPPENINGS: usize = 256;
@@ -125,7 +126,9 @@ impl Runtime for Wasm {
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
         logs::remove(&entry.log);
-        if let Err(error) = tokio::fs::remove_dir_all(&dir).await {
+        let of_job = dir.clone();
+        let removed = spawn_blocking(move || linux::remove_tree(&of_job)).await;
+        if let Err(error) = removed.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
             tracing::warn!(path = %dir.display(), %error, "cannot remove a dead container's files");
         }
     }

@@ -1,0 +1,51 @@
+//! What the machine is for pods.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use copepod_pod::{Facts, PodAddresses};
+use rustix::fs::statvfs;
+use rustix::process::geteuid;
+use rustix::system::{sysinfo, uname};
+
+use crate::linux;
+
+/// What this host does for pods where a cluster's node would do otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// What pods may ask for; without a network namespace every pod's address is the host's.
+    pub(crate) facts: Facts,
+    /// Whether guests can be given another user, and files to other groups (the agent is root).
+    pub(crate) changes_user: bool,
+    /// Whether the agent may mount.
+    pub(crate) mounts: bool,
+    /// Whether guests end with the agent.
+    pub(crate) die_with_agent: bool,
+}
+
+impl Host {
+    /// This machine without a cluster: the loopback address for all, all of its resources, guests
+    /// that end with the agent. Pods' files lie on the file system of `state`.
+    pub(crate) fn alone(state: &Path) -> Self {
+        let addresses = vec![Ipv4Addr::LOCALHOST.into()];
+        let is_root = geteuid().is_root();
+        let system = sysinfo();
+        let facts = Facts {
+            // As a kubelet names its node.
+            node_name: uname().nodename().to_string_lossy().trim().to_lowercase(),
+            addresses: PodAddresses { host_ips: addresses.clone(), pod_ips: addresses },
+            allocatable_cpu_millis: std::thread::available_parallelism()
+                .map_or(1000, |n| u64::try_from(n.get()).unwrap_or(u64::MAX).saturating_mul(1000)),
+            allocatable_memory_bytes: system.totalram.saturating_mul(system.mem_unit.into()),
+            // Of a directory that is not made yet, nothing is known.
+            allocatable_storage_bytes: statvfs(state)
+                .map_or(0, |about| about.f_blocks.saturating_mul(about.f_frsize)),
+        };
+        Self {
+            facts,
+            changes_user: is_root,
+            mounts: is_root && linux::can_mount(),
+            die_with_agent: true,
+        }
+    }
+}
