@@ -3,6 +3,7 @@
 
 pub mod bomb;
 pub mod driver;
+pub mod registry;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -21,8 +21,10 @@ use crate::GuestKind;
 mod served;
 #[cfg(test)]
 mod tests;
+mod world;
 
 use served::{Version, hint};
+pub use world::{World, world};
 
 /// Deepest nesting of components; those that tools make nest four deep.
 const DEPTH_MAX: usize = 64;

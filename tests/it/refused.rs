@@ -171,8 +171,9 @@ fn images_that_are_no_wasm_are_named_with_what_they_are() {
     for (path, text) in cases {
         refused(&with_image(Scene::new(), &path), &[text, "container \"a\""]);
     }
-    let registry = format!("{HEAD}  containers: [{{name: a, image: 'ghcr.io/x/y:1'}}]\n");
-    refused(&Scene::new().run(&registry, &[]), &["ghcr.io/x/y:1", "./FILE.wasm"]);
+    let never = "{name: a, image: 'ghcr.io/x/y:1', imagePullPolicy: Never}";
+    let text = "Container image \"ghcr.io/x/y:1\" is not present with pull policy of Never";
+    refused(&Scene::new().run(&format!("{HEAD}  containers: [{never}]\n"), &[]), &[text]);
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Be the compile job: Wasm on descriptor 0, artefact to 1, one text to 2
     #[arg(long, hide = true, conflicts_with_all = ["files", "output", "cache_dir"])]
     job: bool,
+    /// As a job, say what the Wasm imports and exports, and compile nothing
+    #[arg(long, hide = true, requires = "job")]
+    inspect: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,7 +48,7 @@ enum Output {
 /// A cache directory that cannot be used, or an output that cannot be written.
 pub(super) fn run(args: Args) -> Result<u8> {
     if args.job {
-        return Ok(compiler::job());
+        return Ok(compiler::job(args.inspect));
     }
     // One thread: the compile job ends with it.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -8,8 +8,10 @@ mod api;
 pub(crate) mod compile;
 mod completions;
 mod find;
+mod image;
 mod logs;
 mod ps;
+mod registry;
 mod run;
 mod stop;
 mod text;
@@ -38,6 +40,7 @@ enum Command {
     Stop(stop::Args),
     Compile(compile::Args),
     Completions(completions::Args),
+    Image(image::Args),
 }
 
 /// Reads the command line, runs the command and gives the process's exit code: 0, 1 for an error
@@ -59,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Stop(args) => ask(stop::run(args)),
         Command::Compile(args) => compile::run(args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Command::Image(args) => image::run(args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,5 +1,5 @@
 //! The compile job, seen from inside: Wasm on descriptor 0, its artefact to descriptor 1, one text
-//! to descriptor 2. The only place that compiles.
+//! to descriptor 2. The only place that compiles, and the only one that parses Wasm.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use copepod_wasm::inspect::{InspectError, inspect};
+use copepod_wasm::inspect::{InspectError, World, inspect, world};
 use copepod_wasm::{GuestKind, engine_config};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -26,6 +26,9 @@ pub(super) struct Report {
     pub(super) digest: String,
     /// How the guest is entered.
     pub(super) kind: GuestKind,
+    /// What it imports and exports, of a job that was asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) world: Option<World>,
 }
 
 /// Why there is no artefact.
@@ -45,16 +48,19 @@ pub(super) enum CompileError {
 ///
 /// Call it before this process has a second thread, since the confinement holds for the calling
 /// thread and those it starts.
-pub(crate) fn job() -> u8 {
+///
+/// `inspect`: compiles nothing, and says what the guest imports and exports.
+pub(crate) fn job(inspect: bool) -> u8 {
     let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
     match (own(io::stdin().as_fd()), own(io::stdout().as_fd())) {
-        (Ok(wasm), Ok(artefact)) => confined(&Limits::JOB, wasm, artefact),
+        (Ok(wasm), Ok(_)) if inspect => confined(&Limits::JOB, wasm, None),
+        (Ok(wasm), Ok(artefact)) => confined(&Limits::JOB, wasm, Some(artefact)),
         (Err(e), _) | (_, Err(e)) => tell(Err(CompileError::Io("open the descriptors", e))),
     }
 }
 
-/// The job from `wasm` to `artefact` within `limits`.
-pub(super) fn confined(limits: &Limits, wasm: File, artefact: File) -> u8 {
+/// The job from `wasm` to `artefact` within `limits`; only a look at it without one.
+pub(super) fn confined(limits: &Limits, wasm: File, artefact: Option<File>) -> u8 {
     let jail = compile_jail::enter(limits, io::stderr().as_fd());
     tell(jail.map_err(CompileError::Jail).and_then(|()| translate(wasm, artefact)))
 }
@@ -71,12 +77,15 @@ fn tell(result: Result<Report, CompileError>) -> u8 {
     code
 }
 
-fn translate(mut wasm: impl Read, mut artefact: File) -> Result<Report, CompileError> {
+fn translate(mut wasm: impl Read, artefact: Option<File>) -> Result<Report, CompileError> {
     let mut bytes = Vec::new();
     let read = wasm.by_ref().take(BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|e| CompileError::Io("read the Wasm file", e))?;
     let kind = inspect(&bytes)?;
     let digest = hex(&Sha256::digest(&bytes));
+    let Some(mut artefact) = artefact else {
+        return Ok(Report { digest, kind, world: Some(world(&bytes)?) });
+    };
     let failed = |e: wasmtime::Error| CompileError::Compile(e.into());
     let engine = wasmtime::Engine::new(&engine_config()).map_err(failed)?;
     let code = match kind {
@@ -87,7 +96,7 @@ fn translate(mut wasm: impl Read, mut artefact: File) -> Result<Report, CompileE
     artefact.write_all(&code).map_err(|e| CompileError::Io("write the artefact", e))?;
     // Under its final name after a power loss it must be whole.
     artefact.sync_all().map_err(|e| CompileError::Io("write the artefact", e))?;
-    Ok(Report { digest, kind })
+    Ok(Report { digest, kind, world: None })
 }
 
 /// The error and its causes in one line; our own first words only where they say something.

@@ -7,22 +7,41 @@ use thiserror::Error;
 
 use super::input::BYTES_MAX;
 use super::job::JobError;
+use super::pull::PullError;
+use super::registry::RegistryError;
+use super::store::StoreError;
 
 /// Why an image cannot be had.
 #[derive(Debug, Error)]
 pub(crate) enum ImageError {
     /// It is neither a path nor a reference (the text is upstream's).
     #[error(
-        "couldn't parse image name {0:?}: invalid reference format; expected ./FILE.wasm, an \
-         absolute path or file://"
+        "Failed to apply default image tag {0:?}: couldn't parse image name {0:?}: invalid \
+         reference format"
     )]
     Name(String),
-    /// It would have to be pulled.
-    #[error(
-        "image {0:?} is not served yet: images from a registry come later; expected ./FILE.wasm, \
-         an absolute path or file://"
-    )]
-    Registry(String),
+    /// It is not here, and its registry may not be asked (the text is upstream's).
+    #[error("Container image {0:?} is not present with pull policy of Never")]
+    Never(String),
+    /// It is not to be had from its registry, or cannot be run.
+    #[error("failed to pull image {image:?}{}", hint(.image))]
+    Pull {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: PullError,
+    },
+    /// Its registry did not take it.
+    #[error("failed to push image {image:?}")]
+    Push {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: RegistryError,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A step with its file failed.
     #[error("image {image}: cannot {verb} {path}", path = path.display())]
     File {
@@ -91,7 +110,10 @@ impl ImageError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Name(_) => "InvalidImageName",
-            Self::Registry(_)
+            Self::Never(_) => "ErrImageNeverPull",
+            Self::Pull { .. }
+            | Self::Push { .. }
+            | Self::Store(_)
             | Self::File { .. }
             | Self::NotAFile { .. }
             | Self::TooLarge { .. }
@@ -101,4 +123,10 @@ impl ImageError {
             | Self::Cache { .. } => "ErrImagePull",
         }
     }
+}
+
+/// A file's name is taken for a reference without anybody having meant one.
+fn hint(image: &str) -> &'static str {
+    let bare = image.ends_with(".wasm") && !image.contains('/');
+    if bare { " (a file of this folder is ./FILE.wasm)" } else { "" }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
+use super::blocking;
 use super::error::ImageError;
 
 /// Largest Wasm file: a Python guest has 18 MiB, and a compiler needs several times its input.
@@ -19,7 +20,8 @@ const CHUNK: usize = 64 << 10;
 pub(super) struct Input {
     file: File,
     path: PathBuf,
-    image: String,
+    /// The image that it is of.
+    pub(super) image: String,
     /// Its length in bytes.
     pub(super) bytes: u64,
     /// Its sha256 in hex digits.
@@ -30,23 +32,35 @@ impl Input {
     /// Opens the file `path` of the image `image` and hashes it, off the event loop.
     pub(super) async fn open(image: &str, path: &Path) -> Result<Self, ImageError> {
         let (image, path) = (image.to_owned(), path.to_owned());
-        let work = tokio::task::spawn_blocking(move || Self::read(image, path));
-        // The task neither panics nor is it aborted, but for an end of the whole runtime.
-        work.await.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic()))
+        blocking(move || {
+            // Not blocking: a fifo would wait for its writer, and is refused in `read`.
+            let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(flags.bits().cast_signed())
+                .open(&path)
+                .map_err(|source| ImageError::File {
+                    image: image.clone(),
+                    verb: "open",
+                    path: path.clone(),
+                    source,
+                })?;
+            Self::read(image, path, file)
+        })
+        .await
     }
 
-    fn read(image: String, path: PathBuf) -> Result<Self, ImageError> {
+    /// Takes an opened file, which lies at `path`, and hashes it, off the event loop.
+    pub(super) async fn take(image: &str, path: &Path, file: File) -> Result<Self, ImageError> {
+        let (image, path) = (image.to_owned(), path.to_owned());
+        blocking(move || Self::read(image, path, file)).await
+    }
+
+    fn read(image: String, path: PathBuf, mut file: File) -> Result<Self, ImageError> {
         let failed = |verb| {
             let (image, path) = (image.clone(), path.clone());
             move |source| ImageError::File { image, verb, path, source }
         };
-        // Not blocking: a fifo would wait for its writer, and is refused just below.
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(&path)
-            .map_err(failed("open"))?;
         let meta = file.metadata().map_err(failed("read"))?;
         if !meta.is_file() {
             return Err(ImageError::NotAFile { image, path, what: kind(meta.file_type()) });

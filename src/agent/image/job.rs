@@ -60,20 +60,32 @@ pub(crate) enum JobError {
     NoReport,
 }
 
-/// Runs `program compile --job` from the Wasm in `wasm` to the artefact in `artefact`, both at
-/// their present positions, and gives what it says about them.
+/// What a job is to do.
+pub(super) enum Job {
+    /// To write an artefact into this file.
+    Compile(File),
+    /// To say what a guest imports and exports.
+    Inspect,
+}
+
+/// Runs `program compile --job` on the Wasm in `wasm`, from its present position, and gives what it
+/// says about it.
 ///
 /// The child is killed when this future is dropped and when the calling thread ends.
-pub(super) async fn run(program: &Path, wasm: File, artefact: File) -> Result<Report, JobError> {
+pub(super) async fn run(program: &Path, wasm: File, job: Job) -> Result<Report, JobError> {
+    let (args, stdout) = match job {
+        Job::Compile(artefact) => (vec!["compile", "--job"], Stdio::from(artefact)),
+        Job::Inspect => (vec!["compile", "--job", "--inspect"], Stdio::null()),
+    };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut child = Command::new(program)
-        .args(["compile", "--job"])
+        .args(args)
         .env_clear()
         .env("RAYON_NUM_THREADS", threads.to_string())
         // glibc reserves 64 MiB of address space an arena, and has eight arenas a processor.
         .env("MALLOC_ARENA_MAX", threads.to_string())
         .stdin(wasm)
-        .stdout(artefact)
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()

@@ -1,33 +1,52 @@
 //! Images: what an image name means, and its compiled artefact.
 //!
-//! Owns: the meaning of a path as an image ([`resolve`]), the cache of artefacts ([`cache`]), the
-//! compile job from both of its ends ([`job`] starts it, [`compiler`] is it).
+//! Owns: the meaning of an image name ([`reference`]), registries ([`registry`]), the store of what
+//! was pulled ([`store`]), what is in it ([`manifest`], [`unpack`], [`config`]), the cache of
+//! artefacts ([`cache`]), the compile job from both of its ends ([`job`] starts it, [`compiler`]
+//! is it).
 //! In: an image's name and the folder it counts from. Out: [`Prepared`], what a sandbox needs.
 //! Starts no task; starts one process at a time, which ends with the agent's thread that started
-//! it. The agent itself never reads Wasm beyond its digest, and never compiles.
+//! it. The agent itself never reads Wasm beyond its digest and its first four bytes, and never
+//! compiles.
 
 mod cache;
 pub(crate) mod compiler;
+mod config;
+mod digest;
 mod error;
 mod input;
 mod job;
+mod manifest;
 mod progress;
+mod pull;
+mod pulled;
+mod push;
 mod reference;
+mod registry;
+mod store;
 #[cfg(test)]
 mod tests;
+mod unpack;
 
 use std::path::{Path, PathBuf};
 
 use copepod_wasm::GuestKind;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use self::cache::Cache;
 use self::input::Input;
-use self::job::JobError;
+use self::job::{Job, JobError};
+use self::progress::{Shown, Stage};
+use self::pull::Puller;
+use self::store::{Hold, Store};
 
 pub(crate) use self::error::ImageError;
 pub(crate) use self::progress::{Progress, Quiet, Spinner};
-pub(crate) use self::reference::resolve;
+pub(crate) use self::pulled::Listed;
+pub(crate) use self::push::Pushed;
+pub(crate) use self::reference::{Place, resolve};
+pub(crate) use self::registry::RegistryOptions;
+pub(crate) use self::store::Collected;
 
 /// An image that can be started.
 ///
@@ -39,9 +58,10 @@ pub(crate) struct Prepared {
     pub(crate) artefact: PathBuf,
     /// How it is linked and entered.
     pub(crate) kind: GuestKind,
-    /// The image as it was asked for.
+    /// The image: a path as it was asked for, a reference in full.
     pub(crate) image: String,
-    /// `sha256:` and 64 hex digits, of the Wasm file.
+    /// `sha256:` and 64 hex digits, of the Wasm file; for an image of a registry
+    /// `REPOSITORY@sha256:...`, of its manifest or index, as upstream has it.
     pub(crate) image_id: String,
     /// Size of the Wasm file.
     pub(crate) bytes: u64,
@@ -52,9 +72,12 @@ pub(crate) struct Prepared {
     pub(crate) files: Option<PathBuf>,
     /// What the image says of how it is run.
     pub(crate) config: ImageConfig,
+    /// Keeps the store from removing the image as long as this or a clone of it lives.
+    _hold: Option<Hold>,
 }
 
-/// What an image says of how it is run; empty for one that is one Wasm file.
+/// What an image says of how it is run. A file says nothing; a Wasm artefact has its repository's
+/// name as its entrypoint, since a guest wants a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImageConfig {
     /// `ENTRYPOINT`, which a container's `command` replaces.
@@ -105,10 +128,14 @@ pub(crate) struct ImageRequest<'a> {
 /// The images of one agent.
 #[derive(Debug)]
 pub(crate) struct Images {
+    dir: PathBuf,
     cache: Cache,
     program: PathBuf,
     /// Held by the one compile job of this agent.
     turn: Mutex<()>,
+    registries: RegistryOptions,
+    /// Made when the first image of a registry is asked for.
+    puller: OnceCell<Puller>,
 }
 
 impl Images {
@@ -119,16 +146,29 @@ impl Images {
     /// [`ImageError::Cache`] if the directory cannot be made, read or is another user's.
     pub(crate) fn open(cache_dir: PathBuf, program: PathBuf) -> Result<Self, ImageError> {
         // A sandbox has another working directory.
-        let cache_dir = std::path::absolute(&cache_dir).map_err(|source| ImageError::Cache {
+        let dir = std::path::absolute(&cache_dir).map_err(|source| ImageError::Cache {
             verb: "find",
             path: cache_dir,
             source,
         })?;
-        Ok(Self { cache: Cache::open(cache_dir)?, program, turn: Mutex::new(()) })
+        Ok(Self {
+            cache: Cache::open(dir.clone())?,
+            dir,
+            program,
+            turn: Mutex::new(()),
+            registries: RegistryOptions::default(),
+            puller: OnceCell::new(),
+        })
     }
 
-    /// Makes an image ready: finds its artefact or has it compiled. Of several callers with one
-    /// image, one compiles.
+    /// The same images, with what the user says of registries.
+    pub(crate) fn with_registries(mut self, options: RegistryOptions) -> Self {
+        self.registries = options;
+        self
+    }
+
+    /// Makes an image ready: pulls it if that is to be done, and finds its artefact or has it
+    /// compiled. Of several callers with one image, one pulls and one compiles.
     ///
     /// Call it from a thread that lives as long as the agent: the compile job dies with it.
     ///
@@ -139,52 +179,95 @@ impl Images {
         request: ImageRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<Prepared, ImageError> {
-        let ImageRequest { image, base, .. } = request;
-        let path = resolve(image, base)?;
-        let input = Input::open(image, &path).await?;
-        let prepared = |(artefact, kind), cached| Prepared {
-            artefact,
-            kind,
-            image: image.to_owned(),
-            image_id: format!("sha256:{}", input.digest),
-            bytes: input.bytes,
-            cached,
-            files: None,
-            config: ImageConfig::default(),
+        match resolve(request.image, request.base)? {
+            Place::File(path) => {
+                let input = Input::open(request.image, &path).await?;
+                let made = self.artefact(&input, progress).await?;
+                Ok(Prepared {
+                    artefact: made.artefact,
+                    kind: made.kind,
+                    image: request.image.to_owned(),
+                    image_id: format!("sha256:{}", input.digest),
+                    bytes: input.bytes,
+                    cached: made.cached,
+                    files: None,
+                    config: ImageConfig::default(),
+                    _hold: None,
+                })
+            }
+            Place::Registry(reference) => self.pulled(&reference, request, progress).await,
+        }
+    }
+
+    /// Finds the artefact of a Wasm file or has it compiled.
+    async fn artefact(
+        &self,
+        input: &Input,
+        progress: &dyn Progress,
+    ) -> Result<Artefact, ImageError> {
+        let found = || {
+            let (artefact, kind) = self.cache.find(&input.digest)?;
+            Some(Artefact { artefact, kind, cached: true })
         };
-        if let Some(found) = self.cache.find(&input.digest) {
-            return Ok(prepared(found, true));
+        if let Some(found) = found() {
+            return Ok(found);
         }
         let _turn = self.turn.lock().await;
         // Whoever had the turn before may have compiled the same.
-        if let Some(found) = self.cache.find(&input.digest) {
-            return Ok(prepared(found, true));
+        if let Some(found) = found() {
+            return Ok(found);
         }
-        let _shown = progress::Shown::begin(progress, image, input.bytes);
-        let made = self.compile(image, &input).await?;
-        Ok(prepared(made, false))
+        let _shown = Shown::begin(progress, Stage::Compile, &input.image, input.bytes);
+        let (artefact, kind) = self.compile(input).await?;
+        Ok(Artefact { artefact, kind, cached: false })
     }
 
-    async fn compile(
-        &self,
-        image: &str,
-        input: &Input,
-    ) -> Result<(PathBuf, GuestKind), ImageError> {
-        let failed = |source| {
-            let image = image.to_owned();
-            if let JobError::Refused(text) = source {
-                return ImageError::NotAGuest { image, text };
-            }
-            ImageError::Compile { image, source }
-        };
+    async fn compile(&self, input: &Input) -> Result<(PathBuf, GuestKind), ImageError> {
         let output = self.cache.temporary()?;
-        let (wasm, artefact) = (input.again()?, self.cache.writer(&output)?);
-        let report = job::run(&self.program, wasm, artefact).await.map_err(failed)?;
-        if report.digest != input.digest {
-            return Err(ImageError::Changed { image: image.to_owned() });
-        }
+        let job = Job::Compile(self.cache.writer(&output)?);
+        let report = self.job(input, job).await?;
         let path = self.cache.keep(output, &report.digest, report.kind)?;
         self.cache.evict()?;
         Ok((path, report.kind))
     }
+
+    /// Runs a job on a Wasm file; the job's report is of that very file.
+    async fn job(&self, input: &Input, job: Job) -> Result<compiler::Report, ImageError> {
+        let image = || input.image.clone();
+        let report = job::run(&self.program, input.again()?, job).await;
+        let report = report.map_err(|source| {
+            if let JobError::Refused(text) = source {
+                return ImageError::NotAGuest { image: image(), text };
+            }
+            ImageError::Compile { image: image(), source }
+        })?;
+        if report.digest != input.digest {
+            return Err(ImageError::Changed { image: image() });
+        }
+        Ok(report)
+    }
+
+    /// What pulls, and its store.
+    async fn puller(&self) -> Result<&Puller, ImageError> {
+        let open = || async {
+            let dir = self.dir.join("images");
+            let store = blocking(move || Store::open(dir)).await?;
+            Ok(Puller::new(store, self.registries.clone()))
+        };
+        self.puller.get_or_try_init(open).await
+    }
+}
+
+/// A compiled Wasm file.
+struct Artefact {
+    artefact: PathBuf,
+    kind: GuestKind,
+    cached: bool,
+}
+
+/// Does work that waits for a disk, off the event loop.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    // The task neither panics nor is it aborted, but for an end of the whole runtime.
+    done.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic()))
 }

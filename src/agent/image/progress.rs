@@ -1,4 +1,4 @@
-//! What is shown while a compile job runs.
+//! What is shown while an image is pulled or compiled.
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +6,22 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-/// Hears of compile jobs. Wasmtime tells nothing of how far a compile is, so there is only its
-/// begin and its end.
+/// What takes time with an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its bytes come over the network.
+    Pull,
+    /// It is compiled. Wasmtime tells nothing of how far that is, so there is only its begin and
+    /// its end.
+    Compile,
+}
+
+/// Hears of what takes time.
 pub(crate) trait Progress: Send + Sync {
-    /// A compile of the image `what`, a file of `bytes` bytes, begins.
-    fn begin(&self, what: &str, bytes: u64);
+    /// A stage of the image `what` begins, over `bytes` bytes.
+    fn begin(&self, stage: Stage, what: &str, bytes: u64);
+    /// So many bytes of it are done; fewer than before where something began anew.
+    fn at(&self, bytes: u64);
     /// It ended, well or not.
     fn done(&self);
 }
@@ -20,11 +31,12 @@ pub(crate) trait Progress: Send + Sync {
 pub(crate) struct Quiet;
 
 impl Progress for Quiet {
-    fn begin(&self, _what: &str, _bytes: u64) {}
+    fn begin(&self, _stage: Stage, _what: &str, _bytes: u64) {}
+    fn at(&self, _bytes: u64) {}
     fn done(&self) {}
 }
 
-/// A spinner with size and elapsed time on standard error; nothing if that is no terminal.
+/// A bar or a spinner on standard error; nothing if that is no terminal.
 #[derive(Debug, Default)]
 pub(crate) struct Spinner(Mutex<Option<ProgressBar>>);
 
@@ -39,16 +51,35 @@ impl Spinner {
 }
 
 impl Progress for Spinner {
-    fn begin(&self, what: &str, bytes: u64) {
+    fn begin(&self, stage: Stage, what: &str, bytes: u64) {
         if !io::stderr().is_terminal() {
             return;
         }
-        let style = ProgressStyle::with_template("{spinner} compiling {msg} {elapsed}");
-        let bar = ProgressBar::new_spinner()
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-            .with_message(format!("{what} ({})", HumanBytes(bytes)));
+        let (bar, template, what) = match stage {
+            Stage::Pull => (
+                ProgressBar::new(bytes),
+                "pulling {msg} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+                what.to_owned(),
+            ),
+            Stage::Compile => (
+                ProgressBar::new_spinner(),
+                "{spinner} compiling {msg} {elapsed}",
+                format!("{what} ({})", HumanBytes(bytes)),
+            ),
+        };
+        // The templates are ours: another bar is shown if one is wrong.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(100));
         self.put(Some(bar));
+    }
+
+    fn at(&self, bytes: u64) {
+        if let Some(bar) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set_position(bytes);
+        }
     }
 
     fn done(&self) {
@@ -56,13 +87,17 @@ impl Progress for Spinner {
     }
 }
 
-/// Says `done` when the job ends in whatever way, a dropped future too.
+/// Says `done` when the stage ends in whatever way, a dropped future too.
 pub(super) struct Shown<'a>(&'a dyn Progress);
 
 impl<'a> Shown<'a> {
-    pub(super) fn begin(progress: &'a dyn Progress, what: &str, bytes: u64) -> Self {
-        progress.begin(what, bytes);
+    pub(super) fn begin(progress: &'a dyn Progress, stage: Stage, what: &str, bytes: u64) -> Self {
+        progress.begin(stage, what, bytes);
         Self(progress)
+    }
+
+    pub(super) fn at(&self, bytes: u64) {
+        self.0.at(bytes);
     }
 }
 

@@ -109,7 +109,7 @@ fn as_the_job() {
         Limits { memory_bytes: memory.parse().unwrap(), cpu_seconds: cpu.parse().unwrap() };
     let wasm = fs::File::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
     let artefact = fs::File::options().write(true).open("/proc/self/fd/9").unwrap();
-    std::process::exit(compiler::confined(&limits, wasm, artefact).into());
+    std::process::exit(compiler::confined(&limits, wasm, Some(artefact)).into());
 }
 
 #[tokio::test]
@@ -251,9 +251,10 @@ async fn progress_hears_the_end_of_a_failed_job_and_nothing_of_a_found_artefact(
     #[derive(Default)]
     struct Heard(Mutex<Vec<String>>);
     impl Progress for Heard {
-        fn begin(&self, what: &str, bytes: u64) {
-            self.0.lock().unwrap().push(format!("{what} {bytes}"));
+        fn begin(&self, stage: Stage, what: &str, bytes: u64) {
+            self.0.lock().unwrap().push(format!("{stage:?} {what} {bytes}"));
         }
+        fn at(&self, _bytes: u64) {}
         fn done(&self) {
             self.0.lock().unwrap().push("done".into());
         }
@@ -265,8 +266,8 @@ async fn progress_hears_the_end_of_a_failed_job_and_nothing_of_a_found_artefact(
     for name in ["./x.wasm", "./x.wasm", "./y.wasm"] {
         let _ = images.prepare(request(name, bench.dir.path()), &heard).await;
     }
-    let begun = format!("./x.wasm {}", COMMAND.len());
-    assert_eq!(*heard.0.lock().unwrap(), [&begun, "done", "./y.wasm 1", "done"]);
+    let begun = format!("Compile ./x.wasm {}", COMMAND.len());
+    assert_eq!(*heard.0.lock().unwrap(), [&begun, "done", "Compile ./y.wasm 1", "done"]);
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use tokio::net::UnixListener;
 use self::board::Board;
 use self::screen::Screen;
 use super::compile::bar_or_quiet;
+use super::registry::RegistryArgs;
 use crate::image::Images;
 use crate::ledger::{self, Ledger, home};
 use crate::linux;
@@ -31,7 +32,8 @@ use crate::worker::{Host, Shared, Workers, image_request};
 
 /// Run the pods of files on this machine, with no cluster.
 ///
-/// Images are paths: ./FILE.wasm (from the pod file's folder), an absolute path or file://.
+/// Images are references, or paths: ./FILE.wasm (from the pod file's folder), an absolute path or
+/// file://.
 /// Ends when every pod has: with the first exit code that is not 0, in the order of the files.
 /// Ctrl-C stops the pods within their grace periods, a second one at once.
 #[derive(Debug, clap::Args)]
@@ -55,6 +57,8 @@ pub(super) struct Args {
     /// The sandbox program [default: copepod-sandbox beside this program]
     #[arg(long, value_name = "FILE", env = "COPEPOD_SANDBOX")]
     sandbox: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,6 +89,7 @@ async fn pods(args: Args) -> Result<u8> {
     let loaded = load::load(&args.files, &args.args, &host)?;
     let cache = args.cache_dir.unwrap_or_else(home::cache);
     let images = Images::open(cache, "/proc/self/exe".into())?;
+    let images = images.with_registries(args.registry.options());
     load::check_host_paths(&loaded)?;
     prepare(&images, &loaded).await?;
 

@@ -1,0 +1,269 @@
+//! Images of files in layers, and of shapes that are not run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use copepod_tests::guest;
+use copepod_tests::registry::{Proxy, Registry, answer};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::Scene;
+use crate::registry::{refused, scene};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// An image as it lies in a layout, made here from nothing.
+#[derive(Default)]
+struct Image {
+    blobs: BTreeMap<String, Vec<u8>>,
+}
+
+/// A layer: its media type, and its archive as unpacked and as packed.
+struct Layer {
+    media_type: String,
+    unpacked: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// A layer of files, packed by `tar` and `gzip`.
+fn layer(scene: &Scene, files: &[(&str, &[u8])], gzip: bool) -> Layer {
+    let dir = tempfile::tempdir_in(scene.home.path()).expect("made");
+    for (path, bytes) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().expect("below")).expect("made");
+        fs::write(path, bytes).expect("written");
+    }
+    let tar = |args: &[&str]| {
+        let mut command = Command::new("tar");
+        command.args(["--sort=name", "--owner=0", "--group=0", "--mtime=@0", "-C"]);
+        let output = command.arg(dir.path()).args(args).arg("-cf-").arg(".").output().expect("tar");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let unpacked = tar(&[]);
+    let packed = if gzip { tar(&["--gzip"]) } else { unpacked.clone() };
+    let media_type = if gzip { format!("{LAYER}+gzip") } else { LAYER.to_owned() };
+    Layer { media_type, unpacked, packed }
+}
+
+impl Image {
+    fn add(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
+        let (digest, size) = (digest(&bytes), bytes.len());
+        self.blobs.insert(digest.clone(), bytes);
+        json!({"mediaType": media_type, "digest": digest, "size": size})
+    }
+
+    /// A manifest of these layers whose configuration says how it is run; its descriptor.
+    fn manifest(&mut self, layers: &[Layer], run: &Value) -> Value {
+        let diff_ids: Vec<String> = layers.iter().map(|layer| digest(&layer.unpacked)).collect();
+        let config = json!({
+            "architecture": "wasm", "os": "wasi", "config": run,
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = self.add(CONFIG, config.to_string().into_bytes());
+        let layers: Vec<Value> =
+            layers.iter().map(|layer| self.add(&layer.media_type, layer.packed.clone())).collect();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
+        });
+        self.add(MANIFEST, manifest.to_string().into_bytes())
+    }
+
+    /// Pushes it by another client than ours.
+    fn push(&self, scene: &Scene, top: &Value, image: &str) {
+        let dir = tempfile::tempdir_in(scene.home.path()).expect("made");
+        let blobs = dir.path().join("blobs/sha256");
+        fs::create_dir_all(&blobs).expect("made");
+        for (digest, bytes) in &self.blobs {
+            fs::write(blobs.join(&digest["sha256:".len()..]), bytes).expect("written");
+        }
+        let index = json!({"schemaVersion": 2, "manifests": [top]});
+        fs::write(dir.path().join("index.json"), index.to_string()).expect("written");
+        fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+            .expect("written");
+        let output = Command::new("skopeo")
+            .args(["copy", "--all", "--dest-tls-verify=false", "--insecure-policy"])
+            .arg(format!("oci:{}", dir.path().display()))
+            .arg(format!("docker://{image}"))
+            .output()
+            .expect("skopeo of `make setup`");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Serves it without a registry, which might refuse what it is.
+    fn serve(self, top: &Value) -> Proxy {
+        let top = self.blobs[top["digest"].as_str().expect("a digest")].clone();
+        Proxy::alone(move |request| {
+            let last = request.path.rsplit('/').next().unwrap_or_default();
+            match self.blobs.get(last) {
+                Some(bytes) => answer("200 OK", &[], bytes),
+                None if request.path.contains("/manifests/") => answer("200 OK", &[], &top),
+                None => answer("404 Not Found", &[], ""),
+            }
+        })
+    }
+}
+
+fn wasm(name: &str) -> Vec<u8> {
+    fs::read(guest(name)).expect("reads")
+}
+
+#[test]
+fn the_wasm_of_an_images_files_is_run() {
+    let scene = scene();
+    let registry = Registry::start();
+    let lower = layer(
+        &scene,
+        &[("app/old.wasm", b"\0asm gone"), ("etc/passwd", b"root:x:0:0::/:\nme:x:7:8::/:\n")],
+        true,
+    );
+    let upper =
+        layer(&scene, &[("app/hello.wasm", &wasm("hello")), ("app/.wh.old.wasm", b"")], false);
+    let mut image = Image::default();
+    let run = json!({"Entrypoint": ["/app/hello.wasm"], "User": "0", "WorkingDir": "/app"});
+    let top = image.manifest(&[lower, upper], &run);
+    let name = format!("{}/hello:1", registry.host());
+    image.push(&scene, &top, &name);
+    let ended = scene.run_image(&name, "", &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("hello, world"), "{ended:?}");
+    // Unpacked once, and again from the store alone.
+    drop(registry);
+    let ended = scene.run_image(&name, "", &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let files = scene.store().join("files");
+    let unpacked: Vec<_> = fs::read_dir(&files).expect("there").collect();
+    assert_eq!(unpacked.len(), 1);
+    scene.guard.finish();
+}
+
+#[test]
+fn of_several_platforms_wasm_is_taken_and_of_several_files_the_named_one() {
+    let scene = scene();
+    let registry = Registry::start();
+    let mut image = Image::default();
+    let files: [(&str, &[u8]); 2] = [("a.wasm", &wasm("hello")), ("bin/exit", &wasm("exit"))];
+    let both = layer(&scene, &files, true);
+    let mut ours = image.manifest(&[both], &json!({"Cmd": ["serve"]}));
+    ours["platform"] = json!({"os": "wasi", "architecture": "wasm"});
+    let other = layer(&scene, &[("bin/true", b"\x7fELF")], true);
+    let mut linux = image.manifest(&[other], &json!({"Cmd": ["/bin/true"]}));
+    linux["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    let mut note = image.manifest(&[layer(&scene, &[], false)], &json!({}));
+    note["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [note, linux, ours]});
+    let top = image.add(INDEX, index.to_string().into_bytes());
+    let name = format!("{}/multi:1", registry.host());
+    image.push(&scene, &top, &name);
+    let texts = ["its entrypoint \"serve\" is no Wasm file, and it has 2", "/a.wasm, /bin/exit"];
+    refused(&scene.run_image(&name, "", &[]), &texts);
+    for (command, code) in [("/a.wasm", 0), ("a.wasm", 0), ("/bin/exit", 3), ("exit", 3)] {
+        let ended = scene.run_image(&name, &format!("command: [{command}]"), &[]);
+        assert_eq!(ended.code, Some(code), "{command}: {ended:?}");
+    }
+    scene.guard.finish();
+}
+
+#[test]
+fn what_is_no_wasm_image_is_named() {
+    let scene = scene();
+    let elf = fs::read("/bin/true").expect("reads");
+    for (files, run, texts) in [
+        (
+            [("bin/true", elf.as_slice())],
+            json!({"Entrypoint": ["/bin/true"]}),
+            ["an ordinary linux image without a Wasm file", "/bin/true"],
+        ),
+        (
+            [("app.cwasm", elf.as_slice())],
+            json!({"Entrypoint": ["/app.cwasm"]}),
+            ["without a Wasm file", "/app.cwasm"],
+        ),
+        ([("app.wasm", b"#!/bin/sh".as_slice())], json!({}), ["without a Wasm file", ""]),
+        ([("app.wasm", b"\0asm\x01\0\0\0".as_slice())], json!({}), ["no entry point", "_start"]),
+        (
+            [("app.wasm", b"\0asm\x01\0\0\0".as_slice())],
+            json!({"User": "nobody"}),
+            ["its user \"nobody\"", "/etc/passwd"],
+        ),
+    ] {
+        let mut image = Image::default();
+        let top = image.manifest(&[layer(&scene, &files, true)], &run);
+        let proxy = image.serve(&top);
+        refused(&scene.run_image(&format!("{}/x:1", proxy.host()), "", &[]), &texts);
+    }
+    let spin = "application/vnd.fermyon.spin.application.v1+config";
+    let helm = "application/vnd.cncf.helm.config.v1+json";
+    let wasm = "application/vnd.wasm.config.v0+json";
+    for (config, layers, texts) in [
+        (
+            CONFIG,
+            vec![spin, "application/vnd.wasm.content.layer.v1+wasm"],
+            ["it is a Spin application (application/vnd.fermyon.spin", "not served yet"],
+        ),
+        (helm, vec!["application/gzip"], ["it is a Helm chart", "not served yet"]),
+        (
+            wasm,
+            vec!["application/wasm", "application/wasm"],
+            ["has one application/wasm layer", "it has 2 layers"],
+        ),
+    ] {
+        let mut image = Image::default();
+        let config = image.add(config, b"{}".to_vec());
+        let layers: Vec<_> = layers.iter().map(|kind| image.add(kind, b"x".to_vec())).collect();
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+        let top = image.add(MANIFEST, manifest.to_string().into_bytes());
+        let proxy = image.serve(&top);
+        refused(&scene.run_image(&format!("{}/x:1", proxy.host()), "", &[]), &texts);
+        assert!(
+            proxy.requests().iter().all(|r| !r.path.contains("/blobs/")),
+            "nothing else is fetched"
+        );
+    }
+    scene.guard.finish();
+}
+
+#[test]
+fn a_hostile_layer_leaves_nothing() {
+    let scene = scene();
+    let dir = tempfile::tempdir().expect("made");
+    let outside = dir.path().join("outside");
+    let path = outside.to_str().expect("UTF-8");
+    // `tar` itself makes the archive, told to keep names as they are.
+    fs::write(&outside, "mine").expect("written");
+    let make = |args: &[&str]| {
+        let output = Command::new("tar").args(args).output().expect("tar");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let up = format!("s,^,../../../../../../../../../..{path}-,");
+    let climbs = make(&["-P", "--transform", &up, "-cf-", "-C", "/", "bin/true", "--dereference"]);
+    let device = make(&["-cf-", "-C", "/dev", "null"]);
+    for (archive, text) in
+        [(climbs, "it leads out of the image (..)"), (device, "a device, which no guest gets")]
+    {
+        let layer = Layer { media_type: LAYER.into(), unpacked: archive.clone(), packed: archive };
+        let mut image = Image::default();
+        let top = image.manifest(&[layer], &json!({}));
+        let proxy = image.serve(&top);
+        refused(&scene.run_image(&format!("{}/x:1", proxy.host()), "", &[]), &[text]);
+        let left = |below: &str| fs::read_dir(scene.store().join(below)).expect("there").count();
+        assert_eq!((left("files"), left("ingest")), (0, 0));
+    }
+    let entries: Vec<_> =
+        fs::read_dir(dir.path()).expect("there").flatten().map(|e| e.path()).collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!(fs::read_to_string(Path::new(path)).expect("there"), "mine");
+    scene.guard.finish();
+}
