@@ -7,6 +7,7 @@
 mod api;
 pub(crate) mod compile;
 mod completions;
+mod exec;
 mod find;
 mod image;
 mod logs;
@@ -35,8 +36,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Check(run::check::Args),
     Ps(ps::Args),
     Logs(logs::Args),
+    Exec(exec::Args),
     Stop(stop::Args),
     Compile(compile::Args),
     Completions(completions::Args),
@@ -57,8 +60,10 @@ pub(crate) fn main() -> ExitCode {
     linux::raise_descriptor_limit();
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Check(args) => ask(run::check::run(args)),
         Command::Ps(args) => ask(ps::run(args)),
         Command::Logs(args) => ask(logs::run(args)),
+        Command::Exec(args) => ask(exec::run(args)),
         Command::Stop(args) => ask(stop::run(args)),
         Command::Compile(args) => compile::run(args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -73,7 +78,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that asks running agents.
+/// Runs a command that waits for others: running agents, images.
 fn ask(command: impl Future<Output = Result<u8>>) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

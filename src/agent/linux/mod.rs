@@ -6,6 +6,7 @@
 
 mod beneath;
 pub(crate) mod compile_jail;
+pub(crate) mod listener;
 mod remove;
 mod tmpfs;
 

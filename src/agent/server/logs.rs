@@ -76,17 +76,14 @@ impl<P: Pods> Shared<P> {
         let wanted = Wanted::of(query, Timestamp::now())?;
         let Some(served) = self.find(target) else { return Err(target.unknown()) };
         let Target { pod, container, .. } = target;
-        if !has_container(&served.pod, container) {
+        if !served.has_container(container) {
             let text = format!("container {container:?} not found in pod {pod:?}");
             return Err(Refusal::new(StatusCode::NOT_FOUND, text));
         }
         let attempt = attempt(&served.snapshot.borrow().status, target, wanted.previous)?;
         let failed = |e: io::Error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
         let dir = self.pods.log_dir(&served.pod, container);
-        let Ok(permit) = self.streams.clone().try_acquire_owned() else {
-            let text = "too many streams are open: end one of them first";
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, text));
-        };
+        let permit = self.stream_permit()?;
         let lines = Lines {
             // Watched before it is read, so that no line falls between the two.
             written: self.log_watch.follow(&dir).map_err(failed)?,
@@ -104,12 +101,6 @@ impl<P: Pods> Shared<P> {
         });
         Ok(text(StreamBody::new(lines).boxed_unsync()))
     }
-}
-
-fn has_container(pod: &k8s_openapi::api::core::v1::Pod, name: &str) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    init.iter().chain(&spec.containers).any(|container| container.name == name)
 }
 
 /// The lines of one attempt on their way to a client, who asks for the next ones when it has taken

@@ -1,16 +1,19 @@
 //! What others may ask of a running agent: the kubelet's paths over HTTP/1.1, today on a Unix
 //! socket that only its own user can open.
 //!
-//! Owns: the paths and their parameters ([`route`]), the streams behind them ([`logs`]), bounds on
+//! Owns: the paths and their parameters ([`route`]), the streams behind them ([`logs`],
+//! [`exec`]), bounds on
 //! connections. In: [`Pods`], which whoever runs the pods gives. Out: answers.
 //! Starts one task that accepts ([`Server::start`]) and one per connection. It reads snapshots and
 //! opens streams; it changes no pod: a stop is asked of [`Pods`].
 
 mod answer;
+pub(crate) mod exec;
 mod logs;
 mod route;
 
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,19 +27,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::answer::{Answer, Refusal, json};
 use self::route::{Route, Target};
 use crate::logs::watch::LogWatch;
+use crate::runtime::{ExecError, ExecExit};
 use crate::worker::Snapshot;
 
 /// Connections at a time; more wait in the kernel. A user has a handful of terminals.
 const CONNECTIONS: usize = 64;
 /// Streams at a time, which last: some connections are always left for short answers.
-const STREAMS: usize = 48;
+const STREAMS: u32 = 48;
 /// Bytes of a request's head: a command of an exec stands in its path.
 const HEAD_MAX: usize = 128 << 10;
 /// How long a client may take to send a request's head.
@@ -72,6 +76,28 @@ pub(crate) trait Pods: Send + Sync + 'static {
     /// # Errors
     /// Why that cannot be asked of it now.
     fn stop(&self, uid: &str, grace: Option<Duration>) -> Result<(), Failure>;
+
+    /// Runs a command beside a container of the pod and waits for its end. Dropped before, the
+    /// command is killed.
+    ///
+    /// # Errors
+    /// [`ExecError`]; nothing of it runs then.
+    fn exec(
+        &self,
+        served: &Served,
+        container: &str,
+        command: Vec<String>,
+        streams: [OwnedFd; 3],
+    ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
+}
+
+impl Served {
+    /// Whether the pod has a container of this name, init containers among them.
+    fn has_container(&self, name: &str) -> bool {
+        let Some(spec) = &self.pod.spec else { return false };
+        let init = spec.init_containers.as_deref().unwrap_or_default();
+        init.iter().chain(&spec.containers).any(|container| container.name == name)
+    }
 }
 
 /// A server at work; it ends at the latest with the event loop.
@@ -91,7 +117,7 @@ impl Server {
         let shared = Arc::new(Shared {
             pods,
             log_watch: LogWatch::start()?,
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            streams: Arc::new(Semaphore::new(STREAMS as usize)),
         });
         tokio::spawn(async move {
             accept(listener, shared, wish).await;
@@ -140,13 +166,18 @@ async fn accept<P: Pods>(
         }
     }
     drop(listener);
-    let _ = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+    let drained = async {
+        while connections.join_next().await.is_some() {}
+        // A stream that was upgraded has left its connection.
+        let _ = shared.streams.acquire_many(STREAMS).await;
+    };
+    let _ = timeout(DRAIN, drained).await;
 }
 
 async fn serve<P: Pods>(stream: UnixStream, shared: Arc<Shared<P>>) {
     let service = service_fn(|request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(request).await) }
+        async { Ok::<_, Infallible>(shared.answer(request).await) }
     });
     // One request a connection: a client that keeps one open holds up nobody.
     let connection = http1::Builder::new()
@@ -163,10 +194,11 @@ async fn serve<P: Pods>(stream: UnixStream, shared: Arc<Shared<P>>) {
 }
 
 impl<P: Pods> Shared<P> {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
         let answered = match Route::of(request.method(), request.uri()) {
             Ok(Route::Pods) => self.list(),
             Ok(Route::Logs { target, query }) => self.logs(&target, &query),
+            Ok(Route::Exec { target, query }) => self.exec(&target, &query, request),
             Ok(Route::Stop { target, grace }) => self.stop(&target, grace).await,
             Err(refusal) => Err(refusal),
         };
@@ -180,6 +212,15 @@ impl<P: Pods> Shared<P> {
 
     fn find(&self, target: &Target) -> Option<Served> {
         self.pods.list().into_iter().find(|served| target.is(&served.pod))
+    }
+
+    /// The right to one more stream, for as long as it lasts.
+    fn stream_permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        permit.map_err(|_| {
+            let text = "too many streams are open: end one of them first";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, text)
+        })
     }
 
     /// Answers with the pod as it ended.

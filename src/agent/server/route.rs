@@ -21,6 +21,13 @@ pub(super) enum Route {
         /// Which part of it.
         query: Query,
     },
+    /// `GET` or `POST /exec/NAMESPACE/POD/CONTAINER`, to be upgraded to a WebSocket
+    Exec {
+        /// Where.
+        target: Target,
+        /// The command and its streams.
+        query: Query,
+    },
     /// `DELETE /pods/NAMESPACE/POD?gracePeriodSeconds=N`
     Stop {
         /// Which pod.
@@ -65,6 +72,11 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// All values of a parameter.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether a parameter is set, as upstream reads its booleans: given and neither `false` nor 0.
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
@@ -101,8 +113,9 @@ impl Route {
         let not_found = || Refusal::new(StatusCode::NOT_FOUND, "404 page not found");
         let path = uri.path().trim_start_matches('/').trim_end_matches('/');
         let parts: Vec<&str> = path.split('/').collect();
+        const GET: &[Method] = &[Method::GET];
         let (allowed, route) = match *parts.as_slice() {
-            ["pods"] => (Method::GET, Self::Pods),
+            ["pods"] => (GET, Self::Pods),
             ["pods", namespace, pod] => {
                 let grace = match query.number("gracePeriodSeconds")? {
                     None => None,
@@ -110,15 +123,20 @@ impl Route {
                         Some(Duration::from_secs(u64::try_from(seconds).map_err(|_| invalid())?))
                     }
                 };
-                (Method::DELETE, Self::Stop { target: Target::new([namespace, pod, ""]), grace })
+                let target = Target::new([namespace, pod, ""]);
+                (&[Method::DELETE][..], Self::Stop { target, grace })
             }
             ["containerLogs", namespace, pod, container] => {
                 let target = Target::new([namespace, pod, container]);
-                (Method::GET, Self::Logs { target, query })
+                (GET, Self::Logs { target, query })
+            }
+            ["exec", namespace, pod, container] => {
+                let target = Target::new([namespace, pod, container]);
+                (&[Method::GET, Method::POST][..], Self::Exec { target, query })
             }
             _ => return Err(not_found()),
         };
-        if *method == allowed {
+        if allowed.contains(method) {
             return Ok(route);
         }
         Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed"))
@@ -151,6 +169,12 @@ mod tests {
         let query = Query(vec![("tailLines".into(), "3".into()), ("x".into(), "a b/ü".into())]);
         let logs = route(&Method::GET, "/containerLogs/ns/p/c?tailLines=3&x=a+b%2F%C3%BC");
         assert_eq!(logs, Ok(Route::Logs { target, query }));
+        let target = Target::new(["ns", "p", "c"]);
+        let query = Query(vec![("command".into(), "a".into()), ("command".into(), "".into())]);
+        let exec = Ok(Route::Exec { target, query });
+        for method in [Method::GET, Method::POST] {
+            assert_eq!(route(&method, "/exec/ns/p/c?command=a&command="), exec);
+        }
         let target = Target::new(["ns", "p", ""]);
         let grace = Some(Duration::from_secs(7));
         let stop = route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=7");
@@ -163,6 +187,7 @@ mod tests {
             assert_eq!(route(&Method::GET, path), Err(404), "{path}");
         }
         assert_eq!(route(&Method::POST, "/pods"), Err(405));
+        assert_eq!(route(&Method::PUT, "/exec/ns/p/c"), Err(405));
         assert_eq!(route(&Method::GET, "/pods/ns/p"), Err(405));
         assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=x"), Err(400));
         assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=-1"), Err(422));

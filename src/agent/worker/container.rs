@@ -302,13 +302,19 @@ fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError>
 }
 
 fn listen(kind: GuestKind, container: &ContainerSpec, facts: &Facts) -> Vec<SocketAddr> {
+    let port = http_port(kind, container);
+    let addresses = facts.addresses.pod_ips.iter();
+    addresses.filter_map(|ip| Some(SocketAddr::new(*ip, port?))).collect()
+}
+
+/// Where a container of this kind answers, if it is an HTTP server: at its first `containerPort`.
+pub(crate) fn http_port(kind: GuestKind, container: &ContainerSpec) -> Option<u16> {
     match kind {
-        GuestKind::P1Command | GuestKind::P2Command => Vec::new(),
+        GuestKind::P1Command | GuestKind::P2Command => None,
         GuestKind::Http => {
             let ports = container.ports.as_deref().unwrap_or_default();
             let port = ports.first().and_then(|port| u16::try_from(port.container_port).ok());
-            let port = port.unwrap_or(DEFAULT_HTTP_PORT);
-            facts.addresses.pod_ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+            Some(port.unwrap_or(DEFAULT_HTTP_PORT))
         }
     }
 }

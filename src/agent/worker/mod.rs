@@ -9,9 +9,10 @@
 
 mod container;
 mod evict;
+mod exec;
 mod host;
 
-pub(crate) use container::image_request;
+pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 
 use std::collections::HashMap;
@@ -78,10 +79,10 @@ pub(crate) struct Workers<R> {
 
 impl<R: Runtime> Workers<R> {
     /// No workers yet; starts the task that hands the runtime's happenings to them.
-    pub(crate) fn new(shared: Shared<R>, happenings: mpsc::Receiver<Happening>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared<R>>, happenings: mpsc::Receiver<Happening>) -> Self {
         let inboxes = Inboxes::default();
         tokio::spawn(dispatch(happenings, Arc::clone(&inboxes)));
-        Self { shared: Arc::new(shared), inboxes, limits: Limits::default() }
+        Self { shared, inboxes, limits: Limits::default() }
     }
 
     /// Starts the worker of a pod. `base` is the folder from which its images' paths start,

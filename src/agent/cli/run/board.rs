@@ -1,6 +1,7 @@
 //! The pods of a run as its server shows them: what [`Session`](super::session::Session) puts up,
 //! `copepod ps` and the like read.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,31 +10,58 @@ use copepod_pod::{Event, Failure};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::ledger::Ledger;
-use crate::server::{Pods, Served};
-use crate::worker::Handle;
+use super::load::Loaded;
+use crate::runtime::{ExecError, ExecExit, Runtime};
+use crate::server::{Pods, Served, URL_PREFIX};
+use crate::worker::{Handle, Shared};
 
 /// The pods of a run, in the order of its files.
-#[derive(Clone)]
-pub(super) struct Board {
-    ledger: Arc<Ledger>,
+pub(super) struct Board<R> {
+    shared: Arc<Shared<R>>,
     pods: Arc<Mutex<Vec<Shown>>>,
 }
 
-struct Shown {
-    pod: Arc<Pod>,
-    handle: Handle,
+impl<R> Clone for Board<R> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), pods: Arc::clone(&self.pods) }
+    }
 }
 
-impl Board {
-    /// A board without pods, whose logs lie where `ledger` says.
-    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, pods: Arc::default() }
+struct Shown {
+    /// With the addresses of its servers.
+    pod: Arc<Pod>,
+    base: PathBuf,
+    handle: Handle,
+    stopped: bool,
+}
+
+impl<R> Board<R> {
+    /// A board without pods, of the workers that share `shared`.
+    pub(super) fn new(shared: Arc<Shared<R>>) -> Self {
+        Self { shared, pods: Arc::default() }
     }
 
-    /// Shows one more pod.
-    pub(super) fn add(&self, pod: Arc<Pod>, handle: Handle) {
-        self.lock().push(Shown { pod, handle });
+    /// Shows a pod at its place: a new one, or one that takes the place of its earlier life.
+    pub(super) fn show(&self, place: usize, loaded: &Loaded, handle: Handle) {
+        let mut pod = Arc::clone(&loaded.pod);
+        for module in &loaded.modules {
+            if let Some(url) = module.url() {
+                let annotations = &mut Arc::make_mut(&mut pod).metadata.annotations;
+                let key = format!("{URL_PREFIX}{}", module.container);
+                annotations.get_or_insert_default().insert(key, url);
+            }
+        }
+        let shown = Shown { pod, base: loaded.base.clone(), handle, stopped: false };
+        let mut pods = self.lock();
+        match pods.get_mut(place) {
+            Some(old) => *old = shown,
+            None => pods.push(shown),
+        }
+    }
+
+    /// Whether a user has asked for the end of the pod at this place.
+    pub(super) fn is_stopped(&self, place: usize) -> bool {
+        self.lock().get(place).is_some_and(|shown| shown.stopped)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Shown>> {
@@ -42,7 +70,7 @@ impl Board {
     }
 }
 
-impl Pods for Board {
+impl<R: Runtime> Pods for Board<R> {
     fn list(&self) -> Vec<Served> {
         let served = |shown: &Shown| Served {
             pod: Arc::clone(&shown.pod),
@@ -52,24 +80,41 @@ impl Pods for Board {
     }
 
     fn log_dir(&self, pod: &Pod, container: &str) -> PathBuf {
-        self.ledger.log_dir_of(pod, container)
+        self.shared.ledger.log_dir_of(pod, container)
     }
 
     fn stop(&self, uid: &str, grace: Option<Duration>) -> Result<(), Failure> {
-        let pods = self.lock();
-        let Some(shown) = pods.iter().find(|shown| shown.pod.metadata.uid.as_deref() == Some(uid))
-        else {
-            return Ok(());
-        };
+        let mut pods = self.lock();
+        let of_uid = |shown: &&mut Shown| shown.pod.metadata.uid.as_deref() == Some(uid);
+        let Some(shown) = pods.iter_mut().find(of_uid) else { return Ok(()) };
         let grace = grace.unwrap_or_else(|| grace_of(&shown.pod));
         match shown.handle.events.try_send(Event::Kill { grace }) {
             // Closed: it has ended.
-            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Ok(()) | Err(TrySendError::Closed(_)) => {
+                shown.stopped = true;
+                Ok(())
+            }
             Err(TrySendError::Full(_)) => Err(Failure {
                 reason: "Busy".into(),
                 message: "the pod has too much to do to be stopped now: try again".into(),
             }),
         }
+    }
+
+    async fn exec(
+        &self,
+        served: &Served,
+        container: &str,
+        command: Vec<String>,
+        streams: [OwnedFd; 3],
+    ) -> Result<ExecExit, ExecError> {
+        let base = {
+            let pods = self.lock();
+            let shown = pods.iter().find(|shown| Arc::ptr_eq(&shown.pod, &served.pod));
+            shown.map(|shown| shown.base.clone()).unwrap_or_default()
+        };
+        let status = served.snapshot.borrow().status.clone();
+        self.shared.exec((&served.pod, &base), &status, container, command, streams).await
     }
 }
 

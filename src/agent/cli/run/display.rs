@@ -8,6 +8,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cli::text::columns;
+
 /// What is to be shown.
 #[derive(Debug)]
 pub(super) enum Message {
@@ -17,12 +19,9 @@ pub(super) enum Message {
     Note(String),
     /// A line of JSON, on standard output.
     Json(String),
-    /// The table's rows as they are now.
-    Table(Vec<[String; 5]>),
+    /// The table's rows as they are now, its titles first.
+    Table(Vec<Vec<String>>),
 }
-
-/// The table's columns.
-const TITLES: [&str; 5] = ["POD", "CONTAINER", "STATE", "RESTARTS", "AGE"];
 
 /// Writes all messages until their sender is gone, then leaves the table standing. With `live`,
 /// standard error is a terminal and has a table below everything else.
@@ -81,26 +80,18 @@ impl Table {
         Self { bars: MultiProgress::new(), lines: Vec::new(), _echo: NoEcho::new() }
     }
 
-    fn draw(&mut self, rows: &[[String; 5]]) {
-        let titles = TITLES.map(String::from);
-        let all = || [&titles].into_iter().chain(rows);
-        let mut widths = [0; 5];
-        for row in all() {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.len());
-            }
-        }
-        while self.lines.len() <= rows.len() {
+    fn draw(&mut self, rows: &[Vec<String>]) {
+        while self.lines.len() < rows.len() {
             let line = self.bars.add(ProgressBar::new_spinner());
             let plain = ProgressStyle::with_template("{msg}");
             line.set_style(plain.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             self.lines.push(line);
         }
         // A row that wraps would be two lines to clear: narrow terminals see less of it.
-        let (_, columns) = Term::stderr().size();
-        for (index, (line, row)) in self.lines.iter().zip(all()).enumerate() {
-            let text = pad(row, &widths);
-            let text = truncate_str(&text, usize::from(columns).saturating_sub(1), "…");
+        let (_, width) = Term::stderr().size();
+        let text = columns(rows, |_, _, cell| cell);
+        for (index, (line, text)) in self.lines.iter().zip(text.lines()).enumerate() {
+            let text = truncate_str(text.trim_end(), usize::from(width).saturating_sub(1), "…");
             let style = if index == 0 { Style::new().dim() } else { Style::new() };
             line.set_message(style.apply_to(text).to_string());
         }
@@ -109,12 +100,6 @@ impl Table {
     fn end(&self) {
         self.lines.iter().for_each(ProgressBar::abandon);
     }
-}
-
-fn pad(cells: &[String; 5], widths: &[usize; 5]) -> String {
-    let padded: Vec<String> =
-        cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-    padded.join("   ").trim_end().into()
 }
 
 /// Keeps the terminal from showing `^C`, which would move the table; as it was when dropped.

@@ -1,14 +1,19 @@
 //! `copepod run`: pods of files on this machine, with no cluster.
 //!
-//! [`load`] makes pods of the files, [`session`] runs them to their end, [`screen`] shows them.
+//! [`load`] makes pods of the files, [`session`] runs them to their end, [`screen`] shows them,
+//! [`board`] is where others ask about them. [`check`] stops after the first.
 
 mod board;
+pub(super) mod check;
 mod display;
 mod load;
+mod ports;
 mod report;
 mod screen;
 mod session;
+mod watch;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +24,9 @@ use clap::ValueEnum;
 use tokio::net::UnixListener;
 
 use self::board::Board;
+use self::load::{Loaded, Plan};
 use self::screen::Screen;
+use self::session::Session;
 use super::compile::bar_or_quiet;
 use super::registry::RegistryArgs;
 use crate::image::Images;
@@ -28,7 +35,7 @@ use crate::linux;
 use crate::runtime::wasm::{Wasm, end_leftovers};
 use crate::server::Server;
 use crate::telemetry::chain;
-use crate::worker::{Host, Shared, Workers, image_request};
+use crate::worker::{Host, Shared, Workers};
 
 /// Run the pods of files on this machine, with no cluster.
 ///
@@ -48,6 +55,9 @@ pub(super) struct Args {
     /// standard error)
     #[arg(long, short, value_enum, default_value = "logs")]
     output: Output,
+    /// Restart a container when its Wasm file changes, and run until Ctrl-C
+    #[arg(long, short)]
+    watch: bool,
     /// Directory of the pods' state, kept by one copepod at a time [default: a new one]
     #[arg(long, value_name = "DIR")]
     root_dir: Option<PathBuf>,
@@ -86,16 +96,22 @@ pub(super) fn run(args: Args) -> Result<u8> {
 async fn pods(args: Args) -> Result<u8> {
     let sandbox = sandbox(args.sandbox)?;
     let host = Host::alone(&home::state());
-    let loaded = load::load(&args.files, &args.args, &host)?;
+    let mut plan = Plan::read(&args.files, &args.args, &host);
+    plan.sound()?;
     let cache = args.cache_dir.unwrap_or_else(home::cache);
     let images = Images::open(cache, "/proc/self/exe".into())?;
     let images = images.with_registries(args.registry.options());
-    load::check_host_paths(&loaded)?;
-    prepare(&images, &loaded).await?;
+    plan.look_at_host_paths();
+    plan.sound()?;
+    plan.prepare(&images, &*bar_or_quiet()).await;
+    plan.sound()?;
+    plan.look_at_ports(&host.facts.addresses.pod_ips);
+    plan.sound()?;
+    let loaded = plan.into_pods();
 
     let (screen, failed) =
         Screen::new(args.output == Output::Json).context("cannot start a thread")?;
-    for notice in load::notices(&loaded, &host) {
+    for notice in notices(&loaded, &host) {
         screen.note(&notice);
     }
     if !linux::has_landlock() {
@@ -105,11 +121,14 @@ async fn pods(args: Args) -> Result<u8> {
     let ledger = Arc::new(open_ledger(args.root_dir)?);
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     let listener = listen(&ledger)?;
-    let board = Board::new(Arc::clone(&ledger));
+    let shared = Arc::new(Shared { runtime: wasm, images, ledger: Arc::clone(&ledger), host });
+    let board = Board::new(Arc::clone(&shared));
     let server = Server::start(listener, board.clone()).context("cannot serve this run's pods")?;
-    let shared = Shared { runtime: wasm, images, ledger: Arc::clone(&ledger), host };
+    let changes = args.watch.then(|| watch::start(&loaded, Arc::clone(&shared)));
+    let changes = changes.transpose().context("cannot watch the Wasm files")?;
     let workers = Workers::new(shared, happenings);
-    let code = match session::Session::new(workers, &ledger, &board, loaded, (screen, failed)) {
+    let session = Session::new(workers, Arc::clone(&ledger), board, (screen, failed), changes);
+    let code = match session.and_then(|session| session.start(loaded)) {
         Ok(session) => session.run().await,
         Err(error) => Err(error),
     };
@@ -121,19 +140,13 @@ async fn pods(args: Args) -> Result<u8> {
     code
 }
 
-/// Every image of every pod, before anything runs: what is wrong with one is an error of the
-/// command, not a container that is tried again and again.
-async fn prepare(images: &Images, loaded: &[load::Loaded]) -> Result<()> {
-    let progress = bar_or_quiet();
-    for pod in loaded {
-        for container in pod.containers() {
-            images
-                .prepare(image_request(Some(container), &pod.base), &*progress)
-                .await
-                .with_context(|| format!("{}: container {:?}", pod.name(), container.name))?;
-        }
-    }
-    Ok(())
+/// What a cluster's node would do and this host does not, each field once.
+fn notices(loaded: &[Loaded], host: &Host) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let all = loaded.iter().flat_map(|pod| load::notices(pod, host));
+    all.filter(|notice| seen.insert(notice.field.clone()))
+        .map(|notice| format!("{}: {}", notice.field, notice.text))
+        .collect()
 }
 
 /// The sandbox program: as given, else beside this one.

@@ -23,6 +23,8 @@ use crate::logs::Stream;
 /// Colours of container names, given in turn.
 const COLORS: [Color; 6] =
     [Color::Cyan, Color::Yellow, Color::Green, Color::Magenta, Color::Blue, Color::Red];
+/// The table's columns, the last one only where there is an HTTP server.
+const TITLES: [&str; 6] = ["POD", "CONTAINER", "STATE", "RESTARTS", "AGE", "URL"];
 /// Messages that wait for a slow reader. Logs stay in their files while half of it is taken; of
 /// the rest, what does not fit is not shown.
 const QUEUE: usize = 128;
@@ -44,6 +46,7 @@ struct Row {
     pod: usize,
     name: String,
     container: String,
+    url: Option<String>,
 }
 
 /// Where everything is shown.
@@ -84,7 +87,8 @@ impl Screen {
             for container in loaded.containers() {
                 self.width = self.width.max(container.name.len());
                 let (name, container) = (loaded.name().into(), container.name.clone());
-                self.rows.push(Row { pod, name, container });
+                let url = loaded.url(&container);
+                self.rows.push(Row { pod, name, container, url });
             }
         }
     }
@@ -95,11 +99,17 @@ impl Screen {
             return;
         }
         let now = Timestamp::now();
-        let rows = statuses.enumerate().flat_map(|(pod, status)| {
-            let rows = self.rows.iter().filter(move |row| row.pod == pod);
-            rows.map(move |row| cells(row, status, now))
-        });
-        self.show(Message::Table(rows.collect()));
+        let mut table = vec![TITLES.map(String::from).to_vec()];
+        for (pod, status) in statuses.enumerate() {
+            let rows = self.rows.iter().filter(|row| row.pod == pod);
+            table.extend(rows.map(|row| cells(row, status, now)));
+        }
+        if self.rows.iter().all(|row| row.url.is_none()) {
+            for row in &mut table {
+                row.truncate(TITLES.len() - 1);
+            }
+        }
+        self.show(Message::Table(table));
     }
 
     /// A line of our own, on standard error.
@@ -181,18 +191,19 @@ impl Screen {
     }
 }
 
-fn cells(row: &Row, status: &PodStatus, now: Timestamp) -> [String; 5] {
+fn cells(row: &Row, status: &PodStatus, now: Timestamp) -> Vec<String> {
     let of = |list: &Option<Vec<ContainerStatus>>| {
         list.iter().flatten().find(|status| status.name == row.container).cloned()
     };
     let container = of(&status.init_container_statuses).or_else(|| of(&status.container_statuses));
     let container = container.unwrap_or_default();
     let started = status.start_time.as_ref();
-    [
+    vec![
         row.name.clone(),
         row.container.clone(),
         state_text(&container),
         container.restart_count.to_string(),
         started.map(|time| age(time, now)).unwrap_or_default(),
+        row.url.clone().unwrap_or_default(),
     ]
 }

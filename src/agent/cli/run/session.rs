@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use copepod_pod::Event;
 use futures_core::Stream;
-use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -20,6 +20,7 @@ use super::board::{Board, grace_of};
 use super::load::Loaded;
 use super::report;
 use super::screen::{Failed, Screen, Source};
+use super::watch::Change;
 use crate::ledger::Ledger;
 use crate::logs::follow::Follower;
 use crate::runtime::Runtime;
@@ -38,9 +39,16 @@ struct Running {
 }
 
 /// Everything between start and end.
-pub(super) struct Session {
+pub(super) struct Session<R> {
+    workers: Workers<R>,
+    ledger: Arc<Ledger>,
+    board: Board<R>,
     pods: Vec<Running>,
+    changed: mpsc::Sender<usize>,
     changes: mpsc::Receiver<usize>,
+    /// With `--watch`: files that are others now.
+    files: Option<mpsc::Receiver<Change>>,
+    watches: Watches,
     writes: EventStream<Vec<u8>>,
     logs: HashMap<WatchDescriptor, (Source, Follower)>,
     /// Logs that grew since they were looked at.
@@ -50,44 +58,76 @@ pub(super) struct Session {
     stops: u32,
 }
 
-impl Session {
+impl<R: Runtime> Session<R> {
+    /// A session without pods, which runs anew what ends and `files` tells of.
+    ///
+    /// # Errors
+    /// That of watching logs.
+    pub(super) fn new(
+        workers: Workers<R>,
+        ledger: Arc<Ledger>,
+        board: Board<R>,
+        (screen, failed): (Screen, Failed),
+        files: Option<mpsc::Receiver<Change>>,
+    ) -> Result<Self> {
+        let inotify = Inotify::init().context("cannot watch logs")?;
+        let watches = inotify.watches();
+        let writes =
+            inotify.into_event_stream(vec![0; INOTIFY_BUFFER]).context("cannot watch logs")?;
+        let (changed, changes) = mpsc::channel(1);
+        let (pods, logs, grown) = (Vec::new(), HashMap::new(), HashSet::new());
+        Ok(Self {
+            workers,
+            ledger,
+            board,
+            pods,
+            changed,
+            changes,
+            files,
+            watches,
+            writes,
+            logs,
+            grown,
+            screen,
+            failed,
+            stops: 0,
+        })
+    }
+
     /// Starts the pods' workers.
     ///
     /// # Errors
     /// That of the logs' directories, before any worker is started.
-    pub(super) fn new<R: Runtime>(
-        mut workers: Workers<R>,
-        ledger: &Ledger,
-        board: &Board,
-        loaded: Vec<Loaded>,
-        (screen, failed): (Screen, Failed),
-    ) -> Result<Self> {
-        let inotify = Inotify::init().context("cannot watch logs")?;
-        let mut logs = HashMap::new();
-        for (pod, one) in loaded.iter().enumerate() {
-            for container in one.containers() {
-                let dir = ledger.log_dir_of(&one.pod, &container.name);
-                let source = Source { pod, container: container.name.clone() };
-                fs::create_dir_all(&dir)
-                    .with_context(|| format!("cannot make {}", dir.display()))?;
-                let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
-                let watch = inotify.watches().add(&dir, mask).context("cannot watch logs")?;
-                logs.insert(watch, (source, Follower::new(dir)));
-            }
+    pub(super) fn start(mut self, loaded: Vec<Loaded>) -> Result<Self> {
+        for (place, one) in loaded.iter().enumerate() {
+            self.watch_logs(place, one)?;
         }
-        let writes =
-            inotify.into_event_stream(vec![0; INOTIFY_BUFFER]).context("cannot watch logs")?;
-        let (changed, changes) = mpsc::channel(1);
-        let start = |(index, loaded): (usize, Loaded)| {
-            let handle =
-                workers.add(loaded.pod.clone(), loaded.base.clone(), loaded.objects.clone());
-            tokio::spawn(forward(index, handle.clone(), changed.clone()));
-            board.add(Arc::clone(&loaded.pod), handle.clone());
-            let snapshot = handle.snapshot.borrow().clone();
-            Running { loaded, handle, snapshot }
-        };
-        let pods = loaded.into_iter().enumerate().map(start).collect();
-        Ok(Self { pods, changes, writes, logs, grown: HashSet::new(), screen, failed, stops: 0 })
+        for (place, one) in loaded.into_iter().enumerate() {
+            let running = self.start_pod(place, one);
+            self.pods.push(running);
+        }
+        Ok(self)
+    }
+
+    fn watch_logs(&mut self, pod: usize, loaded: &Loaded) -> Result<()> {
+        for container in loaded.containers() {
+            let dir = self.ledger.log_dir_of(&loaded.pod, &container.name);
+            let source = Source { pod, container: container.name.clone() };
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
+            let watch = self.watches.add(&dir, mask).context("cannot watch logs")?;
+            self.logs.insert(watch, (source, Follower::new(dir)));
+        }
+        Ok(())
+    }
+
+    fn start_pod(&mut self, place: usize, loaded: Loaded) -> Running {
+        let Loaded { pod, base, objects, .. } = &loaded;
+        let handle = self.workers.add(Arc::clone(pod), base.clone(), Arc::clone(objects));
+        tokio::spawn(forward(place, handle.clone(), self.changed.clone()));
+        self.board.show(place, &loaded, handle.clone());
+        let snapshot = handle.snapshot.borrow().clone();
+        Running { loaded, handle, snapshot }
     }
 
     /// Runs until every pod has ended, and gives the exit code.
@@ -99,9 +139,10 @@ impl Session {
         let mut redraw = redraw();
         let mut unwritten = None;
         self.screen.start(self.pods.iter().map(|pod| &pod.loaded));
-        while !self.pods.iter().all(|pod| pod.snapshot.terminated) {
+        while !self.is_over() {
             tokio::select! {
                 Some(pod) = self.changes.recv() => self.changed(pod),
+                Some(change) = next(&mut self.files) => self.file(&change),
                 Some(log) = written(&mut self.writes) => match log {
                     Some(log) => drop(self.grown.insert(log)),
                     // Too many at once (an overflow names none): any may have grown.
@@ -137,6 +178,68 @@ impl Session {
         }
     }
 
+    /// Whether nothing runs any more, and nothing will.
+    fn is_over(&self) -> bool {
+        let for_good =
+            |place: usize| self.files.is_none() || self.stops > 0 || self.board.is_stopped(place);
+        let mut pods = self.pods.iter().enumerate();
+        pods.all(|(place, pod)| pod.snapshot.terminated && for_good(place))
+    }
+
+    /// A container's Wasm file is another one: it is restarted with that, and its pod run anew
+    /// where that has ended.
+    fn file(&mut self, change: &Change) {
+        let Change { pod: place, container, file, broken } = change;
+        let Some(pod) = self.pods.get(*place) else { return };
+        let (pod_name, file) = (pod.loaded.name(), file.display());
+        let about = format!("{pod_name}/{container}: {file}");
+        if let Some(error) = broken {
+            self.screen.note(&format!("{about} has changed and is not used: {error}"));
+            return;
+        }
+        // Whoever has stopped it wants no more of it.
+        if self.stops > 0 || self.board.is_stopped(*place) {
+            return;
+        }
+        if pod.snapshot.terminated {
+            self.screen.note(&format!("{about} has changed: the pod runs anew"));
+            self.run_anew(*place);
+            return;
+        }
+        self.screen.note(&format!("{about} has changed: the container restarts"));
+        let event = Event::Replace { container: container.clone() };
+        // Full: a worker never waits, so that is no case; closed: its end is told in a moment, and
+        // then it is looked at whether it ran with this file.
+        let _ = pod.handle.events.try_send(event);
+    }
+
+    /// Starts a pod that has ended once more, as another one of the same name.
+    fn run_anew(&mut self, place: usize) {
+        let Some(pod) = self.pods.get(place) else { return };
+        let old = pod.loaded.clone();
+        // What it wrote last is shown before its logs go.
+        let of_pod =
+            |(_, (source, _)): &(&WatchDescriptor, &(Source, Follower))| source.pod == place;
+        let logs: Vec<_> = self.logs.iter().filter(of_pod).map(|(log, _)| log.clone()).collect();
+        for log in logs {
+            self.look_at(&log);
+            self.logs.remove(&log);
+        }
+        for container in old.containers() {
+            // What cannot be removed now goes with the run.
+            let _ = fs::remove_dir_all(self.ledger.log_dir_of(&old.pod, &container.name));
+        }
+        let mut new = old;
+        new.renew();
+        if let Err(error) = self.watch_logs(place, &new) {
+            self.screen.note(&format!("{}: {error:#}", new.name()));
+        }
+        let running = self.start_pod(place, new);
+        if let Some(pod) = self.pods.get_mut(place) {
+            *pod = running;
+        }
+    }
+
     /// Shows what is left to show.
     async fn finish(mut self) {
         while !self.grown.is_empty() {
@@ -149,9 +252,13 @@ impl Session {
 
     /// Reads what one container's log grew by and shows it.
     fn look(&mut self) {
-        let Some(watch) = self.grown.iter().next().cloned() else { return };
-        self.grown.remove(&watch);
-        let Some((source, follower)) = self.logs.get_mut(&watch) else { return };
+        let Some(log) = self.grown.iter().next().cloned() else { return };
+        self.grown.remove(&log);
+        self.look_at(&log);
+    }
+
+    fn look_at(&mut self, log: &WatchDescriptor) {
+        let Some((source, follower)) = self.logs.get_mut(log) else { return };
         if let Err(error) = self.screen.lines(source, |each| follower.look(each)) {
             self.screen.note(&format!("cannot read the logs of {}: {error}", source.container));
         }
@@ -186,6 +293,14 @@ impl Session {
             // Full: a worker never waits, so that is no case; closed: that pod has ended.
             let _ = pod.handle.events.try_send(Event::Kill { grace });
         }
+    }
+}
+
+/// The next change of a file; never one without `--watch`.
+async fn next(files: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
+    match files {
+        Some(files) => files.recv().await,
+        None => std::future::pending().await,
     }
 }
 
