@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::Scene;
-use crate::registry::{refused, scene};
+use crate::registry::{ONCE, refused, scene};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// What makes the guest `exit` end with 3.
+const EXIT: &str = "args: ['3']";
 
 /// An image as it lies in a layout, made here from nothing.
 #[derive(Default)]
@@ -135,12 +138,12 @@ fn the_wasm_of_an_images_files_is_run() {
     let top = image.manifest(&[lower, upper], &run);
     let name = format!("{}/hello:1", registry.host());
     image.push(&scene, &top, &name);
-    let ended = scene.run_image(&name, "", &[]);
+    let ended = scene.run_image(&name, ONCE, &[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("hello, world"), "{ended:?}");
+    assert!(ended.out.contains("count 1"), "{ended:?}");
     // Unpacked once, and again from the store alone.
     drop(registry);
-    let ended = scene.run_image(&name, "", &[]);
+    let ended = scene.run_image(&name, ONCE, &[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let files = scene.store().join("files");
     let unpacked: Vec<_> = fs::read_dir(&files).expect("there").collect();
@@ -168,8 +171,10 @@ fn of_several_platforms_wasm_is_taken_and_of_several_files_the_named_one() {
     image.push(&scene, &top, &name);
     let texts = ["its entrypoint \"serve\" is no Wasm file, and it has 2", "/a.wasm, /bin/exit"];
     refused(&scene.run_image(&name, "", &[]), &texts);
-    for (command, code) in [("/a.wasm", 0), ("a.wasm", 0), ("/bin/exit", 3), ("exit", 3)] {
-        let ended = scene.run_image(&name, &format!("command: [{command}]"), &[]);
+    for (command, args, code) in
+        [("/a.wasm", ONCE, 0), ("a.wasm", ONCE, 0), ("/bin/exit", EXIT, 3), ("exit", EXIT, 3)]
+    {
+        let ended = scene.run_image(&name, &format!("command: [{command}]\n{args}"), &[]);
         assert_eq!(ended.code, Some(code), "{command}: {ended:?}");
     }
     scene.guard.finish();

@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::guard::Guard;
 use crate::{Ended, SOON, Scene};
 
+/// What makes the guest `hello` end, in a container.
+pub(crate) const ONCE: &str = "args: [--count, '1']";
+
 /// A user with a store of their own.
 pub(crate) fn scene() -> Scene {
     let home = Home::with_empty_cache();
@@ -110,9 +113,9 @@ fn an_image_is_pushed_pulled_and_run_by_each_pull_policy() {
     let registry = Registry::start();
     let image = format!("{}/demo/hello", registry.host());
     scene.push("hello-p2", &image);
-    let first = scene.run_image(&image, "", &[]);
+    let first = scene.run_image(&image, ONCE, &[]);
     assert_eq!(first.code, Some(0), "{first:?}");
-    assert!(first.out.contains("hello, world"), "{first:?}");
+    assert!(first.out.contains("count 1"), "{first:?}");
     let listed = json(&scene.image(&["ls", "-o", "json"]));
     assert_eq!(listed["image"], format!("{image}:latest"));
     // With a tag the default is to look here first.
@@ -120,7 +123,7 @@ fn an_image_is_pushed_pulled_and_run_by_each_pull_policy() {
     assert!(ended.out.contains("up to date"), "{ended:?}");
     drop(registry);
     for policy in ["IfNotPresent", "Never"] {
-        let ended = scene.run_image(&image, &format!("imagePullPolicy: {policy}"), &[]);
+        let ended = scene.run_image(&image, &format!("{ONCE}\nimagePullPolicy: {policy}"), &[]);
         assert_eq!(ended.code, Some(0), "{policy}: {ended:?}");
     }
     refused(&scene.run_image(&image, "imagePullPolicy: Always", &[]), &["cannot reach http"]);
@@ -190,7 +193,7 @@ fn https_needs_a_certificate_that_is_trusted() {
     let ca = at("cert.pem");
     let trusted = [&push[..], &["--ca-file", ca.to_str().expect("UTF-8")]].concat();
     assert_eq!(scene.image(&trusted).code, Some(0));
-    let ended = scene.run_image(&image, "args: [--count, '1']", &trusted[3..]);
+    let ended = scene.run_image(&image, ONCE, &trusted[3..]);
     assert_eq!((ended.code, ended.out.contains("count 1")), (Some(0), true), "{ended:?}");
     let key = at("key.pem");
     let wrong = [&push[..], &["--ca-file", key.to_str().expect("UTF-8")]].concat();
@@ -482,7 +485,7 @@ fn one_image_of_several_containers_is_fetched_once() {
     let image = format!("{}/x:1", proxy.host());
     let containers: String = ["a", "b", "c"]
         .iter()
-        .map(|name| format!("  - {{name: {name}, image: '{image}'}}\n"))
+        .map(|name| format!("  - {{name: {name}, image: '{image}', {ONCE}}}\n"))
         .collect();
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: one}}\nspec:\n  restartPolicy: Never\n  \

@@ -139,7 +139,7 @@ impl Registries {
 pub(super) fn hint(error: &reqwest::Error) -> &'static str {
     if speaks_no_tls(error) {
         " (it speaks plain HTTP? then name it by --plain-http HOST[:PORT])"
-    } else if matches!(cause(error), Some(rustls::Error::InvalidCertificate(_))) {
+    } else if matches!(tls(error), Some(rustls::Error::InvalidCertificate(_))) {
         " (a certificate authority of your own? then name its file by --ca-file)"
     } else {
         ""
@@ -148,28 +148,27 @@ pub(super) fn hint(error: &reqwest::Error) -> &'static str {
 
 /// Whether who answered spoke no TLS: it said something else, or hung up on the first words of it.
 fn speaks_no_tls(error: &reqwest::Error) -> bool {
-    let hung_up = |e: &io::Error| {
-        matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
-    };
-    error.is_connect()
-        && (matches!(cause(error), Some(rustls::Error::InvalidMessage(_)))
-            || cause::<io::Error>(error).is_some_and(hung_up))
+    let hung_up = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|e| matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset));
+    error.is_connect() && (matches!(tls(error), Some(rustls::Error::InvalidMessage(_))) || hung_up)
 }
 
-/// The first cause of this type.
-fn cause<T: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&T> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+/// What TLS found wrong.
+fn tls(error: &reqwest::Error) -> Option<&rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// An error and what lies below it.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             // What it holds is not its source, but stands in its place.
-            Some(inner) => Some(inner),
+            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
             None => error.source(),
-        };
-    }
-    None
+        }
+    })
 }
 
 #[cfg(test)]
