@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use copepod_wasm::Preopen;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::jail;
@@ -50,12 +51,9 @@ pub(crate) struct OpenDirectory {
 }
 
 impl OpenDirectory {
-    /// Opens the directory of a preopen. Other guests may write to what is above it, so no link is
-    /// followed on the way: the agent gives paths without any.
+    /// Opens the directory of a preopen.
     pub(crate) fn open(preopen: &Preopen) -> Result<Self, FilesError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let plainly = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let fd = openat2(CWD, &preopen.host, flags, Mode::empty(), plainly)
+        let fd = open_plainly(CWD, &preopen.host, OFlags::DIRECTORY, ResolveFlags::empty())
             .map_err(|e| FilesError::directory(preopen, io::Error::from(e)))?;
         Ok(Self { fd, read_only: preopen.read_only })
     }
@@ -75,6 +73,18 @@ impl OpenDirectory {
 pub(crate) fn open_artefact(path: &Path) -> Result<OwnedFd, FilesError> {
     open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| FilesError::Artefact { path: path.display().to_string(), source: e.into() })
+}
+
+/// Opens a path without following a link: other guests may write to what lies on the way to a
+/// guest's directory, and put one there meanwhile.
+pub(crate) fn open_plainly(
+    from: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    more: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | more;
+    openat2(from, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), resolve)
 }
 
 /// The path of an open file, for libraries that take nothing but paths.
@@ -105,5 +115,8 @@ mod tests {
         let file = Preopen { host: dir.path().join("away/mine"), ..preopen };
         let Err(e) = OpenDirectory::open(&file) else { panic!("a file is no preopen") };
         assert!(e.to_string().contains("away/mine") && e.to_string().contains("/data"));
+        std::os::unix::fs::symlink(&host, dir.path().join("link")).expect("links");
+        let link = Preopen { host: dir.path().join("link"), ..file };
+        assert!(OpenDirectory::open(&link).is_err(), "a link is no preopen");
     }
 }

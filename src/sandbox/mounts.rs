@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use copepod_wasm::{Mount, Preopen};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat2};
+use rustix::fs::{CWD, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, mount_remount,
@@ -19,7 +19,7 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use thiserror::Error;
 
-use crate::files::proc_path;
+use crate::files::{open_plainly, proc_path};
 
 /// Which mount could not be made. The guest is not started then.
 #[derive(Debug, Error)]
@@ -81,9 +81,10 @@ fn enter_namespace() -> Result<(), MountError> {
 
 fn bind(mount: &Mount, preopens: &[Preopen]) -> Result<(), MountError> {
     let Mount { source: path, target, read_only } = mount;
-    let source = open_plainly(CWD, path, ResolveFlags::empty()).map_err(|source| {
-        MountError::Source { path: path.clone(), target: target.clone(), source: source.into() }
-    })?;
+    let source =
+        open_plainly(CWD, path, OFlags::empty(), ResolveFlags::empty()).map_err(|source| {
+            MountError::Source { path: path.clone(), target: target.clone(), source: source.into() }
+        })?;
     let below = open_target(target, preopens)?;
     let failed = |source| MountError::Bind { path: path.clone(), target: target.clone(), source };
     // With what is mounted below the source, as for a directory that is opened without a mount.
@@ -114,23 +115,14 @@ fn open_target(target: &Path, preopens: &[Preopen]) -> Result<OwnedFd, MountErro
     let over = preopens.iter().filter(|preopen| target.starts_with(&preopen.host));
     let over = over.max_by_key(|preopen| preopen.host.as_os_str().len());
     let Some(Preopen { host, .. }) = over else { return Err(MountError::Outside(target.into())) };
-    let directory = open_plainly(CWD, host, ResolveFlags::empty()).map_err(failed)?;
+    let directory =
+        open_plainly(CWD, host, OFlags::DIRECTORY, ResolveFlags::empty()).map_err(failed)?;
     match target.strip_prefix(host) {
         Ok(rest) if !rest.as_os_str().is_empty() => {
-            open_plainly(directory, rest, ResolveFlags::BENEATH).map_err(failed)
+            open_plainly(directory, rest, OFlags::empty(), ResolveFlags::BENEATH).map_err(failed)
         }
         Ok(_) | Err(_) => Ok(directory),
     }
-}
-
-/// Opens a path on whose way no link is followed.
-fn open_plainly(
-    from: impl std::os::fd::AsFd,
-    path: &Path,
-    more: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | more;
-    openat2(from, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 #[cfg(test)]

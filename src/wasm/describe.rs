@@ -20,7 +20,7 @@ pub enum GuestKind {
 /// A directory of the host that the guest sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preopen {
-    /// Absolute path on the host.
+    /// Absolute path on the host. No link is followed on the way to it.
     pub host: PathBuf,
     /// Absolute path that the guest sees.
     pub guest: String,
@@ -32,9 +32,10 @@ pub struct Preopen {
 /// of the sandbox's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Absolute path on the host of what is bound.
+    /// Absolute path on the host of what is bound. No link is followed on the way to it.
     pub source: PathBuf,
-    /// Absolute path on the host of what it covers; of the same kind (file or directory).
+    /// Absolute path on the host of what it covers, of the same kind (file or directory): below the
+    /// host's path of a [`Preopen`], or that path itself. No link is followed on the way to it.
     pub target: PathBuf,
     /// Whether the guest may only read.
     pub read_only: bool,
