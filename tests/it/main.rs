@@ -1,5 +1,7 @@
 //! The real programs with real guests, run as a user would. `make test` builds what is run here.
 
+mod check;
+mod commands;
 mod compile;
 mod dev;
 mod env;
@@ -19,6 +21,7 @@ mod survive;
 mod symbols;
 mod user;
 mod volumes;
+mod watch;
 
 use std::fs;
 use std::path::PathBuf;

@@ -116,7 +116,6 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`].
-    #[expect(dead_code, reason = "commands run in a container come next")]
     pub(crate) async fn prepare_file(
         &self,
         request: ImageRequest<'_>,

@@ -15,6 +15,7 @@ mod route;
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::answer::{Answer, Refusal, json};
 use self::route::{Route, Target};
@@ -41,6 +42,8 @@ use crate::worker::Snapshot;
 const CONNECTIONS: usize = 64;
 /// Streams at a time, which last: some connections are always left for short answers.
 const STREAMS: u32 = 48;
+/// How long nothing is accepted after that has failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Bytes of a request's head: a command of an exec stands in its path.
 const HEAD_MAX: usize = 128 << 10;
 /// How long a client may take to send a request's head.
@@ -148,24 +151,24 @@ async fn accept<P: Pods>(
     mut end: oneshot::Receiver<()>,
 ) {
     let mut connections = JoinSet::new();
+    let (ending, ended) = watch::channel(());
     loop {
         tokio::select! {
             _ = &mut end => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve(stream, Arc::clone(&shared)));
+                    connections.spawn(serve(stream, Arc::clone(&shared), ended.clone()));
                 }
                 Err(error) => {
-                    // No descriptor is left: one comes free when a connection ends.
+                    // No descriptor is left, or no memory: not better at once.
                     tracing::warn!(%error, "cannot accept a connection");
-                    connections.join_next().await;
-                    tokio::task::yield_now().await;
+                    sleep(ACCEPT_AGAIN).await;
                 }
             },
         }
     }
-    drop(listener);
+    drop((listener, ending));
     let drained = async {
         while connections.join_next().await.is_some() {}
         // A stream that was upgraded has left its connection.
@@ -174,7 +177,11 @@ async fn accept<P: Pods>(
     let _ = timeout(DRAIN, drained).await;
 }
 
-async fn serve<P: Pods>(stream: UnixStream, shared: Arc<Shared<P>>) {
+async fn serve<P: Pods>(
+    stream: UnixStream,
+    shared: Arc<Shared<P>>,
+    mut ended: watch::Receiver<()>,
+) {
     let service = service_fn(|request| {
         let shared = Arc::clone(&shared);
         async { Ok::<_, Infallible>(shared.answer(request).await) }
@@ -187,7 +194,16 @@ async fn serve<P: Pods>(stream: UnixStream, shared: Arc<Shared<P>>) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = &mut connection => served,
+        // The server ends, and its half with it: whoever has not asked yet is let go.
+        Err(_) = ended.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
         // A client that went away.
         tracing::debug!(%error, "a connection ended early");
     }

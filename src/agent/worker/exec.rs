@@ -6,16 +6,18 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
-use super::Shared;
+use super::{Shared, container, image_request};
+use crate::image::Quiet;
 use crate::runtime::{Exec, ExecError, ExecExit, Runtime};
 
 impl<R: Runtime> Shared<R> {
     /// Runs `command` in the container `name` of `pod`, as its status has it, and waits for its
-    /// end. `base` is the folder from which the pod's images' paths start. Dropped before, the
+    /// end: the Wasm file of the container's image that its first word names, else the container's
+    /// own. `base` is the folder from which the pod's images' paths start. Dropped before, the
     /// command is killed.
     ///
     /// # Errors
-    /// As [`Runtime::exec`].
+    /// As [`Runtime::exec`]; [`ExecError::Start`] as well for a file that cannot be compiled.
     pub(crate) async fn exec(
         &self,
         (pod, base): (&Pod, &Path),
@@ -24,11 +26,15 @@ impl<R: Runtime> Shared<R> {
         command: Vec<String>,
         streams: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
-        let _ = (pod, base);
         let Some(id) = running_id(status, name) else {
             return Err(ExecError::NotRunning(name.into()));
         };
-        let artefact = None;
+        let request = image_request(container::find(pod, name), base);
+        let artefact = match command.first() {
+            Some(word) => self.images.prepare_file(request, word, &Quiet).await,
+            None => return Err(ExecError::NoCommand),
+        };
+        let artefact = artefact.map_err(|error| ExecError::Start(Box::new(error)))?;
         self.runtime.exec(&id, Exec { command, artefact, streams }).await
     }
 }
