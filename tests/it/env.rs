@@ -91,13 +91,13 @@ spec:
     image: '@files@'
     args: [env]
     env:
-    - {name: X, valueFrom: {fileKeyRef: {volumeName: data, path: env, key: KEY}}}
-    - {name: Y, valueFrom: {fileKeyRef: {volumeName: data, path: none, key: KEY, optional: true}}}
+    - {name: GIVEN, valueFrom: {fileKeyRef: {volumeName: data, path: env, key: KEY}}}
+    - {name: ABSENT, valueFrom: {fileKeyRef: {volumeName: data, path: none, key: KEY, optional: true}}}
 ",
         &[],
     );
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("X=from a file") && !ended.out.contains("Y="), "{ended:?}");
+    assert!(ended.out.contains("GIVEN=from a file") && !ended.out.contains("ABSENT="), "{ended:?}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn a_writable_host_path_is_written_to() {
 fn nothing_outside_a_mount_is_seen() {
     let host = tempfile::tempdir().expect("makes");
     std::os::unix::fs::symlink("/etc", host.path().join("link")).expect("links");
-    for path in ["/etc/hostname", "/host/../etc/hostname", "/host/link/hostname"] {
+    for path in ["/etc/passwd", "/host/../etc/passwd", "/host/link/passwd"] {
         let yaml = pod(
             "files",
             &format!("read, {path}"),

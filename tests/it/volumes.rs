@@ -21,7 +21,7 @@ binaryData: {bytes: AAEC/w==}
 apiVersion: v1
 kind: Secret
 metadata: {name: secret}
-data: {password: b3BlbiBzZXNhbWU=}
+data: {password: b3BlbiBzZXNhbWUK}
 stringData: {user: ali}
 ---
 ";
@@ -106,7 +106,7 @@ fn files_of_objects_are_read_by_both_kinds_of_guests() {
         assert_eq!(ended.code, Some(1), "objects' files cannot be written: {ended:?}");
         for text in [
             "hello from a map",
-            "link 7 in",
+            "link 9 in",
             "link 10 raw",
             "open sesame",
             "app=\"it\"",
@@ -128,10 +128,11 @@ fn a_secret_is_in_memory_alone_and_goes_with_the_pod() {
                      password}";
     let args = ["read /one", "read /secret/password", "wait 60000"];
     let run = scene.start(&pod("files", &args, mounts_of, volumes, ""), &[]);
-    run.wait_line("open sesameopen sesame", SOON);
+    run.wait_line("open sesame", SOON);
+    wait_until(SOON, "both are read", || run.stdout().matches("open sesame").count() == 2);
     let found: Vec<_> = files_below(scene.home.path())
         .into_iter()
-        .filter(|path| fs::read(path).is_ok_and(|bytes| bytes == b"open sesame"))
+        .filter(|path| fs::read(path).is_ok_and(|bytes| bytes == b"open sesame\n"))
         .collect();
     let [file] = &found[..] else { panic!("one file was expected: {found:?}") };
     let about = fs::metadata(file).expect("is there");
@@ -202,7 +203,7 @@ spec:
     assert!(line.contains("CreateContainerConfigError"), "{line}");
     assert!(line.contains("volumeMount \"data\" of container \"main\""), "{line}");
     assert!(!run.stdout().contains("passwd"));
-    end(scene, run, 1);
+    end(scene, run, 137);
 }
 
 #[test]

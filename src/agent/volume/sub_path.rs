@@ -30,12 +30,19 @@ pub(super) fn resolve(volume: &Volume, path: &Path) -> io::Result<Source> {
     let found = match linux::open_below(&top, path, OFlags::PATH, Links::Refused) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => match volume.kind {
             Kind::EmptyDir | Kind::HostPath => {
-                linux::make_below(&top, path, linux::mode_of(&top)?, Links::Refused)?
+                linux::make_below(&top, path, linux::mode_of(&top)?, Links::Refused)
             }
-            Kind::Payload { .. } => return Err(e),
+            Kind::Payload { .. } => Err(e),
         },
-        opened => opened?,
+        opened => opened,
     };
+    let found = found.map_err(|e| {
+        // As the kernel says it.
+        if e.kind() != io::ErrorKind::CrossesDevices {
+            return e;
+        }
+        io::Error::new(e.kind(), format!("{} leads out of the volume", path.display()))
+    })?;
     let is_dir = match FileType::from_raw_mode(fstat(&found)?.st_mode) {
         FileType::Directory => true,
         FileType::RegularFile => false,

@@ -66,15 +66,9 @@ pub(super) enum DescribeError {
         /// The container.
         container: String,
     },
-    /// What it sees of the host's files.
-    #[error("container {container:?}")]
-    Files {
-        /// The container.
-        container: String,
-        /// What is wrong.
-        #[source]
-        source: TreeError,
-    },
+    /// What it sees of the host's files; its words are upstream's where upstream has any.
+    #[error(transparent)]
+    Files(#[from] TreeError),
 }
 
 impl DescribeError {
@@ -87,7 +81,7 @@ impl DescribeError {
             | Self::Env(_)
             | Self::EnvFile { .. }
             | Self::Root { .. } => "CreateContainerConfigError",
-            Self::Files { source, .. } => source.reason(),
+            Self::Files(error) => error.reason(),
         }
     }
 }
@@ -164,8 +158,7 @@ pub(super) fn describe(
             mounts: host.mounts,
         },
         &ledger.attempt_dir(&uid, &name, attempt).join("root"),
-    )
-    .map_err(|source| DescribeError::Files { container: name.clone(), source })?;
+    )?;
     let (dir, file) = tree.message.unwrap_or_default();
     let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let grace = pod_spec.termination_grace_period_seconds;
