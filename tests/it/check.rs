@@ -58,21 +58,21 @@ fn everything_wrong_is_told_by_pod() {
     let bad = "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec:\n  restartPolicy: Sometimes\n  \
                containers: [{name: a, image: ./none.wasm}]\n---\n";
     let free = crate::http::free_port();
-    let yaml = [bad.into(), server("x", port), server("y", free), server("z", free)].concat();
+    let yaml = [bad.into(), server("px", port), server("py", free), server("pz", free)].concat();
     let file = scene.pod(&yaml);
     let none = scene.home.path().join("home/none.yaml");
     let args = ["check", none.to_str().expect("UTF-8"), file.to_str().expect("UTF-8")];
     let ended = scene.ask(&args);
     assert_eq!((ended.code, ended.err.as_str()), (Some(1), ""), "{ended:?}");
     for text in [
-        "wrong: cannot read",
+        ": cannot be read: ",
         "pod bad: cannot run\n",
         "spec.restartPolicy: ",
         "bad: container \"a\": ",
-        "pod y: can run\n",
-        &format!("  wrong: x: port {port} of container \"web\" is taken by another process: it-"),
+        "pod py: can run\n",
+        &format!("  wrong: px: port {port} of container \"web\" is taken by another process: it-"),
         &format!(
-            "  wrong: z: port {free} of container \"web\" is taken by container \"web\" of pod \"y\""
+            "  wrong: pz: port {free} of container \"web\" is taken by container \"web\" of pod \"py\""
         ),
     ] {
         assert!(ended.out.contains(text), "{text:?} is not in {}", ended.out);

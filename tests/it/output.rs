@@ -19,7 +19,8 @@ fn a_pipe_gets_the_guests_lines_and_nothing_else() {
         &[],
     );
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let expected = "args: --count 2 --every 1\nenv: A=b\nenv: C=b-$(NONE)-$(A)\ncount 1\ncount 2\n";
+    let expected = "args: --count 2 --every 1\nenv: A=b\nenv: C=b-$(NONE)-$(A)\n\
+                    env: HOSTNAME=one\ncount 1\ncount 2\n";
     assert_eq!(ended.out, expected);
 }
 

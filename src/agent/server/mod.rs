@@ -186,12 +186,11 @@ async fn serve<P: Pods>(
         let shared = Arc::clone(&shared);
         async { Ok::<_, Infallible>(shared.answer(request).await) }
     });
-    // One request a connection: a client that keeps one open holds up nobody.
+    // A client that keeps one open has as long for its next request as for its first.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);

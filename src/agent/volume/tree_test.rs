@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::Volume;
 use super::*;
+use crate::volume::Volume;
 
 struct Scene {
     _home: TempDir,

@@ -3,9 +3,14 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
 /// Lines for what went wrong between two statuses of the pod `name`: a container that ended with
-/// an error, one that waits for a reason worth telling.
+/// an error, one that waits for a reason worth telling, a pod that was ended as a whole.
 pub(super) fn news(name: &str, old: &PodStatus, new: &PodStatus) -> Vec<String> {
     let mut lines = Vec::new();
+    // The pod as a whole: evicted, later rejected or past its deadline.
+    if let Some(reason) = new.reason.as_ref().filter(|_| old.reason != new.reason) {
+        let message = new.message.as_deref().unwrap_or_default().trim_end();
+        lines.push(format!("{name}: {reason}: {message}"));
+    }
     for status in statuses(new) {
         let before = statuses(old).find(|old| old.name == status.name);
         for text in trouble(before, status) {
