@@ -152,6 +152,29 @@ fn the_wasm_of_an_images_files_is_run() {
 }
 
 #[test]
+fn a_guest_sees_its_images_files_and_changes_none() {
+    let scene = scene();
+    let registry = Registry::start();
+    let files = [("app/files.wasm", &wasm("files")[..]), ("data/text", b"from the image\n")];
+    let layers = [layer(&scene, &files, true), layer(&scene, &[("data/.wh.none", b"")], true)];
+    let mut image = Image::default();
+    let run = json!({"Entrypoint": ["/app/files.wasm"], "Cmd": ["read", "/data/text"]});
+    let top = image.manifest(&layers, &run);
+    let name = format!("{}/files:1", registry.host());
+    image.push(&scene, &top, &name);
+    let read = |lines: &str| {
+        let ended = scene.run_image(&name, lines, &[]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended.out
+    };
+    assert_eq!(read(""), "from the image\n");
+    let changed = read("args: [write, /data/text, mine, --, read, /data/text]");
+    assert_eq!(changed, "mine\n");
+    assert_eq!(read(""), "from the image\n", "each container has its own");
+    scene.guard.finish();
+}
+
+#[test]
 fn of_several_platforms_wasm_is_taken_and_of_several_files_the_named_one() {
     let scene = scene();
     let registry = Registry::start();

@@ -83,7 +83,7 @@ pub(crate) enum ManifestError {
 }
 
 /// A blob that a manifest names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Blob {
     /// Its bytes' digest.
     pub(super) digest: Digest,

@@ -138,11 +138,10 @@ impl Puller {
                 (chosen, shape)
             }
         };
-        let missing: Vec<&Blob> = shape
-            .blobs()
-            .into_iter()
-            .filter(|blob| !self.store.has(&blob.digest, blob.bytes))
-            .collect();
+        let mut missing = shape.blobs();
+        missing.retain(|blob| !self.store.has(&blob.digest, blob.bytes));
+        missing.sort();
+        missing.dedup();
         let total = missing.iter().map(|blob| blob.bytes).sum();
         let shown = Shown::begin(progress, Stage::Pull, name, total);
         let (so_far, fetched) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -156,18 +155,36 @@ impl Puller {
         Ok(Pulled { digest, manifest, shape, fetched: fetched.into_inner() })
     }
 
-    /// Fetches a blob, going on where an earlier try or the last cut left it.
+    /// Fetches a blob, going on where an earlier try left it. What that left may be wrong: then
+    /// nothing of it is left after the first look, and the second one begins anew.
     async fn blob(
         &self,
         reference: &Reference,
         blob: &Blob,
-        (so_far, fetched): (&AtomicU64, &AtomicU64),
+        counts: (&AtomicU64, &AtomicU64),
         shown: &Shown<'_>,
+    ) -> Result<(), PullError> {
+        let mut resumed = false;
+        match self.blob_once(reference, blob, counts, (shown, &mut resumed)).await {
+            Err(PullError::Store(StoreError::Blob { .. })) if resumed => {
+                self.blob_once(reference, blob, counts, (shown, &mut resumed)).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn blob_once(
+        &self,
+        reference: &Reference,
+        blob: &Blob,
+        (so_far, fetched): (&AtomicU64, &AtomicU64),
+        (shown, resumed): (&Shown<'_>, &mut bool),
     ) -> Result<(), PullError> {
         let (store, wanted) = (self.store.clone(), blob.clone());
         // What is there already is read and hashed.
         let mut ingest: Ingest =
             blocking(move || store.ingest(&wanted.digest, wanted.bytes)).await?;
+        *resumed = ingest.have() > 0;
         let mut counted = 0;
         let mut count = |have: u64| {
             // A registry that begins anew takes some back.
@@ -177,8 +194,14 @@ impl Puller {
         };
         let mut tries = Tries::default();
         while !ingest.is_whole() {
-            let repository = &reference.repository;
-            let mut body = self.registries.blob(repository, &blob.digest, ingest.have()).await?;
+            let (repository, have) = (&reference.repository, ingest.have());
+            let mut body = match self.registries.blob(repository, &blob.digest, have).await {
+                // It does not go on there: from the beginning, then.
+                Err(RegistryError::Status { .. }) if have > 0 => {
+                    self.registries.blob(repository, &blob.digest, 0).await?
+                }
+                body => body?,
+            };
             ingest.go_on_at(body.from)?;
             let began = ingest.have();
             let cut = loop {

@@ -9,7 +9,7 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 
 use super::credentials::{self, Credentials};
-use super::transport::{Answer, Payload, Send, bare};
+use super::transport::{Answer, Call, Payload, bare};
 use super::{Access, Registries, RegistryError, shown};
 use crate::image::reference::Repository;
 
@@ -155,7 +155,7 @@ fn token_request(
     service: Option<&str>,
     scope: &str,
     found: Option<&Credentials>,
-) -> Send {
+) -> Call {
     let service = service.into_iter().map(|service| ("service", service));
     let fields = service.chain([("scope", scope), ("client_id", CLIENT)]);
     let mut headers = HeaderMap::new();
@@ -167,7 +167,7 @@ fn token_request(
             let body = form.query().unwrap_or_default().to_owned();
             let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
             headers.insert(reqwest::header::CONTENT_TYPE, kind);
-            Send { method: Method::POST, url: realm, headers, body: Payload::Bytes(body.into()) }
+            Call { method: Method::POST, url: realm, headers, body: Payload::Bytes(body.into()) }
         }
         basic_or_none => {
             realm.query_pairs_mut().extend_pairs(fields);
@@ -177,7 +177,7 @@ fn token_request(
                 key.set_sensitive(true);
                 headers.insert(reqwest::header::AUTHORIZATION, key);
             }
-            Send { method: Method::GET, url: realm, headers, body: Payload::Empty }
+            Call { method: Method::GET, url: realm, headers, body: Payload::Empty }
         }
     }
 }

@@ -26,7 +26,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use self::auth::Keys;
 use self::client::{Clients, Plain};
-use self::transport::{Payload, Send, bare};
+use self::transport::{Call, Payload, bare};
 use super::digest::Digest;
 use super::reference::{Reference, Repository};
 
@@ -101,9 +101,11 @@ impl Body {
     /// # Errors
     /// [`RegistryError::Cut`].
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        let url = bare(self.response.url());
         let chunk = self.response.chunk().await;
-        chunk.map_err(|e| RegistryError::Cut { url, text: error::innermost(&e) })
+        chunk.map_err(|e| {
+            let url = bare(self.response.url());
+            RegistryError::Cut { url, text: error::innermost(&e) }
+        })
     }
 }
 
@@ -119,8 +121,8 @@ impl Registries {
     /// # Errors
     /// [`RegistryError`].
     pub(super) async fn digest(&self, of: &Reference) -> Result<Option<Digest>, RegistryError> {
-        let request = self.manifest_request(Method::HEAD, &of.repository, &at(of)).await?;
-        let response = self.send(&of.repository, Access::Pull, request).await?;
+        let mut request = self.manifest_request(Method::HEAD, &of.repository, &at(of)).await?;
+        let response = self.send(&of.repository, Access::Pull, &mut request).await?;
         Ok(header_digest(&response))
     }
 
@@ -133,17 +135,11 @@ impl Registries {
         repository: &Repository,
         tag_or_digest: &str,
     ) -> Result<(Bytes, Digest), RegistryError> {
-        let request = self.manifest_request(Method::GET, repository, tag_or_digest).await?;
+        let mut request = self.manifest_request(Method::GET, repository, tag_or_digest).await?;
         let url = bare(&request.url);
         let mut tries = Tries::default();
         let (bytes, said) = loop {
-            let again = Send {
-                headers: request.headers.clone(),
-                url: request.url.clone(),
-                method: Method::GET,
-                body: Payload::Empty,
-            };
-            let response = self.send(repository, Access::Pull, again).await?;
+            let response = self.send(repository, Access::Pull, &mut request).await?;
             let said = header_digest(&response);
             match (self.body(response, MANIFEST_MAX).await, tries.next(None)) {
                 (Ok(bytes), _) => break (bytes, said),
@@ -177,8 +173,8 @@ impl Registries {
                 HeaderValue::try_from(format!("bytes={from}-")).map_err(|_| odd(&url))?,
             );
         }
-        let request = Send { method: Method::GET, url, headers, body: Payload::Empty };
-        let response = self.send(repository, Access::Pull, request).await?;
+        let mut request = Call { method: Method::GET, url, headers, body: Payload::Empty };
+        let response = self.send(repository, Access::Pull, &mut request).await?;
         let from = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let range =
@@ -199,10 +195,10 @@ impl Registries {
         method: Method,
         repository: &Repository,
         tag_or_digest: &str,
-    ) -> Result<Send, RegistryError> {
+    ) -> Result<Call, RegistryError> {
         let url = self.at(repository, &format!("manifests/{tag_or_digest}")).await?;
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(MANIFESTS))]);
-        Ok(Send { method, url, headers, body: Payload::Empty })
+        Ok(Call { method, url, headers, body: Payload::Empty })
     }
 
     /// The address of something in a repository.
@@ -220,7 +216,7 @@ impl Registries {
         &self,
         repository: &Repository,
         access: Access,
-        mut request: Send,
+        request: &mut Call,
     ) -> Result<Response, RegistryError> {
         // An upload may go on at another host, which is none of whom we have credentials for.
         let home = self.base(&repository.host).await?.origin() == request.url.origin();
@@ -233,7 +229,7 @@ impl Registries {
                 }
                 None => String::new(),
             };
-            let answer = self.exchange(&request).await?;
+            let answer = self.exchange(request).await?;
             let status = answer.response.status();
             if status.is_success() {
                 return Ok(answer.response);

@@ -23,7 +23,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const ERROR_MAX: u64 = 16 << 10;
 
 /// A request that can be sent again.
-pub(super) struct Send {
+pub(super) struct Call {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
@@ -44,7 +44,7 @@ impl Registries {
     ///
     /// # Errors
     /// [`RegistryError::Unreachable`] without an answer, [`RegistryError::File`].
-    pub(super) async fn exchange(&self, request: &Send) -> Result<Answer, RegistryError> {
+    pub(super) async fn exchange(&self, request: &Call) -> Result<Answer, RegistryError> {
         let client = self.client(&request.url).await?;
         let mut tries = Tries::default();
         loop {
@@ -75,7 +75,7 @@ impl Registries {
     async fn once(
         &self,
         client: &Client,
-        request: &Send,
+        request: &Call,
     ) -> Result<Result<Response, reqwest::Error>, RegistryError> {
         let mut builder = client
             .request(request.method.clone(), request.url.clone())

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
+use tempfile::TempPath;
 
 use super::{Store, StoreError, failed};
 use crate::image::digest::Digest;
@@ -20,6 +21,8 @@ const CHUNK: usize = 64 << 10;
 pub(crate) struct Ingest {
     file: File,
     path: PathBuf,
+    /// Removes a file that nobody would go on with.
+    _own: Option<TempPath>,
     target: PathBuf,
     hasher: Sha256,
     have: u64,
@@ -54,20 +57,18 @@ impl Store {
             (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
             (_, _) => false,
         };
-        let (file, path) = if ours && same {
-            (file, path)
+        let (file, path, own) = if ours && same {
+            (file, path, None)
         } else {
             // Another agent fetches it: twice is dearer than once, and never wrong.
-            let other = tempfile::Builder::new()
-                .prefix(UNFINISHED)
-                .tempfile_in(&dir)
-                .and_then(|file| Ok(file.keep()?));
-            other.map_err(failed("make a file in", &dir))?
+            let other = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&dir);
+            let (file, path) = other.map_err(failed("make a file in", &dir))?.into_parts();
+            (file, path.to_path_buf(), Some(path))
         };
         let target = self.blob(digest);
         let hasher = Sha256::new();
-        let mut ingest =
-            Ingest { file, path, target, hasher, have: 0, bytes, digest: digest.clone() };
+        let digest = digest.clone();
+        let mut ingest = Ingest { file, path, _own: own, target, hasher, have: 0, bytes, digest };
         ingest.resume().map_err(failed("read", &ingest.path))?;
         Ok(ingest)
     }
