@@ -33,26 +33,6 @@ pub fn expand<'a>(input: &'a str, lookup: impl Fn(&str) -> Option<&'a str>) -> S
     out
 }
 
-/// A container's environment from its plain `value`s alone; see [`environment`](crate::environment).
-///
-/// The result is as large as [`expanded_bytes`] says: a spec from outside is validated first.
-#[must_use]
-pub fn container_env(container: &Container) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    let mut places: HashMap<&str, usize> = HashMap::new();
-    for var in container.env.iter().flatten() {
-        let raw = var.value.as_deref().unwrap_or_default();
-        let value = expand(raw, |name| places.get(name).map(|&place| env[place].1.as_str()));
-        if let Some(&place) = places.get(var.name.as_str()) {
-            env[place].1 = value;
-        } else {
-            places.insert(&var.name, env.len());
-            env.push((var.name.clone(), value));
-        }
-    }
-    env
-}
-
 /// A container's command and arguments with the variables of its environment
 /// ([`environment`](crate::environment), which bounds their size) put in. Either may be empty: then
 /// the image's own holds.
@@ -126,10 +106,20 @@ fn next_piece(input: &str) -> (Piece<'_>, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::api::core::v1::Pod;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{Facts, Objects, environment};
+
+    /// The environment of a container that has plain values only.
+    fn env_of(container: &Container) -> Vec<(String, String)> {
+        let (pod, objects, facts) = (Pod::default(), Objects::default(), Facts::default());
+        environment(&pod, container, &objects, &facts, &BTreeMap::new()).unwrap()
+    }
 
     fn container(value: Value) -> Container {
         serde_json::from_value(value).unwrap()
@@ -190,7 +180,7 @@ mod tests {
             {"name": "EMPTY"},
             {"name": "LATE", "value": "$(LATE)2"},
         ], "command": ["/bin/$(LATE)", "$$(LATE)"], "args": ["-$(BOTH)", "$(EMPTY)", "$(NONE)"]}));
-        let env = container_env(&container);
+        let env = env_of(&container);
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
             env,
@@ -230,7 +220,7 @@ mod tests {
                 .map(|(i, v)| json!({"name": (names[i % 4]), "value": v}))
                 .collect();
             let container = container(json!({"name": "c", "env": env, "args": [text]}));
-            let built = container_env(&container);
+            let built = env_of(&container);
             let (command, args) = argv(&container, &built);
             prop_assert!(command.is_empty());
             // The count takes each line for itself, so names given twice count twice.

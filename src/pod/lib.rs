@@ -33,7 +33,7 @@ pub use downward::DownwardError;
 pub use env::{EnvError, env_files, environment};
 pub use env_file::EnvFileError;
 pub use event::{Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses};
-pub use expand::{argv, container_env, expand, expanded_bytes};
+pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mount::{SubPathError, sub_path};
 pub use network::{ClusterDns, hostname, hosts_file, resolv_conf};

@@ -18,6 +18,7 @@ mod http;
 mod inline;
 pub mod jail;
 mod limit;
+mod linux;
 #[doc(hidden)] // for the bench of its speed alone
 pub mod log;
 mod mounts;

@@ -16,10 +16,10 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, mount_remount,
     move_mount, open_tree,
 };
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use thiserror::Error;
 
 use crate::files::{open_plainly, proc_path};
+use crate::linux;
 
 /// Which mount could not be made. The guest is not started then.
 #[derive(Debug, Error)]
@@ -70,10 +70,8 @@ pub(crate) fn make(mounts: &[Mount], preopens: &[Preopen]) -> Result<(), MountEr
     mounts.iter().try_for_each(|mount| bind(mount, preopens))
 }
 
-#[expect(unsafe_code, reason = "the wrapper is unsafe for what other flags do")]
 fn enter_namespace() -> Result<(), MountError> {
-    // SAFETY: of all flags only FILES is unsafe, and this is the only thread.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(MountError::Namespace)?;
+    linux::unshare_mounts().map_err(MountError::Namespace)?;
     // What is unmounted on the host goes here too, and is not kept busy; nothing goes back.
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags).map_err(MountError::Propagation)

@@ -20,6 +20,8 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
+use crate::linux;
+
 #[cfg(test)]
 mod tests;
 
@@ -72,12 +74,8 @@ enum Waiting {
 }
 
 impl Descriptor {
-    #[expect(unsafe_code, reason = "the event loop cannot know that a descriptor is not replaced")]
     fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
-        // SAFETY: it is owned, never taken out and never given another description (no dup onto
-        // it), so it is the same open one until it is dropped.
-        let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
-        let waiting = match registered {
+        let waiting = match linux::watch(fd, interest) {
             Ok(fd) => Waiting::InLoop(fd),
             Err(refused) => match refused.into_parts() {
                 // What epoll says of such.

@@ -36,7 +36,10 @@ fn a_command_has_its_arguments_streams_and_exit_code() {
         let scene = Scene::new();
         let run = running(&scene, guest, "--every, '50'");
         let told = scene.told(&["exec", "one", "--", "hello", "--count", "2", "--every", "1"]);
-        assert_eq!(told, "args: --count 2 --every 1\ncount 1\ncount 2\n", "{guest}");
+        assert_eq!(
+            told, "args: --count 2 --every 1\nenv: HOSTNAME=one\ncount 1\ncount 2\n",
+            "{guest}"
+        );
         let wrong = scene.ask(&["exec", "one", "-c", "main", "--", "hello", "--bad"]);
         assert_eq!((wrong.code, wrong.out.as_str()), (Some(2), ""), "{wrong:?}");
         assert!(wrong.err.starts_with("usage: hello"), "{wrong:?}");

@@ -29,7 +29,7 @@ use super::store::About;
 const BYTES_MAX: u64 = 4 << 30;
 /// How much larger than its archive a layer may be, past [`RATIO_FREE`]: files of zeros compress a
 /// thousand times, real ones less than twenty.
-const RATIO_MAX: u64 = 256;
+const RATIO_MAX: u64 = 128;
 /// So much is unpacked of any layer.
 const RATIO_FREE: u64 = 64 << 20;
 /// Most entries of all layers.
