@@ -70,7 +70,7 @@ fn everything_wrong_is_told_by_pod() {
         "spec.restartPolicy: ",
         "bad: container \"a\": ",
         "pod py: can run\n",
-        &format!("  wrong: px: port {port} of container \"web\" is taken by another process: it-"),
+        &format!("  wrong: px: port {port} of container \"web\" is taken by another process: it"),
         &format!(
             "  wrong: pz: port {free} of container \"web\" is taken by container \"web\" of pod \"py\""
         ),

@@ -5,13 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use copepod_tests::guest;
 use copepod_tests::registry::{Proxy, Registry, answer};
+use copepod_tests::{guest, wait_until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::Scene;
 use crate::registry::{ONCE, refused, scene};
+use crate::{SOON, Scene};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -200,6 +200,27 @@ fn of_several_platforms_wasm_is_taken_and_of_several_files_the_named_one() {
         let ended = scene.run_image(&name, &format!("command: [{command}]\n{args}"), &[]);
         assert_eq!(ended.code, Some(code), "{command}: {ended:?}");
     }
+    scene.guard.finish();
+}
+
+#[test]
+fn a_command_is_another_wasm_file_of_the_image_or_the_containers_own() {
+    let scene = scene();
+    let registry = Registry::start();
+    let mut image = Image::default();
+    let files: [(&str, &[u8]); 2] = [("cat.wasm", &wasm("cat")), ("bin/exit", &wasm("exit"))];
+    let top = image.manifest(&[layer(&scene, &files, true)], &json!({"Entrypoint": ["/cat.wasm"]}));
+    let name = format!("{}/two:1", registry.host());
+    image.push(&scene, &top, &name);
+    let run = scene.start_image(&name, "args: [wait]", &[]);
+    wait_until(SOON, "it runs", || scene.ask(&["ps"]).out.contains("Running"));
+    for (command, code) in [("exit", 7), ("/bin/exit", 4)] {
+        let ended = scene.ask(&["exec", "one", "--", command, &code.to_string()]);
+        assert_eq!(ended.code, Some(code), "{command}: {ended:?}");
+    }
+    let own = scene.told(&["exec", "one", "--", "anything", "tty"]);
+    assert!(own.starts_with("stdin: no terminal"), "{own}");
+    crate::dev::end(&scene, run);
     scene.guard.finish();
 }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use copepod_pod::Failure;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -186,7 +187,6 @@ async fn serve<P: Pods>(
         let shared = Arc::clone(&shared);
         async { Ok::<_, Infallible>(shared.answer(request).await) }
     });
-    // A client that keeps one open has as long for its next request as for its first.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -217,7 +217,11 @@ impl<P: Pods> Shared<P> {
             Ok(Route::Stop { target, grace }) => self.stop(&target, grace).await,
             Err(refusal) => Err(refusal),
         };
-        answered.unwrap_or_else(Refusal::answer)
+        let mut answer = answered.unwrap_or_else(Refusal::answer);
+        // One request a connection: a client that keeps one open holds up nobody. An upgrade says
+        // what it makes of its own.
+        answer.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
+        answer
     }
 
     fn list(&self) -> Result<Response<Answer>, Refusal> {
