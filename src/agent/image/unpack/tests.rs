@@ -278,7 +278,6 @@ fn long_names_are_read_in_both_forms_and_bounded() {
 #[test]
 fn bombs_and_damage_end_early() {
     // 300 MiB of zeros, in less than one.
-    let mut bench = Bench::new();
     let mut builder = Builder::new(Vec::new());
     let mut header = Header::new_ustar();
     header.set_path("zeros").unwrap();
@@ -288,9 +287,8 @@ fn bombs_and_damage_end_early() {
     builder.append(&header, io::repeat(0).take(300 << 20)).unwrap();
     let zeros = builder.into_inner().unwrap();
     for compression in [Compression::Gzip, Compression::Zstd] {
-        bench.layers.clear();
+        let mut bench = Bench::new();
         bench.add(&zeros, compression);
-        let _ = fs::remove_dir_all(bench.root());
         let said = bench.refused();
         assert!(said.contains("bytes unpack to more than"), "{said}");
     }
