@@ -106,7 +106,7 @@ async fn outcome(child: &mut Child) -> Result<(ExitStatus, String), JobError> {
         read.map_err(|e| JobError::Run("hear", e))?;
     }
     let status = child.wait().await.map_err(|e| JobError::Run("wait for", e))?;
-    Ok((status, String::from_utf8_lossy(&text).trim().to_owned()))
+    Ok((status, plain(&text)))
 }
 
 fn judge(status: ExitStatus, text: &str) -> Result<Report, JobError> {
@@ -127,6 +127,12 @@ fn judge(status: ExitStatus, text: &str) -> Result<Report, JobError> {
         Some(1) if !text.is_empty() => Err(JobError::Failed(shown())),
         Some(_) | None => Err(JobError::Ended { status, text: shown() }),
     }
+}
+
+/// The job's text for a terminal: names of a module stand in it, which may hold anything.
+fn plain(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.trim().replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
 fn after(text: &str) -> String {
@@ -150,6 +156,7 @@ mod tests {
         let no_memory = "memory allocation of 4096 bytes failed";
         assert_eq!(text(kill(Signal::ABORT), no_memory), "needs more than 1.5 GiB of memory");
         assert_eq!(text(exit(1), "a: b"), "a: b");
+        assert_eq!(plain(b" no \x1b[31m\xff\nimport \r "), "no  [31m\u{fffd}\nimport");
         assert_eq!(text(exit(EXIT_REFUSED.into()), "not a Wasm binary"), "not a Wasm binary");
         assert_eq!(text(exit(0), "hello"), "the compile job gave no report");
         let killed = text(kill(Signal::KILL), "");
