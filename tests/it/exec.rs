@@ -94,7 +94,7 @@ fn a_reader_that_stalls_only_waits_and_one_that_leaves_is_an_error() {
         let mut sandbox = Sandbox::exec(flood(), [null(), output.into(), null()]).expect("starts");
         sandbox.started().expect("says so");
         wait_until(SOON, "the pipe is full", || is_full(&out));
-        wait_until(SOON, "the guest waits", || is_asleep(sandbox.pid()));
+        wait_until(SOON, "the guest waits", || is_blocked(sandbox.pid()));
         assert_eq!(all_of(out).len(), FLOOD, "{kind:?}");
         assert_eq!(end(sandbox).code, 0, "{kind:?}");
 
@@ -114,7 +114,8 @@ fn is_full(pipe: &PipeReader) -> bool {
     held >= fcntl_getpipe_size(pipe).expect("asks") as u64
 }
 
-fn is_asleep(pid: u32) -> bool {
+/// Whether the process waits in the kernel.
+fn is_blocked(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("lives");
     status.contains("State:\tS")
 }

@@ -154,9 +154,9 @@ fn each_kind_of_leak_is_found_and_nothing_else() {
     command
         .current_dir("/")
         .arg("-c")
-        .arg(format!("exec 5>{}/held; exec sleep 600", home.state().display()));
+        .arg(format!("exec 5>{}/held; exec tail -f /dev/null", home.state().display()));
     let process = Run::spawn(command);
-    let found = || watch.leaks().iter().any(|l| l.contains("sleep 600"));
+    let found = || watch.leaks().iter().any(|l| l.contains("tail -f /dev/null"));
     assert!(holds_within(SETTLE, found), "by its open file");
     drop(process);
     drop(stranger);

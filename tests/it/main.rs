@@ -6,6 +6,7 @@ mod compile;
 mod dev;
 mod env;
 mod exec;
+mod faults;
 mod files;
 mod guard;
 mod hostile;

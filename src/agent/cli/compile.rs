@@ -50,12 +50,7 @@ pub(super) fn run(args: Args) -> Result<u8> {
     if args.job {
         return Ok(compiler::job(args.inspect));
     }
-    // One thread: the compile job ends with it.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    runtime.block_on(files(args))
+    super::on_one_thread(files(args))
 }
 
 async fn files(args: Args) -> Result<u8> {

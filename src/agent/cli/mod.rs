@@ -59,15 +59,15 @@ pub(crate) fn main() -> ExitCode {
     }));
     linux::raise_descriptor_limit();
     let result = match cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Check(args) => ask(run::check::run(args)),
-        Command::Ps(args) => ask(ps::run(args)),
-        Command::Logs(args) => ask(logs::run(args)),
-        Command::Exec(args) => ask(exec::run(args)),
-        Command::Stop(args) => ask(stop::run(args)),
+        Command::Run(args) => on_one_thread(run::run(args)),
+        Command::Check(args) => on_one_thread(run::check::run(args)),
+        Command::Ps(args) => on_one_thread(ps::run(args)),
+        Command::Logs(args) => on_one_thread(logs::run(args)),
+        Command::Exec(args) => on_one_thread(exec::run(args)),
+        Command::Stop(args) => on_one_thread(stop::run(args)),
         Command::Compile(args) => compile::run(args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
-        Command::Image(args) => image::run(args),
+        Command::Image(args) => on_one_thread(image::run(args)),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -78,14 +78,14 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that waits for others: running agents, images.
-fn ask(command: impl Future<Output = Result<u8>>) -> Result<u8> {
+/// Runs a command on one thread, which waits; the processes that it starts end with that thread.
+fn on_one_thread(command: impl Future<Output = Result<u8>>) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
     let code = runtime.block_on(command);
-    // Without waiting for a read of standard input.
+    // Without waiting for a read of standard input, a display whose reader stalls, a look-up.
     runtime.shutdown_background();
     code
 }

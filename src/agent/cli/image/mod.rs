@@ -89,20 +89,8 @@ enum Output {
 ///
 /// # Errors
 /// What keeps the command from doing anything, and a result that cannot be written.
-pub(super) fn run(args: Args) -> Result<u8> {
-    // One thread: the job that looks at what is pushed ends with it.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    let code = runtime.block_on(command(args.command));
-    // Without waiting for a look-up that nobody waits for.
-    runtime.shutdown_background();
-    code
-}
-
-async fn command(command: Command) -> Result<u8> {
-    match command {
+pub(super) async fn run(args: Args) -> Result<u8> {
+    match args.command {
         Command::Push { file, image, common, registry } => {
             let (images, show) = open(common, registry)?;
             show.pushed(&file, &images.push(&file, &image, created()?).await?)

@@ -81,19 +81,7 @@ enum Output {
 ///
 /// # Errors
 /// Whatever keeps the pods from being started; nothing is left behind then.
-pub(super) fn run(args: Args) -> Result<u8> {
-    // One thread: the agent waits, and guests are processes that end with this thread.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    let code = runtime.block_on(pods(args));
-    // Without waiting for a display that waits for its reader.
-    runtime.shutdown_background();
-    code
-}
-
-async fn pods(args: Args) -> Result<u8> {
+pub(super) async fn run(args: Args) -> Result<u8> {
     let sandbox = sandbox(args.sandbox)?;
     let host = Host::alone(&home::state());
     let mut plan = Plan::read(&args.files, &args.args, &host);

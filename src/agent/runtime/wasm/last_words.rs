@@ -5,14 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use tokio::task::spawn_blocking;
 
 use super::super::TerminationMessage;
-use crate::logs;
+use crate::{linux, logs};
 
 /// Bytes read of the file, its last ones (upstream's `MaxContainerTerminationMessageLength`).
 const FILE_MAX: u64 = 4096;
@@ -64,11 +63,7 @@ fn read_file(dir: &Path, file: &Path) -> io::Result<Vec<u8>> {
     if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("not a regular file"));
     }
-    read_end(File::open(proc_path(&found))?, FILE_MAX)
-}
-
-fn proc_path(fd: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+    read_end(File::open(linux::proc_path(&found))?, FILE_MAX)
 }
 
 /// The last bytes of a file, `max` at most even if it grows meanwhile.
