@@ -23,6 +23,7 @@ mod object;
 mod payload;
 mod phase;
 mod plan;
+mod record;
 mod state;
 mod status;
 mod step;
@@ -32,7 +33,10 @@ pub use default::apply_defaults;
 pub use downward::DownwardError;
 pub use env::{EnvError, env_files, environment};
 pub use env_file::EnvFileError;
-pub use event::{Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses};
+pub use event::{
+    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Pulled,
+    Record,
+};
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mount::{SubPathError, sub_path};
