@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    Action, Record, record,
+    Action, Record,
     backoff::{Backoff, Wake},
     container::{Container, Known, Policy, Role, Waiting},
-    phase,
+    phase, record,
     state::State,
 };
 
@@ -146,12 +146,7 @@ impl Pass {
 
     /// Whether the restart back-off of the attempt is over. The first restart is immediate
     /// (upstream: `doBackOff`).
-    fn serve_crash_back_off(
-        &mut self,
-        pod: &Pod,
-        container: &mut Container,
-        attempt: u32,
-    ) -> bool {
+    fn serve_crash_back_off(&mut self, pod: &Pod, container: &mut Container, attempt: u32) -> bool {
         let Some((_, last)) = container.newest() else { return true };
         let ended = last.ended;
         // One of an old definition has not crashed: the count begins anew.

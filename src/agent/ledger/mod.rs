@@ -256,12 +256,7 @@ impl Ledger {
 
     /// The link to a container's log, where log shippers look for links; the container id is put
     /// before its suffix.
-    pub(crate) fn log_link(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-    ) -> Option<PathBuf> {
+    pub(crate) fn log_link(&self, namespace: &str, pod: &str, container: &str) -> Option<PathBuf> {
         Some(self.links.as_ref()?.join(format!("{pod}_{namespace}_{container}")))
     }
 

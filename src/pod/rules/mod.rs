@@ -15,8 +15,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Record, State,
-    step,
+    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Record,
+    State, step,
 };
 
 /// A machine with a clock. Both clocks run together from a wall time with a broken second.

@@ -11,8 +11,7 @@ fn a_start_is_told_step_by_step() {
         waited: Duration::from_millis(2500),
         bytes: 4096,
     };
-    let image =
-        ImageRef { image: "a".to_owned(), image_id: "b".to_owned(), pulled: Some(pulled) };
+    let image = ImageRef { image: "a".to_owned(), image_id: "b".to_owned(), pulled: Some(pulled) };
     rig.feed(Event::Image { container: "a".to_owned(), result: Ok(image) });
     rig.feed(Event::Attempt(attempt("a", 0, AttemptState::Starting)));
     rig.run("a", 0);
@@ -96,8 +95,7 @@ fn an_end_is_told_for_each_container() {
     rig.records.clear();
     rig.feed(Event::Kill { grace: Duration::from_secs(9) });
     rig.feed(Event::Kill { grace: Duration::from_secs(3) });
-    let told =
-        ["N a Killing: Stopping container a", "N b Killing: Stopping container b"];
+    let told = ["N a Killing: Stopping container a", "N b Killing: Stopping container b"];
     assert_eq!(rig.records, told);
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::monitor::{Records, conclude, read_frames};
+use super::monitor::{End, Records, conclude, read_frames};
 use super::spawn::{Process, TELL_TIMEOUT, describe, frame, launch, new_id};
 use super::{Exec, ExecError, ExecExit, Table, Wasm};
 use crate::linux;
@@ -47,9 +47,10 @@ impl Table {
             AttemptState::Running { .. } => {}
             AttemptState::Starting | AttemptState::Exited(_) => return Err(not_running()),
         }
+        let container = entry.container.as_ref().ok_or_else(not_running)?;
         let permit = entry.execs.clone().try_acquire_owned();
         Ok(Place {
-            description: describe(&entry.container),
+            description: describe(container),
             container: entry.stop.clone(),
             _permit: permit.map_err(|_| ExecError::TooMany(AT_ONCE))?,
         })
@@ -125,7 +126,7 @@ impl Running {
             status = to_the_end => status,
             () = place.container.closed() => kill(&mut child).await,
         };
-        match conclude(None, Records::of(&records), status) {
+        match conclude(None, Records::of(&records), status.map(End::Seen)) {
             Ok(exit) => Ok(ExecExit { code: exit.code, message: exit.message }),
             Err(failure) => {
                 let said = unloadable(stream).await;

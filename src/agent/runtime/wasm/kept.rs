@@ -59,11 +59,11 @@ impl About {
     }
 }
 
-/// How an attempt ended, as it was told.
+/// How an attempt ended, as it was told; times in nanoseconds since the epoch.
 #[derive(Serialize, Deserialize)]
 struct Ended {
-    started_at: Option<Timestamp>,
-    finished_at: Timestamp,
+    started_at: Option<i64>,
+    finished_at: i64,
     code: i32,
     reason: String,
     message: String,
@@ -75,6 +75,8 @@ struct Ended {
 /// The kernel's.
 pub(super) fn keep_end(dir: &Path, exit: &Exit) -> io::Result<()> {
     let Exit { started_at, finished_at, code, reason, message } = exit.clone();
+    let started_at = started_at.map(nanoseconds);
+    let finished_at = nanoseconds(finished_at);
     let json = serde_json::to_vec(&Ended { started_at, finished_at, code, reason, message })?;
     write_whole(&dir.join(ENDED), &json)
 }
@@ -84,7 +86,19 @@ pub(super) fn read_end(dir: &Path) -> Option<Exit> {
     let json = fs::read(dir.join(ENDED)).ok()?;
     let Ended { started_at, finished_at, code, reason, message } =
         serde_json::from_slice(&json).ok()?;
-    Some(Exit { started_at, finished_at, code, reason, message })
+    let started_at = started_at.map(timestamp);
+    Some(Exit { started_at, finished_at: timestamp(finished_at), code, reason, message })
+}
+
+fn nanoseconds(time: Timestamp) -> i64 {
+    // In range for years 1677 to 2262.
+    i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// The time that a record has, in nanoseconds since the epoch.
+pub(super) fn timestamp(ns: i64) -> Timestamp {
+    // In range for every i64: years 1677 to 2262.
+    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// Forgets what an earlier try of the same attempt left.

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -23,7 +23,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::super::Container;
-use crate::ledger::Ledger;
+use super::kept::{self, About};
+use crate::ledger::{Ledger, write_whole};
 
 /// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
 pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
@@ -69,13 +70,32 @@ pub(super) enum SpawnError {
     Describe(#[source] FrameError),
 }
 
-/// A socket's name, removed when this is dropped.
-pub(super) struct Socket(PathBuf);
+/// A socket's name, removed when this is dropped, unless its sandbox is to outlive the agent: then
+/// only once it has ended.
+pub(super) struct Socket {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Socket {
+    /// The socket of a sandbox that may live.
+    pub(super) fn kept(path: PathBuf) -> Self {
+        Self { path, kept: true }
+    }
+
+    /// Its sandbox has ended.
+    pub(super) fn ended(mut self) {
+        self.kept = false;
+    }
+}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // It may be gone already with its directory.
-        let _ = fs::remove_file(&self.0);
+        if !self.kept {
+            // Either may be gone already with its directory.
+            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(self.path.with_extension("json"));
+        }
     }
 }
 
@@ -92,10 +112,10 @@ pub(super) struct Spawned {
     pub(super) id: String,
     /// The process.
     pub(super) process: Process,
-    /// Its state file.
-    pub(super) state: PathBuf,
-    /// Its log.
-    pub(super) log: PathBuf,
+    /// The attempt's directory.
+    pub(super) dir: PathBuf,
+    /// Where its traces are.
+    pub(super) about: About,
 }
 
 /// Starts the sandbox `program` for one container attempt and tells it what to run.
@@ -105,20 +125,39 @@ pub(super) async fn spawn(
     container: &Container,
 ) -> Result<Spawned, SpawnError> {
     let frame = frame(describe(container))?;
+    let id = new_id();
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
-    let log = container.log_dir.join(format!("{}.log", container.attempt));
-    let log_file = open_log(&log).map_err(made(&log))?;
-    let (id, state) = (new_id(), dir.join("state"));
+    let about = About::of(container, &id);
+    let log_file = open_log(&about.log).map_err(made(&about.log))?;
+    if !container.die_with_agent {
+        keep(ledger, container, &about, &id)?;
+    }
+    let state = dir.join("state");
     let state_file = make_state(&state, &id)?;
+    kept::forget_end(&dir);
     let mut command = Command::new(program);
     command.stderr(Stdio::from(log_file));
     let mut process = launch(command, ledger.socket(&id), state_file)?;
+    process.socket.kept = !container.die_with_agent;
     // An error means that it has ended already, as it does when it hears no more; the monitor sees
     // how. One that does not listen is left to its own patience.
     let _ = timeout(TELL_TIMEOUT, process.stream.write_all(&frame)).await;
-    Ok(Spawned { id, process, state, log })
+    Ok(Spawned { id, process, dir, about })
+}
+
+/// Writes what another agent has to know of the attempt, and makes the link to its log.
+fn keep(ledger: &Ledger, container: &Container, about: &About, id: &str) -> Result<(), SpawnError> {
+    let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
+    about.keep(&dir).map_err(made(&dir))?;
+    let description = ledger.description(id);
+    let json = serde_json::to_vec(container).map_err(|e| made(&description)(e.into()))?;
+    write_whole(&description, &json).map_err(made(&description))?;
+    if let Some(link) = &about.link {
+        symlink(&about.log, link).map_err(made(link))?;
+    }
+    Ok(())
 }
 
 /// The frame that tells a sandbox what to run.
@@ -138,14 +177,9 @@ pub(super) fn launch(
     state: StateFile,
 ) -> Result<Process, SpawnError> {
     let listener = UnixListener::bind(&socket).map_err(made(&socket))?;
-    let socket = Socket(socket);
+    let socket = Socket { path: socket, kept: false };
     // Queued at once: the sandbox finds the agent there when it looks.
-    let connect = || {
-        let stream = StdStream::connect(&socket.0)?;
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
-    };
-    let stream = connect().map_err(made(&socket.0))?;
+    let stream = connect(&socket.path).map_err(made(&socket.path))?;
     let program = command.as_std().get_program().into();
     let child = command
         .env_clear()
@@ -157,6 +191,16 @@ pub(super) fn launch(
         .spawn()
         .map_err(|source| SpawnError::Exec { program, source })?;
     Ok(Process { child, stream, socket })
+}
+
+/// Connects to a sandbox's socket.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = StdStream::connect(socket)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 /// What the container's sandbox is told.

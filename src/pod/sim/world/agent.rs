@@ -125,7 +125,8 @@ impl World {
                 self.plan_for_agent(delay, What::Tell(Event::TornDown(result)));
             }
             Action::PrepareImage { container } => {
-                let image = ImageRef { image: String::new(), image_id: String::new(), pulled: None };
+                let image =
+                    ImageRef { image: String::new(), image_id: String::new(), pulled: None };
                 let result = if fails { Err(failure()) } else { Ok(image) };
                 self.plan_for_agent(delay, What::Tell(Event::Image { container, result }));
             }
