@@ -7,11 +7,13 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod cgroup;
 mod container;
 mod evict;
 mod exec;
 mod host;
 
+pub(crate) use cgroup::PodCgroups;
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 

@@ -164,6 +164,12 @@ enum Level {
     Leaf,
 }
 
+/// A leaf of version 2 in any directory, for tests of what reads one.
+#[cfg(test)]
+pub(crate) fn fake_leaf(dir: &Path) -> Leaf {
+    Leaf::new(Version::V2, vec![dir.into()], Some(dir.into()))
+}
+
 /// One file of a group and what is written to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Setting {
@@ -201,8 +207,7 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError`]: nothing is mounted, or a group cannot be made.
     pub(crate) fn open(options: &Options) -> Result<Self, CgroupError> {
-        let text =
-            read_bounded(Path::new(MOUNTINFO), MOUNTINFO_MAX).map_err(CgroupError::Mounts)?;
+        let text = mountinfo()?;
         let (version, hierarchies) = match v2::mount(&text) {
             Some(mount) => {
                 let controllers = Vec::new();

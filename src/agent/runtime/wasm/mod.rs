@@ -2,14 +2,15 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words ([`last_words`]) and what is done with sandboxes that an earlier agent
-//! left ([`leftovers`]).
+//! ([`exec`]), its last words ([`last_words`]), who was killed for want of memory ([`oom`]) and what
+//! is done with sandboxes that an earlier agent left ([`leftovers`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
 mod exec;
 mod last_words;
 mod leftovers;
 mod monitor;
+mod oom;
 mod spawn;
 
 use std::collections::HashMap;
@@ -51,6 +52,8 @@ struct Entry {
     container: Arc<Container>,
     /// One permit for each command that may run beside it.
     execs: Arc<Semaphore>,
+    /// Its control group, and what is killed in it.
+    oom: Arc<oom::OomKills>,
 }
 
 /// The attempts by container id. Locked for a look-up only, never across a wait.
@@ -94,6 +97,7 @@ impl Runtime for Wasm {
         let (stop, orders) = mpsc::channel(ORDERS);
         let container = Arc::new(container);
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
+        let oom = Arc::new(oom::OomKills::new(spawned.leaf.clone()));
         let entry = Entry {
             pod_uid: container.pod_uid.clone(),
             attempt: attempt.clone(),
@@ -101,6 +105,7 @@ impl Runtime for Wasm {
             stop,
             container: Arc::clone(&container),
             execs: Arc::clone(&execs),
+            oom: Arc::clone(&oom),
         };
         self.table.lock().insert(spawned.id.clone(), entry);
         let monitor = monitor::Monitor {
@@ -108,6 +113,7 @@ impl Runtime for Wasm {
             happenings: self.happenings.clone(),
             container,
             execs,
+            oom,
             unloadable: None,
             running: None,
         };

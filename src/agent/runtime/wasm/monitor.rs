@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::spawn::{LOG_LIMIT_BYTES, Process, Spawned, open_log};
-use super::{Container, Happening, Table, What, exec, last_words};
+use super::{Container, Happening, Table, What, exec, last_words, oom};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.
@@ -34,6 +34,8 @@ pub(super) struct Monitor {
     pub(super) container: Arc<Container>,
     /// The permits of the commands beside it.
     pub(super) execs: Arc<Semaphore>,
+    /// Its control group, and what is killed in it.
+    pub(super) oom: Arc<oom::OomKills>,
     /// What the sandbox said of an artefact that it cannot load.
     pub(super) unloadable: Option<String>,
     /// Since when the guest runs, once that was told: from then on it never "never ran".
@@ -116,7 +118,10 @@ impl Monitor {
     }
 
     async fn ended(&mut self, place: &Place<'_>, status: io::Result<ExitStatus>) {
-        match conclude(self.running, read_state(place.state), status) {
+        let records = read_state(place.state);
+        let recorded = records.as_ref().is_ok_and(Records::has_exit);
+        let concluded = conclude(self.running, records, status);
+        match self.oom.blame(concluded, recorded) {
             Ok(mut exit) => {
                 let message = &self.container.termination_message;
                 exit.message = last_words::of(message, place.log, exit.code, exit.message).await;
@@ -133,6 +138,7 @@ impl Monitor {
                 self.send(what).await;
             }
         }
+        self.oom.remove_leaf().await;
     }
 
     async fn tell(&self, id: &str, state: AttemptState) {
@@ -158,6 +164,11 @@ impl Records {
     /// Reads both.
     pub(super) fn of(state: &StateFile) -> Result<Self, StateError> {
         Ok(Self { launch: state.launched()?, exit: state.exit()? })
+    }
+
+    /// Whether the sandbox told its end itself.
+    pub(super) fn has_exit(&self) -> bool {
+        self.exit.is_some()
     }
 }
 

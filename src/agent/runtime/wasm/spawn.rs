@@ -20,10 +20,13 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::super::Container;
+use super::oom;
 use crate::ledger::Ledger;
+use crate::linux::cgroup::{CgroupError, Leaf};
 
 /// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
 pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
@@ -52,6 +55,9 @@ pub(super) enum SpawnError {
         #[source]
         source: StateError,
     },
+    /// Its control group.
+    #[error(transparent)]
+    Cgroup(CgroupError),
     /// Another process holds the attempt: it lives.
     #[error("state file {0} is locked: this attempt runs already")]
     Locked(PathBuf),
@@ -96,6 +102,8 @@ pub(super) struct Spawned {
     pub(super) state: PathBuf,
     /// Its log.
     pub(super) log: PathBuf,
+    /// Its control group.
+    pub(super) leaf: Option<Leaf>,
 }
 
 /// Starts the sandbox `program` for one container attempt and tells it what to run.
@@ -104,13 +112,36 @@ pub(super) async fn spawn(
     program: &Path,
     container: &Container,
 ) -> Result<Spawned, SpawnError> {
-    let frame = frame(describe(container))?;
+    let id = new_id();
+    let leaf = make_leaf(container, &id).await?;
+    let spawned = spawn_in(ledger, program, container, (id, leaf.clone())).await;
+    if let (Err(_), Some(leaf)) = (&spawned, leaf) {
+        oom::remove(leaf).await;
+    }
+    spawned
+}
+
+async fn make_leaf(container: &Container, id: &str) -> Result<Option<Leaf>, SpawnError> {
+    let Some(spec) = container.cgroup.clone() else { return Ok(None) };
+    let (uid, id) = (container.pod_uid.clone(), id.to_owned());
+    let made = spawn_blocking(move || spec.make(&uid, &id)).await;
+    let made = made.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+    made.map(Some).map_err(SpawnError::Cgroup)
+}
+
+async fn spawn_in(
+    ledger: &Ledger,
+    program: &Path,
+    container: &Container,
+    (id, leaf): (String, Option<Leaf>),
+) -> Result<Spawned, SpawnError> {
+    let frame = frame(describe(container, leaf.as_ref()))?;
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
     let log = container.log_dir.join(format!("{}.log", container.attempt));
     let log_file = open_log(&log).map_err(made(&log))?;
-    let (id, state) = (new_id(), dir.join("state"));
+    let state = dir.join("state");
     let state_file = make_state(&state, &id)?;
     let mut command = Command::new(program);
     command.stderr(Stdio::from(log_file));
@@ -118,7 +149,7 @@ pub(super) async fn spawn(
     // An error means that it has ended already, as it does when it hears no more; the monitor sees
     // how. One that does not listen is left to its own patience.
     let _ = timeout(TELL_TIMEOUT, process.stream.write_all(&frame)).await;
-    Ok(Spawned { id, process, state, log })
+    Ok(Spawned { id, process, state, log, leaf })
 }
 
 /// The frame that tells a sandbox what to run.
@@ -159,8 +190,8 @@ pub(super) fn launch(
     Ok(Process { child, stream, socket })
 }
 
-/// What the container's sandbox is told.
-pub(super) fn describe(container: &Container) -> Description {
+/// What the sandbox of the container in this control group is told.
+pub(super) fn describe(container: &Container, leaf: Option<&Leaf>) -> Description {
     let container = container.clone();
     Description {
         artefact: container.artefact,
@@ -171,6 +202,9 @@ pub(super) fn describe(container: &Container) -> Description {
         mounts: container.mounts,
         streams: false,
         user: container.user,
+        cgroups: leaf.map(Leaf::entries).unwrap_or_default(),
+        oom_score_adj: container.oom_score_adj,
+        network: container.network,
         memory_limit_bytes: container.memory_limit_bytes,
         log_limit_bytes: LOG_LIMIT_BYTES,
         listen: container.listen,
