@@ -307,7 +307,8 @@ impl Cgroups {
         Ok(path)
     }
 
-    /// Makes a pod's group, or sets the limits of the one that is there.
+    /// Makes a pod's group, or sets the limits of the one that is there. A smaller cpu quota than a
+    /// container's is refused: those come first then.
     ///
     /// # Errors
     /// [`CgroupError`]; what is half made is whole after the next call.
