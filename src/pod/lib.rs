@@ -6,6 +6,7 @@
 
 pub mod qos;
 pub mod quantity;
+pub mod resources;
 
 mod backoff;
 mod condition;

@@ -1,10 +1,11 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
 //! descriptors, paths below directories that guests write to and the removal of such, memory as a
-//! directory, the jail of a compile job.
+//! directory, the jail of a compile job, control groups.
 //!
 //! The only room of the agent where `unsafe` may stand. Starts no task.
 
 mod beneath;
+pub(crate) mod cgroup;
 pub(crate) mod compile_jail;
 pub(crate) mod listener;
 mod remove;

@@ -17,6 +17,8 @@ use copepod_wasm::{GuestKind, Mount, Preopen, User};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::linux::cgroup::LeafSpec;
+
 /// One container attempt to start, all names resolved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
@@ -46,6 +48,13 @@ pub(crate) struct Container {
     pub(crate) termination_message: TerminationMessage,
     /// Whom it runs as; `None` is the agent's own user.
     pub(crate) user: Option<User>,
+    /// The control group that is made for it; `None`: it stays in the agent's.
+    #[serde(skip)]
+    pub(crate) cgroup: Option<LeafSpec>,
+    /// Its `oom_score_adj`; `None` is the agent's.
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The network namespace that it joins; `None` is the agent's.
+    pub(crate) network: Option<PathBuf>,
     /// Bytes of memory; `None` is no limit.
     pub(crate) memory_limit_bytes: Option<u64>,
     /// Where an http guest listens.

@@ -8,6 +8,7 @@ use rustix::fs::statvfs;
 use rustix::process::geteuid;
 use rustix::system::{sysinfo, uname};
 
+use super::PodCgroups;
 use crate::linux;
 
 /// What this host does for pods where a cluster's node would do otherwise.
@@ -19,6 +20,8 @@ pub(crate) struct Host {
     pub(crate) changes_user: bool,
     /// Whether the agent may mount.
     pub(crate) mounts: bool,
+    /// The control groups of pods; `None`: guests stay in the agent's.
+    pub(crate) cgroups: Option<PodCgroups>,
     /// Whether guests end with the agent.
     pub(crate) die_with_agent: bool,
 }
@@ -45,6 +48,7 @@ impl Host {
             facts,
             changes_user: is_root,
             mounts: is_root && linux::can_mount(),
+            cgroups: None,
             die_with_agent: true,
         }
     }

@@ -7,6 +7,7 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod cgroup;
 mod container;
 mod evict;
 mod exec;
@@ -16,6 +17,7 @@ mod pulling;
 mod set_up;
 mod supply;
 
+pub(crate) use cgroup::PodCgroups;
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 pub(crate) use outlet::{Outlet, Silent};

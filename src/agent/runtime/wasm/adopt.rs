@@ -10,19 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Exit};
-use copepod_wasm::state::{Launch, StateError, StateFile};
+use copepod_wasm::state::{Launch, Reason, StateError, StateFile};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::super::Container;
 use super::kept::{self, About, timestamp};
-use super::monitor::{self, End, Living, conclude, finish, read_state};
+use super::monitor::{self, End, Living, Records, conclude, finish, read_state};
 use super::spawn::{Socket, connect};
+use super::oom::OomKills;
 use super::waited::Waited;
 use super::{Entry, Wasm, exec};
 use crate::ledger::LedgerError;
 use crate::linux;
+use crate::linux::cgroup::{CgroupError, Cgroups};
 
 /// How long a sandbox that lives and is not launched may stay so: it had its description before its
 /// agent died, or hears that none comes.
@@ -46,6 +48,9 @@ pub(crate) enum AdoptError {
         #[source]
         source: StateError,
     },
+    /// Its control group could not be looked for.
+    #[error("cannot look for an attempt's control group")]
+    Cgroup(#[source] CgroupError),
     /// Its process could not be waited for.
     #[error("cannot wait for the sandbox of {dir}")]
     Wait {
@@ -81,7 +86,7 @@ impl Wasm {
     ///
     /// # Errors
     /// [`AdoptError`]: no agent may run pods then, or some would run twice.
-    pub(crate) async fn adopt(&self) -> Result<(), AdoptError> {
+    pub(crate) async fn adopt(&self, cgroups: Option<&Cgroups>) -> Result<(), AdoptError> {
         for dir in self.ledger.attempt_dirs().map_err(AdoptError::List)? {
             let Some(owner) = owner(&dir) else { continue };
             // Neither of both without the other: its agent died before it started anything.
@@ -92,7 +97,7 @@ impl Wasm {
                 Err(source) => return Err(AdoptError::State { dir, source }),
             };
             match (about, state) {
-                (Some(about), Some(state)) => self.take_over(dir, owner, about, state).await?,
+                (Some(about), Some(state)) => self.take_over((dir, owner), about, state, cgroups).await?,
                 (about, _) => never_ran(&dir, about.as_ref()),
             }
         }
@@ -101,10 +106,10 @@ impl Wasm {
 
     async fn take_over(
         &self,
-        dir: PathBuf,
-        owner: Owner,
+        (dir, owner): (PathBuf, Owner),
         about: About,
         state: StateFile,
+        cgroups: Option<&Cgroups>,
     ) -> Result<(), AdoptError> {
         let failed = |source| AdoptError::State { dir: dir.clone(), source };
         let id = state.id().map_err(failed)?;
@@ -115,6 +120,8 @@ impl Wasm {
             state,
         };
         let socket = self.ledger.socket(&id);
+        let leaf = cgroups.map(|cgroups| cgroups.find_leaf(&owner.pod_uid, &id)).transpose();
+        let leaf = leaf.map_err(AdoptError::Cgroup)?.flatten();
         match settled(&dir, &state).await? {
             Found::Living(launch, process) => {
                 let started_at = timestamp(launch.at_ns);
@@ -125,12 +132,16 @@ impl Wasm {
                 let stream = connect(&socket).ok();
                 let socket = Socket::kept(socket);
                 let running = attempt(AttemptState::Running { started_at });
-                let living = Living { id: id.clone(), dir, about, process, stream, socket };
+                let oom = Arc::new(OomKills::adopted(leaf, true));
+                let living = Living { id: id.clone(), dir, about, process, stream, socket, oom };
                 self.watch(owner.pod_uid, running, container.map(Arc::new), living);
             }
             Found::Dead => {
                 Socket::kept(socket).ended();
-                match end_of(&dir, &about).await {
+                let oom = OomKills::adopted(leaf, false);
+                let end = end_of(&dir, &about, &oom).await;
+                oom.remove_leaf().await;
+                match end {
                     Some(exit) => {
                         self.bury(owner.pod_uid, attempt(AttemptState::Exited(exit)), about)
                     }
@@ -147,7 +158,8 @@ impl Wasm {
         let (stop, _) = mpsc::channel(1);
         let id = attempt.id.clone();
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
-        let entry = Entry { pod_uid, attempt, about, stop, container: None, execs };
+        let oom = Arc::default();
+        let entry = Entry { pod_uid, attempt, about, stop, container: None, execs, oom };
         self.table.lock().insert(id, entry);
     }
 }
@@ -177,11 +189,18 @@ async fn settled(dir: &Path, state: &StateFile) -> Result<Found, AdoptError> {
 }
 
 /// How a dead attempt ended; none where its guest never ran.
-async fn end_of(dir: &Path, about: &About) -> Option<Exit> {
+async fn end_of(dir: &Path, about: &About, oom: &OomKills) -> Option<Exit> {
     if let Some(exit) = kept::read_end(dir) {
         return Some(exit);
     }
-    let exit = conclude(None, read_state(dir), Ok(End::Unseen(None))).ok()?;
+    let records = read_state(dir);
+    let recorded = records.as_ref().is_ok_and(Records::has_exit);
+    let concluded = conclude(None, records, Ok(End::Unseen(None))).ok()?;
+    let mut exit = oom.blame(Ok(concluded), recorded).ok()?;
+    if exit.reason == Reason::OomKilled.as_str() && !recorded {
+        // It is known after all how it ended.
+        exit.message.clear();
+    }
     Some(finish(dir, about, exit).await)
 }
 

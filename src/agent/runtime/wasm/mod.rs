@@ -2,9 +2,9 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words ([`last_words`]), what of an attempt outlives its agent ([`kept`]), and
-//! what is done with sandboxes that an earlier agent left: they are ended ([`leftovers`]) or taken
-//! over ([`adopt`]).
+//! ([`exec`]), its last words ([`last_words`]), who was killed for want of memory ([`oom`]), what of
+//! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
+//! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
 mod adopt;
@@ -13,6 +13,7 @@ mod kept;
 mod last_words;
 mod leftovers;
 mod monitor;
+mod oom;
 mod spawn;
 mod waited;
 
@@ -56,6 +57,8 @@ struct Entry {
     container: Option<Arc<Container>>,
     /// One permit for each command that may run beside it.
     execs: Arc<Semaphore>,
+    /// Its control group, and what is killed in it.
+    oom: Arc<oom::OomKills>,
 }
 
 /// The attempts by container id. Locked for a look-up only, never across a wait.
@@ -107,6 +110,7 @@ impl Wasm {
             stop,
             container: container.clone(),
             execs: Arc::clone(&execs),
+            oom: Arc::clone(&living.oom),
         };
         self.table.lock().insert(living.id.clone(), entry);
         let monitor = monitor::Monitor {
@@ -115,6 +119,7 @@ impl Wasm {
             pod_uid,
             container,
             execs,
+            oom: Arc::clone(&living.oom),
             unloadable: None,
             running,
         };

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use super::kept::{self, About, timestamp};
 use super::spawn::{LOG_LIMIT_BYTES, Process, Socket, Spawned, open_log};
 use super::waited::Waited;
-use super::{Container, Happening, Table, What, exec, last_words};
+use super::{Container, Happening, Table, What, exec, last_words, oom};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.
@@ -42,6 +42,8 @@ pub(super) struct Monitor {
     pub(super) container: Option<Arc<Container>>,
     /// The permits of the commands beside it.
     pub(super) execs: Arc<Semaphore>,
+    /// Its control group, and what is killed in it.
+    pub(super) oom: Arc<oom::OomKills>,
     /// What the sandbox said of an artefact that it cannot load.
     pub(super) unloadable: Option<String>,
     /// Since when the guest runs, once that was told: from then on it never "never ran".
@@ -66,19 +68,22 @@ pub(super) struct Living {
     pub(super) process: Waited,
     pub(super) stream: Option<UnixStream>,
     pub(super) socket: Socket,
+    /// Its control group, and what is killed in it.
+    pub(super) oom: Arc<oom::OomKills>,
 }
 
 impl From<Spawned> for Living {
     fn from(spawned: Spawned) -> Self {
-        let Spawned { id, process: Process { child, stream, socket }, dir, about } = spawned;
-        Self { id, dir, about, process: Waited::Child(child), stream: Some(stream), socket }
+        let Spawned { id, process: Process { child, stream, socket }, dir, about, leaf } = spawned;
+        let (process, stream) = (Waited::Child(child), Some(stream));
+        Self { id, dir, about, process, stream, socket, oom: Arc::new(oom::OomKills::new(leaf)) }
     }
 }
 
 impl Monitor {
     /// Runs until the sandbox has ended and everybody knows how.
     pub(super) async fn run(mut self, living: Living, mut stops: mpsc::Receiver<Duration>) {
-        let Living { id, dir, about, mut process, stream, socket } = living;
+        let Living { id, dir, about, mut process, stream, socket, oom: _ } = living;
         let (frames_in, mut frames) = mpsc::channel(1);
         let writer = stream.map(|stream| {
             let (reader, writer) = stream.into_split();
@@ -154,7 +159,10 @@ impl Monitor {
     }
 
     async fn ended(&mut self, place: &Place<'_>, end: io::Result<End>) {
-        match conclude(self.running, read_state(place.dir), end) {
+        let records = read_state(place.dir);
+        let recorded = records.as_ref().is_ok_and(Records::has_exit);
+        let concluded = conclude(self.running, records, end);
+        match self.oom.blame(concluded, recorded) {
             Ok(exit) => {
                 let exit = finish(place.dir, place.about, exit).await;
                 self.tell(place.id, AttemptState::Exited(exit)).await;
@@ -169,6 +177,7 @@ impl Monitor {
                 self.send(What::NeverRan { container, attempt, failure }).await;
             }
         }
+        self.oom.remove_leaf().await;
     }
 
     async fn tell(&self, id: &str, state: AttemptState) {
@@ -194,6 +203,11 @@ impl Records {
     /// Reads both.
     pub(super) fn of(state: &StateFile) -> Result<Self, StateError> {
         Ok(Self { launch: state.launched()?, exit: state.exit()? })
+    }
+
+    /// Whether the sandbox told its end itself.
+    pub(super) fn has_exit(&self) -> bool {
+        self.exit.is_some()
     }
 }
 

@@ -20,11 +20,14 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::super::Container;
 use super::kept::{self, About};
+use super::oom;
 use crate::ledger::{Ledger, write_whole};
+use crate::linux::cgroup::{CgroupError, Leaf};
 
 /// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
 pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
@@ -53,6 +56,9 @@ pub(super) enum SpawnError {
         #[source]
         source: StateError,
     },
+    /// Its control group.
+    #[error(transparent)]
+    Cgroup(CgroupError),
     /// Another process holds the attempt: it lives.
     #[error("state file {0} is locked: this attempt runs already")]
     Locked(PathBuf),
@@ -116,6 +122,8 @@ pub(super) struct Spawned {
     pub(super) dir: PathBuf,
     /// Where its traces are.
     pub(super) about: About,
+    /// Its control group.
+    pub(super) leaf: Option<Leaf>,
 }
 
 /// Starts the sandbox `program` for one container attempt and tells it what to run.
@@ -124,8 +132,30 @@ pub(super) async fn spawn(
     program: &Path,
     container: &Container,
 ) -> Result<Spawned, SpawnError> {
-    let frame = frame(describe(container))?;
     let id = new_id();
+    let leaf = make_leaf(container, &id).await?;
+    let spawned = spawn_in(ledger, program, container, (id, leaf.clone())).await;
+    if let (Err(_), Some(leaf)) = (&spawned, leaf) {
+        oom::remove(leaf).await;
+    }
+    spawned
+}
+
+async fn make_leaf(container: &Container, id: &str) -> Result<Option<Leaf>, SpawnError> {
+    let Some(spec) = container.cgroup.clone() else { return Ok(None) };
+    let (uid, id) = (container.pod_uid.clone(), id.to_owned());
+    let made = spawn_blocking(move || spec.make(&uid, &id)).await;
+    let made = made.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+    made.map(Some).map_err(SpawnError::Cgroup)
+}
+
+async fn spawn_in(
+    ledger: &Ledger,
+    program: &Path,
+    container: &Container,
+    (id, leaf): (String, Option<Leaf>),
+) -> Result<Spawned, SpawnError> {
+    let frame = frame(describe(container, leaf.as_ref()))?;
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
@@ -144,7 +174,7 @@ pub(super) async fn spawn(
     // An error means that it has ended already, as it does when it hears no more; the monitor sees
     // how. One that does not listen is left to its own patience.
     let _ = timeout(TELL_TIMEOUT, process.stream.write_all(&frame)).await;
-    Ok(Spawned { id, process, dir, about })
+    Ok(Spawned { id, process, dir, about, leaf })
 }
 
 /// Writes what another agent has to know of the attempt, and makes the link to its log.
@@ -203,8 +233,8 @@ pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// What the container's sandbox is told.
-pub(super) fn describe(container: &Container) -> Description {
+/// What the sandbox of the container in this control group is told.
+pub(super) fn describe(container: &Container, leaf: Option<&Leaf>) -> Description {
     let container = container.clone();
     Description {
         artefact: container.artefact,
@@ -215,6 +245,9 @@ pub(super) fn describe(container: &Container) -> Description {
         mounts: container.mounts,
         streams: false,
         user: container.user,
+        cgroups: leaf.map(Leaf::entries).unwrap_or_default(),
+        oom_score_adj: container.oom_score_adj,
+        network: container.network,
         memory_limit_bytes: container.memory_limit_bytes,
         log_limit_bytes: LOG_LIMIT_BYTES,
         listen: container.listen,
