@@ -25,6 +25,8 @@ mod payload;
 mod phase;
 mod plan;
 mod record;
+mod reference;
+mod service_env;
 mod state;
 mod status;
 mod step;
@@ -42,8 +44,14 @@ pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mount::{SubPathError, sub_path};
 pub use network::{ClusterDns, hostname, hosts_file, resolv_conf};
-pub use object::{Facts, NotFound, Objects, normalise_secret};
+pub use object::{
+    Facts, NotFound, Objects, ServiceFacts, ServicePortFacts, Token, TokenKey, normalise_secret,
+};
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
+pub use reference::{
+    Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
+    object_references, references,
+};
 pub use state::State;
 pub use step::step;
 pub use validate::{FieldError, validate, validate_config_map, validate_secret, volume_sources};

@@ -56,6 +56,11 @@ pub fn validate(pod: &Pod) -> Vec<FieldError> {
     errors.0
 }
 
+/// Whether an object can have this name (`IsDNS1123Subdomain`).
+pub(crate) fn is_subdomain(name: &str) -> bool {
+    dns_subdomain(name).is_empty()
+}
+
 /// Name, namespace, labels and annotations of any object. One without a namespace is given the
 /// default one by whoever reads it.
 fn metadata(errors: &mut Errors, meta: &ObjectMeta) {

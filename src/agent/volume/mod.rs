@@ -148,7 +148,7 @@ fn of_payload(
     let base = if secret { memory(&spec.name, place)? } else { place.disk.clone() };
     let modes = if secret && !linux::is_memory(&base) { OWN } else { u32::MAX };
     let path = directory(&base, plugin, &spec.name);
-    let owned = atomic::Owned { group, modes };
+    let owned = atomic::Owned { group, modes, users: place.changes_user };
     atomic::write(&path, payload, owned).map_err(|source| VolumeError::Write {
         volume: spec.name.clone(),
         path: path.clone(),
