@@ -4,6 +4,7 @@
 //! each may use in ARCHITECTURE.md.
 
 mod cli;
+mod cluster;
 mod image;
 mod ledger;
 mod linux;
