@@ -17,7 +17,7 @@ pub(super) type Answer = UnsyncBoxBody<Bytes, io::Error>;
 pub(super) struct Refusal {
     /// The status code.
     pub(super) code: StatusCode,
-    /// One line for people.
+    /// One line for people. Whether it ends with a line's end is upstream's.
     pub(super) text: String,
 }
 
@@ -29,7 +29,7 @@ impl Refusal {
 
     /// The answer that says so.
     pub(super) fn answer(self) -> Response<Answer> {
-        let mut answer = text(full(self.text + "\n"));
+        let mut answer = text(full(self.text));
         *answer.status_mut() = self.code;
         answer
     }

@@ -91,10 +91,16 @@ impl<P: Pods> Shared<P> {
         mut request: Request<B>,
     ) -> Result<Response<Answer>, Refusal> {
         let wanted = Wanted::of(query)?;
-        let Some(served) = self.find(target) else { return Err(target.unknown()) };
-        if !served.has_container(&target.container) {
+        let Some(served) = self.find(target) else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "pod does not exist"));
+        };
+        let uid = served.pod.metadata.uid.as_deref();
+        if target.uid.as_deref().is_some_and(|wanted| uid != Some(wanted))
+            || !served.has_container(&target.container)
+        {
+            // Upstream's code, which its runtime's errors have as well.
             let text = format!("container not found ({:?})", target.container);
-            return Err(Refusal::new(StatusCode::NOT_FOUND, text));
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
         }
         let (accept, protocol) = handshake(request.headers())?;
         let permit = self.stream_permit()?;
@@ -127,6 +133,10 @@ fn handshake(headers: &HeaderMap) -> Result<(HeaderValue, &'static str), Refusal
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|v| v.trim().eq_ignore_ascii_case(wanted))
     };
+    if has(UPGRADE, "SPDY/3.1") {
+        let text = "unable to upgrade: SPDY/3.1 is not spoken here yet, only WebSocket";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
+    }
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
         .filter(|_| has(CONNECTION, "upgrade") && has(UPGRADE, "websocket"));
@@ -375,6 +385,7 @@ mod tests {
         assert_eq!(headers(&good[..3]), Err(403));
         assert_eq!(headers(&good[1..]), Err(400));
         assert_eq!(headers(&[]), Err(400));
+        assert_eq!(headers(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]), Err(400));
     }
 
     #[test]

@@ -55,7 +55,12 @@ impl Wanted {
             "Stderr" => Some(Stream::Stderr),
             _ => return Err(invalid()),
         };
-        let tail = at_least("tailLines", 0)?;
+        // Upstream's older name for it, whose `all` is none.
+        let tail = match query.get("tail").filter(|tail| !tail.is_empty()) {
+            Some("all") => None,
+            Some(_) => at_least("tail", 0)?,
+            None => at_least("tailLines", 0)?,
+        };
         // Upstream's rule: the tail is counted before streams are told apart.
         if tail.is_some() && stream.is_some() {
             return Err(invalid());
@@ -81,7 +86,8 @@ impl<P: Pods> Shared<P> {
             return Err(Refusal::new(StatusCode::NOT_FOUND, text));
         }
         let attempt = attempt(&served.snapshot.borrow().status, target, wanted.previous)?;
-        let failed = |e: io::Error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
+        // Upstream's code for whatever goes wrong from here on.
+        let failed = |e: io::Error| Refusal::new(StatusCode::BAD_REQUEST, e.to_string());
         let dir = self.pods.log_dir(&served.pod, container);
         let permit = self.stream_permit()?;
         let lines = Lines {
@@ -166,7 +172,8 @@ impl Lines {
 
 fn container_status<'a>(status: &'a PodStatus, container: &str) -> Option<&'a ContainerStatus> {
     let init = status.init_container_statuses.iter().flatten();
-    let mut all = init.chain(status.container_statuses.iter().flatten());
+    let ephemeral = status.ephemeral_container_statuses.iter().flatten();
+    let mut all = init.chain(status.container_statuses.iter().flatten()).chain(ephemeral);
     all.find(|status| status.name == container)
 }
 
@@ -176,38 +183,48 @@ fn newest(status: &ContainerStatus) -> u32 {
 }
 
 /// The attempt whose log is shown: the one before for `previous`, else the one that runs or ended
-/// last (upstream's pkg/kubelet, `validateContainerLogStatus`).
+/// last (upstream's pkg/kubelet, `validateContainerLogStatus`). An end without a container's id is
+/// one of which nobody saw the container.
 fn attempt(status: &PodStatus, target: &Target, previous: bool) -> Result<u32, Refusal> {
-    let Target { pod, container, .. } = target;
+    let named = format!("container {:?} in pod {:?}", target.container, target.pod);
     let bad = |text: String| Err(Refusal::new(StatusCode::BAD_REQUEST, text));
-    let unavailable = || format!("container {container:?} in pod {pod:?} is not available");
-    let Some(status) = container_status(status, container) else { return bad(unavailable()) };
+    let Some(status) = container_status(status, &target.container) else {
+        return bad(format!("{named} is not available"));
+    };
     let state = status.state.clone().unwrap_or_default();
-    let ended = |state: &Option<ContainerState>| {
-        state.as_ref().is_some_and(|state| state.terminated.is_some())
+    // Whether it has ended, and whether its container is known.
+    let ended = |state: Option<&ContainerState>| {
+        let end = state?.terminated.as_ref()?;
+        Some(end.container_id.as_ref().is_some_and(|id| !id.is_empty()))
     };
     let newest = newest(status);
+    let last = ended(status.last_state.as_ref());
     // In a back-off the attempt that ended last is the last state already.
-    let last = ended(&status.last_state).then(|| match &state.waiting {
-        Some(_) => newest,
-        None => newest.saturating_sub(1),
-    });
-    match (previous, last, &state.waiting) {
-        (true, Some(last), _) => Ok(last),
-        (true, None, _) => {
-            bad(format!("previous terminated container {container:?} in pod {pod:?} not found"))
+    let last_attempt = if state.waiting.is_some() { newest } else { newest.saturating_sub(1) };
+    if previous {
+        return match last {
+            Some(true) => Ok(last_attempt),
+            Some(false) | None => bad(format!("previous terminated {named} not found")),
+        };
+    }
+    if state.running.is_some() {
+        return Ok(newest);
+    }
+    match (ended(Some(&state)), last, state.waiting) {
+        (Some(true), _, _) => Ok(newest),
+        (Some(false) | None, Some(true), _) => Ok(last_attempt),
+        (Some(false), Some(false) | None, _) | (None, Some(false), _) => {
+            bad(format!("{named} is terminated"))
         }
-        (false, Some(last), Some(_)) => Ok(last),
-        (false, None, Some(waiting)) => {
-            let why = match waiting.reason.as_deref().unwrap_or("ContainerCreating") {
-                "ErrImagePull" => "trying and failing to pull image".to_owned(),
-                "ImagePullBackOff" => "waiting to start: image can't be pulled".to_owned(),
-                reason => format!("waiting to start: {reason}"),
+        (None, None, Some(waiting)) => {
+            let why = match waiting.reason.as_deref().unwrap_or_default() {
+                "ErrImagePull" => "image can't be pulled",
+                "ImagePullBackOff" => "trying and failing to pull image",
+                reason => reason,
             };
-            bad(format!("container {container:?} in pod {pod:?} is {why}"))
+            bad(format!("{named} is waiting to start: {why}"))
         }
-        (false, _, None) if state.running.is_some() || state.terminated.is_some() => Ok(newest),
-        (false, _, None) => bad(unavailable()),
+        (None, None, None) => bad(format!("{named} is waiting to start - no logs yet")),
     }
 }
 
@@ -231,6 +248,8 @@ mod tests {
 
     #[test]
     fn parameters_are_upstreams() {
+        assert_eq!(wanted("tail=3&tailLines=5").expect("ok").options.tail, Some(3));
+        assert_eq!(wanted("tail=all&tailLines=5").expect("ok").options.tail, None);
         let all = wanted("follow=true&previous=1&timestamps&tailLines=0&limitBytes=5").expect("ok");
         assert!(all.follow && all.previous && all.options.timestamps);
         assert_eq!((all.options.tail, all.options.limit_bytes), (Some(0), Some(5)));
@@ -261,7 +280,10 @@ mod tests {
         previous: bool,
     ) -> Result<u32, String> {
         let end = ContainerState {
-            terminated: Some(ContainerStateTerminated::default()),
+            terminated: Some(ContainerStateTerminated {
+                container_id: Some("wasm://0".into()),
+                ..ContainerStateTerminated::default()
+            }),
             ..ContainerState::default()
         };
         let status = ContainerStatus {
@@ -289,6 +311,15 @@ mod tests {
             }),
             ..ContainerState::default()
         };
+        let ended = |id: Option<&str>| ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                container_id: id.map(String::from),
+                ..ContainerStateTerminated::default()
+            }),
+            ..ContainerState::default()
+        };
+        assert_eq!(chosen(2, ended(Some("wasm://2")), true, false), Ok(2));
+        assert_eq!(chosen(2, ended(None), true, false), Ok(1));
         assert_eq!(chosen(2, running(), true, false), Ok(2));
         assert_eq!(chosen(2, running(), true, true), Ok(1));
         assert_eq!(chosen(2, waiting("CrashLoopBackOff"), true, false), Ok(2));
@@ -303,14 +334,19 @@ mod tests {
             (
                 waiting("ErrImagePull"),
                 false,
-                r#"container "c" in pod "p" is trying and failing to pull image"#,
+                r#"container "c" in pod "p" is waiting to start: image can't be pulled"#,
             ),
             (
                 waiting("ImagePullBackOff"),
                 false,
-                r#"container "c" in pod "p" is waiting to start: image can't be pulled"#,
+                r#"container "c" in pod "p" is waiting to start: trying and failing to pull image"#,
             ),
-            (ContainerState::default(), false, r#"container "c" in pod "p" is not available"#),
+            (ended(None), false, r#"container "c" in pod "p" is terminated"#),
+            (
+                ContainerState::default(),
+                false,
+                r#"container "c" in pod "p" is waiting to start - no logs yet"#,
+            ),
         ] {
             assert_eq!(chosen(0, state, false, previous), Err(text.into()));
         }

@@ -1,57 +1,69 @@
-//! What others may ask of a running agent: the kubelet's paths over HTTP/1.1, today on a Unix
-//! socket that only its own user can open.
+//! What others may ask of a running agent: the kubelet's paths over HTTP. A `copepod run` serves
+//! them on a Unix socket that only its own user can open, a node on a TCP port over TLS
+//! ([`Server::start_tls`]) to whom the API server lets in ([`auth`]), and its health alone on
+//! another ([`Server::start_health`]).
 //!
 //! Owns: the paths and their parameters ([`route`]), the streams behind them ([`logs`],
-//! [`exec`]), bounds on
-//! connections. In: [`Pods`], which whoever runs the pods gives. Out: answers.
-//! Starts one task that accepts ([`Server::start`]) and one per connection. It reads snapshots and
+//! [`exec`]), TLS and the server's certificate ([`tls`]), bounds on connections ([`accept`],
+//! [`connection`]). In: [`Pods`], which whoever runs the pods gives, and a [`Reviewer`], which asks
+//! the API server. Out: answers.
+//! Starts one task that accepts for each listener and one per connection. It reads snapshots and
 //! opens streams; it changes no pod: a stop is asked of [`Pods`].
 
+mod accept;
 mod answer;
+mod auth;
+mod connection;
 pub(crate) mod exec;
+mod health;
 mod logs;
 mod route;
+#[cfg(test)]
+mod tests;
+mod tls;
 
-use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::Failure;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use k8s_openapi::List;
-use k8s_openapi::api::core::v1::Pod;
-use tokio::net::{UnixListener, UnixStream};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
+use self::accept::{Limits, accept};
 use self::answer::{Answer, Refusal, json};
-use self::route::{Route, Target};
+use self::auth::Auth;
+pub(crate) use self::auth::{
+    Access, AuthenticationOptions, AuthorizationMode, ReviewError, Reviewer, TokenReviewed, User,
+};
+use self::connection::Client;
+use self::route::{Query, Route, Target};
+pub(crate) use self::tls::{ServingCertificate, TlsError, TlsOptions, TlsVersion};
 use crate::logs::watch::LogWatch;
 use crate::runtime::{ExecError, ExecExit};
 use crate::worker::Snapshot;
 
-/// Connections at a time; more wait in the kernel. A user has a handful of terminals.
-const CONNECTIONS: usize = 64;
-/// Streams at a time, which last: some connections are always left for short answers.
-const STREAMS: u32 = 48;
-/// How long nothing is accepted after that has failed.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Bytes of a request's head: a command of an exec stands in its path.
-const HEAD_MAX: usize = 128 << 10;
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long open answers may go on once the server ends: a stop's answer and the last lines of a
-/// log come at once, and a reader that stalls is not waited for.
-const DRAIN: Duration = Duration::from_secs(2);
+/// Connections to a run's socket: a user has a handful of terminals.
+const OF_USER: Limits = Limits { connections: 64, of_peer: 64 };
+/// Connections to a node: API servers, which share theirs among requests, and whoever collects
+/// metrics. Half of them are always left for others than one peer.
+const OF_NODE: Limits = Limits { connections: 512, of_peer: 256 };
+/// Connections to a node's health: one at a time is all that is needed.
+const OF_HEALTH: Limits = Limits { connections: 64, of_peer: 32 };
+/// Streams of a run at a time, which last: some connections are always left for short answers.
+const USER_STREAMS: u32 = 48;
+/// Streams of a node at a time: all containers of 110 pods, followed more than once.
+const NODE_STREAMS: u32 = 512;
 
 /// An annotation of a served pod for each container that is an HTTP server: this and its name,
 /// with the address at which it answers as its value.
@@ -93,42 +105,210 @@ pub(crate) trait Pods: Send + Sync + 'static {
         command: Vec<String>,
         streams: [OwnedFd; 3],
     ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
+
+    /// The pods of which a container runs, as the runtime knows them.
+    fn running(&self) -> Vec<Running>;
+
+    /// Whether pods are looked after: `Err` says why not (upstream's check `syncloop`).
+    ///
+    /// # Errors
+    /// What keeps the loop that hands out work from going round.
+    fn sync_loop(&self) -> Result<(), String>;
+}
+
+/// A pod as the runtime knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its uid.
+    pub(crate) uid: String,
+    /// Its containers that run: name and image.
+    pub(crate) containers: Vec<(String, String)>,
+}
+
+impl Running {
+    /// As upstream shows it (`ToAPIPod`): names and images alone.
+    fn into_pod(self) -> Pod {
+        let container = |(name, image): (String, String)| Container {
+            name,
+            image: Some(image),
+            ..Container::default()
+        };
+        Pod {
+            metadata: ObjectMeta {
+                namespace: Some(self.namespace),
+                name: Some(self.name),
+                uid: Some(self.uid),
+                ..ObjectMeta::default()
+            },
+            spec: Some(PodSpec {
+                containers: self.containers.into_iter().map(container).collect(),
+                ..PodSpec::default()
+            }),
+            status: None,
+        }
+    }
 }
 
 impl Served {
-    /// Whether the pod has a container of this name, init containers among them.
+    /// Whether the pod has a container of this name, init and ephemeral ones among them.
     fn has_container(&self, name: &str) -> bool {
         let Some(spec) = &self.pod.spec else { return false };
-        let init = spec.init_containers.as_deref().unwrap_or_default();
-        init.iter().chain(&spec.containers).any(|container| container.name == name)
+        let init = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let mut names = init.map(|container| &container.name);
+        let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+        names.any(|n| n == name) || ephemeral.any(|container| container.name == name)
     }
+}
+
+/// What a node's server is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerOptions {
+    /// The node's name, by which access is asked for.
+    pub(crate) node_name: String,
+    /// How it speaks TLS.
+    pub(crate) tls: TlsOptions,
+    /// How callers are made known.
+    pub(crate) authentication: AuthenticationOptions,
+    /// What they may do.
+    pub(crate) authorization: AuthorizationMode,
+    /// Whether logs, exec and the like are served (`enableDebuggingHandlers`).
+    pub(crate) debugging_handlers: bool,
+}
+
+/// Where a server listens.
+#[derive(Debug)]
+pub(crate) enum Bind {
+    /// At this address; port 0 is any that is free.
+    Address(SocketAddr),
+    /// Where this socket does already.
+    Listener(std::net::TcpListener),
+}
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket that was given is none to accept from.
+    #[error("cannot use the socket that was given")]
+    Listener(#[source] io::Error),
+    /// Changes of logs cannot be seen.
+    #[error("cannot watch logs")]
+    LogWatch(#[source] io::Error),
+    /// TLS cannot be spoken.
+    #[error("cannot set up TLS")]
+    Tls(#[from] TlsError),
 }
 
 /// A server at work; it ends at the latest with the event loop.
 pub(crate) struct Server {
+    address: Option<SocketAddr>,
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
 
 impl Server {
-    /// Serves `pods` on `listener`.
+    /// Serves `pods` on `listener` to its owner.
     ///
     /// # Errors
     /// That of watching logs.
-    pub(crate) fn start(listener: UnixListener, pods: impl Pods) -> std::io::Result<Self> {
+    pub(crate) fn start(listener: UnixListener, pods: impl Pods) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(pods, USER_STREAMS)?);
+        let drained = shared.drained(USER_STREAMS);
+        let serve = move |stream, ended| {
+            let shared = Arc::clone(&shared);
+            connection::plain(stream, ended, move |request| {
+                let shared = Arc::clone(&shared);
+                async move { shared.answer(From::Owner, request).await }
+            })
+        };
+        Ok(Self::spawn(None, |end| accept(listener, OF_USER, end, drained, serve)))
+    }
+
+    /// Serves `pods` over TLS to whom `reviewer` lets in. Files of certificates are read now, and
+    /// again when they have changed.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(crate) async fn start_tls(
+        bind: Bind,
+        pods: impl Pods,
+        reviewer: Arc<dyn Reviewer>,
+        options: ServerOptions,
+    ) -> Result<Self, StartError> {
+        let ServerOptions { node_name, tls, authentication, authorization, debugging_handlers } =
+            options;
+        let acceptor = tls::acceptor(&tls, authentication.client_ca_file.is_some())?;
+        let auth = Auth::new(node_name, authentication, authorization, reviewer)?;
+        let mut shared = Shared::new(pods, NODE_STREAMS).map_err(StartError::LogWatch)?;
+        shared.debugging = debugging_handlers;
+        let (listener, address) = bind.listen().await?;
+        let shared = Arc::new(shared);
+        let drained = shared.drained(NODE_STREAMS);
+        let node = Arc::new(Node { shared, auth, acceptor });
+        let serve = move |stream, ended| {
+            let node = Arc::clone(&node);
+            connection::tls(stream, node.acceptor.clone(), ended, move |client, request| {
+                Arc::clone(&node).answer(client, request)
+            })
+        };
+        let address = Some(address);
+        Ok(Self::spawn(address, |end| accept(listener, OF_NODE, end, drained, serve)))
+    }
+
+    /// Serves the health of what looks after `pods`, and nothing else, over plain HTTP to anyone
+    /// (upstream's `healthzBindAddress` and `healthzPort`).
+    ///
+    /// # Errors
+    /// [`StartError::Bind`], [`StartError::Listener`].
+    pub(crate) async fn start_health(bind: Bind, pods: impl Pods) -> Result<Self, StartError> {
+        let (listener, address) = bind.listen().await?;
+        let pods = Arc::new(pods);
+        let serve = move |stream, ended| {
+            let pods = Arc::clone(&pods);
+            connection::plain(stream, ended, move |request: Request<Incoming>| {
+                let answered = match Route::of(request.method(), request.uri()) {
+                    Ok(Route::Health { check, query }) => {
+                        health::answer(check.as_deref(), &query, pods.sync_loop())
+                    }
+                    Ok(_) | Err(_) => Err(route::not_found()),
+                };
+                std::future::ready(answered.unwrap_or_else(Refusal::answer))
+            })
+        };
+        let drained = std::future::ready(());
+        Ok(Self::spawn(Some(address), |end| accept(listener, OF_HEALTH, end, drained, serve)))
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        address: Option<SocketAddr>,
+        accept: impl FnOnce(oneshot::Receiver<()>) -> F,
+    ) -> Self {
         let (end, wish) = oneshot::channel();
         let (done, ended) = oneshot::channel();
-        let shared = Arc::new(Shared {
-            pods,
-            log_watch: LogWatch::start()?,
-            streams: Arc::new(Semaphore::new(STREAMS as usize)),
-        });
+        let accept = accept(wish);
         tokio::spawn(async move {
-            accept(listener, shared, wish).await;
+            accept.await;
             // Nobody waits any more: the agent is gone.
             let _ = done.send(());
         });
-        Ok(Self { end, ended })
+        Self { address, end, ended }
+    }
+
+    /// Where it listens; `None` on a Unix socket.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// Takes no more requests and waits a moment for the answers that are under way.
@@ -139,89 +319,110 @@ impl Server {
     }
 }
 
+impl Bind {
+    async fn listen(self) -> Result<(TcpListener, SocketAddr), StartError> {
+        let listener = match self {
+            Self::Address(address) => TcpListener::bind(address)
+                .await
+                .map_err(|source| StartError::Bind { address, source })?,
+            Self::Listener(listener) => {
+                listener.set_nonblocking(true).map_err(StartError::Listener)?;
+                TcpListener::from_std(listener).map_err(StartError::Listener)?
+            }
+        };
+        let address = listener.local_addr().map_err(StartError::Listener)?;
+        Ok((listener, address))
+    }
+}
+
+/// What all connections of a node share.
+struct Node<P> {
+    shared: Arc<Shared<P>>,
+    auth: Auth,
+    acceptor: TlsAcceptor,
+}
+
+impl<P: Pods> Node<P> {
+    async fn answer(
+        self: Arc<Self>,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let admitted = self.auth.admit(&client.certificates, &method, &path, request.headers());
+        match admitted.await {
+            Ok(user) => {
+                tracing::debug!(user = user.name, %method, path, "a request");
+                Arc::clone(&self.shared).answer(From::Network, request).await
+            }
+            Err(refusal) => refusal.answer(),
+        }
+    }
+}
+
+/// Whence a request comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// From the user whose pods they are.
+    Owner,
+    /// From somebody who was let in.
+    Network,
+}
+
 /// What all connections share.
 struct Shared<P> {
     pods: P,
     log_watch: LogWatch,
     streams: Arc<Semaphore>,
-}
-
-async fn accept<P: Pods>(
-    listener: UnixListener,
-    shared: Arc<Shared<P>>,
-    mut end: oneshot::Receiver<()>,
-) {
-    let mut connections = JoinSet::new();
-    let (ending, ended) = watch::channel(());
-    loop {
-        tokio::select! {
-            _ = &mut end => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve(stream, Arc::clone(&shared), ended.clone()));
-                }
-                Err(error) => {
-                    // No descriptor is left, or no memory: not better at once.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_AGAIN).await;
-                }
-            },
-        }
-    }
-    drop((listener, ending));
-    let drained = async {
-        while connections.join_next().await.is_some() {}
-        // A stream that was upgraded has left its connection.
-        let _ = shared.streams.acquire_many(STREAMS).await;
-    };
-    let _ = timeout(DRAIN, drained).await;
-}
-
-async fn serve<P: Pods>(
-    stream: UnixStream,
-    shared: Arc<Shared<P>>,
-    mut ended: watch::Receiver<()>,
-) {
-    let service = service_fn(|request| {
-        let shared = Arc::clone(&shared);
-        async { Ok::<_, Infallible>(shared.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let served = tokio::select! {
-        served = &mut connection => served,
-        // The server ends, and its half with it: whoever has not asked yet is let go.
-        Err(_) = ended.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        // A client that went away.
-        tracing::debug!(%error, "a connection ended early");
-    }
+    debugging: bool,
 }
 
 impl<P: Pods> Shared<P> {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
+    fn new(pods: P, streams: u32) -> io::Result<Self> {
+        Ok(Self {
+            pods,
+            log_watch: LogWatch::start()?,
+            streams: Arc::new(Semaphore::new(streams as usize)),
+            debugging: true,
+        })
+    }
+
+    /// Waits for all streams: one that was upgraded has left its connection.
+    fn drained(&self, streams: u32) -> impl Future<Output = ()> + use<P> {
+        let all = Arc::clone(&self.streams);
+        async move {
+            let _ = all.acquire_many(streams).await;
+        }
+    }
+
+    async fn answer(self: Arc<Self>, from: From, request: Request<Incoming>) -> Response<Answer> {
+        if !self.debugging && route::is_debugging(request.uri()) {
+            let text = "Debug endpoints are disabled.\n";
+            return Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text).answer();
+        }
         let answered = match Route::of(request.method(), request.uri()) {
             Ok(Route::Pods) => self.list(),
+            Ok(Route::Running) => self.running(),
+            Ok(Route::Health { check, query }) => self.health(check.as_deref(), &query),
             Ok(Route::Logs { target, query }) => self.logs(&target, &query),
             Ok(Route::Exec { target, query }) => self.exec(&target, &query, request),
-            Ok(Route::Stop { target, grace }) => self.stop(&target, grace).await,
+            Ok(Route::Stop { target, grace }) if from == From::Owner => {
+                self.stop(&target, grace).await
+            }
+            // A node's pods are the API server's to end.
+            Ok(Route::Stop { .. }) => Err(route::not_found()),
             Err(refusal) => Err(refusal),
         };
-        let mut answer = answered.unwrap_or_else(Refusal::answer);
-        // One request a connection: a client that keeps one open holds up nobody. An upgrade says
-        // what it makes of its own.
-        answer.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
-        answer
+        answered.unwrap_or_else(Refusal::answer)
+    }
+
+    fn running(&self) -> Result<Response<Answer>, Refusal> {
+        let items = self.pods.running().into_iter().map(Running::into_pod).collect();
+        json(&List::<Pod> { items, ..List::default() })
+    }
+
+    fn health(&self, check: Option<&str>, query: &Query) -> Result<Response<Answer>, Refusal> {
+        health::answer(check, query, self.pods.sync_loop())
     }
 
     fn list(&self) -> Result<Response<Answer>, Refusal> {

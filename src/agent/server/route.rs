@@ -8,12 +8,23 @@ use k8s_openapi::api::core::v1::Pod;
 use reqwest::Url;
 
 use super::answer::Refusal;
+use super::health;
 
-/// What may be asked: the kubelet's paths, and `DELETE /pods/NAMESPACE/POD` beside them.
+/// What may be asked: the kubelet's paths, and `DELETE /pods/NAMESPACE/POD` beside them for the
+/// owner of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// `GET /pods`
     Pods,
+    /// `GET /runningpods/`
+    Running,
+    /// `/healthz` and `/healthz/CHECK`, by any method as upstream
+    Health {
+        /// One of the checks; all if not given.
+        check: Option<String>,
+        /// `verbose` and `exclude`.
+        query: Query,
+    },
     /// `GET /containerLogs/NAMESPACE/POD/CONTAINER`
     Logs {
         /// Whose.
@@ -21,7 +32,7 @@ pub(super) enum Route {
         /// Which part of it.
         query: Query,
     },
-    /// `GET` or `POST /exec/NAMESPACE/POD/CONTAINER`, to be upgraded to a WebSocket
+    /// `GET` or `POST /exec/NAMESPACE/POD[/UID]/CONTAINER`, to be upgraded to a WebSocket
     Exec {
         /// Where.
         target: Target,
@@ -43,14 +54,21 @@ pub(super) struct Target {
     pub(super) namespace: String,
     pub(super) pod: String,
     pub(super) container: String,
+    /// Which pod of that name; any if not given.
+    pub(super) uid: Option<String>,
 }
 
 impl Target {
     fn new([namespace, pod, container]: [&str; 3]) -> Self {
-        Self { namespace: namespace.into(), pod: pod.into(), container: container.into() }
+        let [namespace, pod, container] = [namespace, pod, container].map(String::from);
+        Self { namespace, pod, container, uid: None }
     }
 
-    /// Whether this is the pod.
+    fn of_uid(self, uid: &str) -> Self {
+        Self { uid: Some(uid.into()), ..self }
+    }
+
+    /// Whether this is the pod, by its name.
     pub(super) fn is(&self, pod: &Pod) -> bool {
         let named = |field: &Option<String>, name: &str| field.as_deref() == Some(name);
         named(&pod.metadata.namespace, &self.namespace) && named(&pod.metadata.name, &self.pod)
@@ -92,6 +110,11 @@ impl Query {
     }
 }
 
+/// The refusal of a path that nobody serves.
+pub(super) fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
 /// Upstream's refusal of parameters that cannot be read.
 pub(super) fn undecodable() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#)
@@ -110,12 +133,16 @@ impl Route {
     /// parameters that cannot be read.
     pub(super) fn of(method: &Method, uri: &Uri) -> Result<Self, Refusal> {
         let query = query(uri)?;
-        let not_found = || Refusal::new(StatusCode::NOT_FOUND, "404 page not found");
         let path = uri.path().trim_start_matches('/').trim_end_matches('/');
         let parts: Vec<&str> = path.split('/').collect();
         const GET: &[Method] = &[Method::GET];
         let (allowed, route) = match *parts.as_slice() {
             ["pods"] => (GET, Self::Pods),
+            ["runningpods"] => (GET, Self::Running),
+            ["healthz"] => return Ok(Self::Health { check: None, query }),
+            ["healthz", check] if health::is_check(check) => {
+                return Ok(Self::Health { check: Some(check.into()), query });
+            }
             ["pods", namespace, pod] => {
                 let grace = match query.number("gracePeriodSeconds")? {
                     None => None,
@@ -134,12 +161,29 @@ impl Route {
                 let target = Target::new([namespace, pod, container]);
                 (&[Method::GET, Method::POST][..], Self::Exec { target, query })
             }
+            ["exec", namespace, pod, uid, container] => {
+                let target = Target::new([namespace, pod, container]).of_uid(uid);
+                (&[Method::GET, Method::POST][..], Self::Exec { target, query })
+            }
             _ => return Err(not_found()),
         };
         if allowed.contains(method) {
             return Ok(route);
         }
-        Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed"))
+        Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"))
+    }
+}
+
+/// Whether the path is one of those that `enableDebuggingHandlers: false` switches off (upstream's
+/// `InstallDebuggingDisabledHandlers`).
+pub(super) fn is_debugging(uri: &Uri) -> bool {
+    let mut parts = uri.path().trim_start_matches('/').split('/');
+    match parts.next() {
+        Some(
+            "run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "logs",
+        ) => true,
+        Some("debug") => parts.next() == Some("pprof"),
+        Some(_) | None => false,
     }
 }
 
@@ -175,6 +219,15 @@ mod tests {
         for method in [Method::GET, Method::POST] {
             assert_eq!(route(&method, "/exec/ns/p/c?command=a&command="), exec);
         }
+        let target = Target::new(["ns", "p", "c"]).of_uid("u");
+        let exec = Ok(Route::Exec { target, query: Query::default() });
+        assert_eq!(route(&Method::POST, "/exec/ns/p/u/c"), exec);
+        assert_eq!(route(&Method::GET, "/runningpods/"), Ok(Route::Running));
+        let health = |check: Option<&str>| {
+            Ok(Route::Health { check: check.map(String::from), query: Query::default() })
+        };
+        assert_eq!(route(&Method::GET, "/healthz"), health(None));
+        assert_eq!(route(&Method::HEAD, "/healthz/syncloop"), health(Some("syncloop")));
         let target = Target::new(["ns", "p", ""]);
         let grace = Some(Duration::from_secs(7));
         let stop = route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=7");
@@ -183,7 +236,14 @@ mod tests {
 
     #[test]
     fn the_rest_is_refused_by_its_code() {
-        for path in ["/", "/pod", "/containerLogs/ns/p", "/containerLogs/ns/p/c/d", "/pods/ns"] {
+        for path in [
+            "/",
+            "/pod",
+            "/containerLogs/ns/p",
+            "/containerLogs/ns/p/c/d",
+            "/pods/ns",
+            "/healthz/x",
+        ] {
             assert_eq!(route(&Method::GET, path), Err(404), "{path}");
         }
         assert_eq!(route(&Method::POST, "/pods"), Err(405));
@@ -191,6 +251,16 @@ mod tests {
         assert_eq!(route(&Method::GET, "/pods/ns/p"), Err(405));
         assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=x"), Err(400));
         assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=-1"), Err(422));
+    }
+
+    #[test]
+    fn what_debugging_is_is_upstreams() {
+        let is = |path: &str| is_debugging(&path.parse().expect("an address"));
+        assert!(
+            ["/run/x", "/exec/ns/p/c", "/logs/", "/runningpods/", "/debug/pprof/"].map(is)
+                == [true; 5]
+        );
+        assert!(["/pods", "/healthz", "/metrics", "/debug/flags/v", "/"].map(is) == [false; 5]);
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use copepod_pod::{Event, Failure};
+use copepod_pod::{AttemptState, Event, Failure};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::load::Loaded;
 use crate::runtime::{ExecError, ExecExit, Runtime};
-use crate::server::{Pods, Served, URL_PREFIX};
+use crate::server::{Pods, Running, Served, URL_PREFIX};
 use crate::worker::{Handle, Shared};
 
 /// The pods of a run, in the order of its files.
@@ -116,6 +116,38 @@ impl<R: Runtime> Pods for Board<R> {
         let status = served.snapshot.borrow().status.clone();
         self.shared.exec((&served.pod, &base), &status, container, command, streams).await
     }
+
+    fn running(&self) -> Vec<Running> {
+        let running = |shown: &Shown| {
+            let metadata = &shown.pod.metadata;
+            let uid = metadata.uid.clone().unwrap_or_default();
+            let attempts = self.shared.runtime.list(&uid).into_iter();
+            let running = attempts.filter(|a| matches!(a.state, AttemptState::Running { .. }));
+            let containers: Vec<_> =
+                running.map(|a| (image_of(&shown.pod, &a.container), a.container)).collect();
+            (!containers.is_empty()).then(|| Running {
+                namespace: metadata.namespace.clone().unwrap_or_default(),
+                name: metadata.name.clone().unwrap_or_default(),
+                uid,
+                containers: containers.into_iter().map(|(image, name)| (name, image)).collect(),
+            })
+        };
+        self.lock().iter().filter_map(running).collect()
+    }
+
+    fn sync_loop(&self) -> Result<(), String> {
+        // Each pod has a worker of its own, and a panic of any ends the run.
+        Ok(())
+    }
+}
+
+/// The image of a container of the pod.
+fn image_of(pod: &Pod, container: &str) -> String {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    let mut all = init.chain(spec.into_iter().flat_map(|spec| &spec.containers));
+    let found = all.find(|c| c.name == container);
+    found.and_then(|c| c.image.clone()).unwrap_or_default()
 }
 
 /// The pod's `terminationGracePeriodSeconds`.
