@@ -1,12 +1,13 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
 //! descriptors, paths below directories that guests write to and the removal of such, memory as a
-//! directory, the jail of a compile job.
+//! directory, network namespaces, the jail of a compile job.
 //!
 //! The only room of the agent where `unsafe` may stand. Starts no task.
 
 mod beneath;
 pub(crate) mod compile_jail;
 pub(crate) mod listener;
+pub(crate) mod network;
 mod remove;
 mod tmpfs;
 
