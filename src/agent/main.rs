@@ -9,6 +9,7 @@ mod image;
 mod ledger;
 mod linux;
 mod logs;
+mod network;
 mod runtime;
 mod server;
 mod sources;
