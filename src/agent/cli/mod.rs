@@ -11,6 +11,7 @@ mod exec;
 mod find;
 mod image;
 mod logs;
+mod node;
 mod ps;
 mod registry;
 mod run;
@@ -36,6 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Node(node::Args),
     Check(run::check::Args),
     Ps(ps::Args),
     Logs(logs::Args),
@@ -60,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
     linux::raise_descriptor_limit();
     let result = match cli.command {
         Command::Run(args) => on_one_thread(run::run(args)),
+        Command::Node(args) => on_one_thread(node::run(args)),
         Command::Check(args) => on_one_thread(run::check::run(args)),
         Command::Ps(args) => on_one_thread(ps::run(args)),
         Command::Logs(args) => on_one_thread(logs::run(args)),

@@ -180,7 +180,7 @@ pub(super) fn describe(
         user: user.filter(|_| host.changes_user),
         cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(&pod, spec)),
         oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(&pod, spec)),
-        network: None,
+        network: ready.network.clone(),
         memory_limit_bytes,
         listen: listen(prepared.kind, spec, &facts),
         grace_seconds: grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(30),

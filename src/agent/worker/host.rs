@@ -10,6 +10,7 @@ use rustix::system::{sysinfo, uname};
 
 use super::PodCgroups;
 use crate::linux;
+use crate::network::Network;
 
 /// What this host does for pods where a cluster's node would do otherwise.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Host {
     pub(crate) mounts: bool,
     /// The control groups of pods; `None`: guests stay in the agent's.
     pub(crate) cgroups: Option<PodCgroups>,
+    /// The network of pods; `None`: guests share the host's.
+    pub(crate) network: Option<Network>,
     /// Whether guests end with the agent.
     pub(crate) die_with_agent: bool,
 }
@@ -49,6 +52,7 @@ impl Host {
             changes_user: is_root,
             mounts: is_root && linux::can_mount(),
             cgroups: None,
+            network: None,
             die_with_agent: true,
         }
     }

@@ -21,6 +21,7 @@ pub(crate) use cgroup::PodCgroups;
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 pub(crate) use outlet::{Outlet, Silent};
+pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER};
 pub(crate) use supply::{Given, Supplier};
 
 use std::collections::HashMap;

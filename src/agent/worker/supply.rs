@@ -14,6 +14,12 @@ pub(crate) trait Supplier: Send + Sync {
     /// # Errors
     /// Why that cannot be known now.
     fn supply(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<Arc<Objects>, Failure>>;
+
+    /// The handler of the pod's RuntimeClass; empty for a pod without one.
+    ///
+    /// # Errors
+    /// Why that cannot be known now.
+    fn handler(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>>;
 }
 
 /// Objects that are known from the start and never change: those of files.
@@ -23,5 +29,10 @@ pub(crate) struct Given(pub(crate) Arc<Objects>);
 impl Supplier for Given {
     fn supply(&self, _pod: Arc<Pod>) -> BoxFuture<'static, Result<Arc<Objects>, Failure>> {
         ready(Ok(Arc::clone(&self.0))).boxed()
+    }
+
+    /// Every container of a `copepod run` is Wasm.
+    fn handler(&self, _pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>> {
+        ready(Ok(String::new())).boxed()
     }
 }

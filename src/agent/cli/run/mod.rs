@@ -138,7 +138,7 @@ fn notices(loaded: &[Loaded], host: &Host) -> Vec<String> {
 }
 
 /// The sandbox program: as given, else beside this one.
-fn sandbox(given: Option<PathBuf>) -> Result<PathBuf> {
+pub(super) fn sandbox(given: Option<PathBuf>) -> Result<PathBuf> {
     let path = match given {
         Some(path) => path,
         None => std::env::current_exe()

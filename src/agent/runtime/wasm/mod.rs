@@ -26,6 +26,7 @@ use copepod_pod::{Attempt, AttemptState, Failure};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
+pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
 use super::{Container, Exec, ExecError, ExecExit, Happening, Runtime, What};
