@@ -4,6 +4,8 @@
 //! each may use in ARCHITECTURE.md.
 
 mod cli;
+#[cfg_attr(not(test), expect(dead_code, reason = "the command `node` joins it to the others"))]
+mod config;
 mod image;
 mod ledger;
 mod linux;

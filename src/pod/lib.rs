@@ -4,8 +4,10 @@
 //! pod, variable expansion, quantities. Takes and gives values only: no I/O, no clock, no
 //! randomness, no logging; the time comes in with each event.
 
+pub mod admission;
 pub mod qos;
 pub mod quantity;
+pub mod resources;
 
 mod backoff;
 mod condition;
@@ -41,7 +43,10 @@ pub use object::{Facts, NotFound, Objects, normalise_secret};
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
 pub use state::State;
 pub use step::step;
-pub use validate::{FieldError, validate, validate_config_map, validate_secret, volume_sources};
+pub use validate::{
+    FieldError, dns_subdomain, label_value, qualified_name, validate, validate_config_map,
+    validate_secret, volume_sources,
+};
 
 #[cfg(test)]
 mod mutated_test;
