@@ -4,6 +4,7 @@
 //! pod, variable expansion, quantities. Takes and gives values only: no I/O, no clock, no
 //! randomness, no logging; the time comes in with each event.
 
+pub mod admission;
 pub mod qos;
 pub mod quantity;
 pub mod resources;
@@ -54,7 +55,10 @@ pub use reference::{
 };
 pub use state::State;
 pub use step::step;
-pub use validate::{FieldError, validate, validate_config_map, validate_secret, volume_sources};
+pub use validate::{
+    FieldError, dns_subdomain, label_value, qualified_name, validate, validate_config_map,
+    validate_secret, volume_sources,
+};
 
 #[cfg(test)]
 mod mutated_test;
