@@ -7,7 +7,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use thiserror::Error;
 
-use crate::PodAddresses;
+use crate::{ClusterDns, PodAddresses};
 
 /// The objects of the pod's own namespace that it may name. One that is not in here does not exist.
 /// All are valid ones ([`validate_config_map`](crate::validate_config_map),
@@ -78,6 +78,11 @@ pub struct Facts {
     pub allocatable_memory_bytes: u64,
     /// The node's allocatable bytes of ephemeral storage.
     pub allocatable_storage_bytes: u64,
+    /// The DNS service of the node's cluster; `None` without a cluster.
+    pub cluster_dns: Option<ClusterDns>,
+    /// The node's own resolver configuration as its kubelet configuration names it (`resolvConf`):
+    /// a path, `/etc/resolv.conf` if it says none; empty for no such file.
+    pub resolv_conf: Option<String>,
 }
 
 #[cfg(test)]
