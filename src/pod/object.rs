@@ -9,7 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccountTokenProjection};
 use thiserror::Error;
 
-use crate::PodAddresses;
+use crate::{ClusterDns, PodAddresses};
 
 /// How long a token lives whose projection does not say, in seconds (the API's default).
 const TOKEN_SECONDS: i64 = 3600;
@@ -176,6 +176,11 @@ pub struct Facts {
     pub allocatable_memory_bytes: u64,
     /// The node's allocatable bytes of ephemeral storage.
     pub allocatable_storage_bytes: u64,
+    /// The DNS service of the node's cluster; `None` without a cluster.
+    pub cluster_dns: Option<ClusterDns>,
+    /// The node's own resolver configuration as its kubelet configuration names it (`resolvConf`):
+    /// a path, `/etc/resolv.conf` if it says none; empty for no such file.
+    pub resolv_conf: Option<String>,
 }
 
 #[cfg(test)]

@@ -52,7 +52,10 @@ enum Command {
 /// of ours (printed here, once), 2 for a wrong command line (clap), else what the command says.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::init();
+    telemetry::init(match &cli.command {
+        Command::Node(args) => Some(args.verbosity()),
+        _ => None,
+    });
     // A half-dead agent is worse than one that is started again: a panic of any task ends it.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -18,9 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount as unmount_at,
 };
-use rustix::thread::{
-    LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe,
-};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// `f_type` of the file system of namespaces (`NSFS_MAGIC` of linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -146,7 +144,9 @@ fn raise_loopback() -> io::Result<()> {
     match answer.payload {
         NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
         NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: expected an acknowledgement")),
+        _ => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: expected an acknowledgement"))
+        }
     }
 }
 

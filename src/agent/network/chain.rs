@@ -63,9 +63,8 @@ impl Chain<'_> {
                 |source| ChainError::Call { plugin: describe(plugin), verb: "add", source };
             let conf = self.conf(plugin, result.as_ref());
             let printed = self.call("ADD", plugin, &conf).await.map_err(failed)?;
-            let parsed = serde_json::from_slice::<Option<Map<_, _>>>(&printed).map_err(|source| {
-                ChainError::Result { plugin: describe(plugin), source }
-            })?;
+            let parsed = serde_json::from_slice::<Option<Map<_, _>>>(&printed)
+                .map_err(|source| ChainError::Result { plugin: describe(plugin), source })?;
             result = Some(self.versioned(parsed.unwrap_or_default()));
         }
         Ok(result.unwrap_or_default())

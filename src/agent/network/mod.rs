@@ -276,8 +276,10 @@ impl Inner {
         let begun = blocking(move || this.records.begin(&of, &begun)).await??;
         // The disk takes about as long as the kernel.
         let (this, of) = (Arc::clone(self), uid.to_owned());
-        let (synced, made) =
-            tokio::join!(blocking(move || begun.sync()), blocking(move || this.namespaces.make(&of)));
+        let (synced, made) = tokio::join!(
+            blocking(move || begun.sync()),
+            blocking(move || this.namespaces.make(&of))
+        );
         synced??;
         let netns = match made? {
             Ok(netns) => netns,
@@ -312,10 +314,10 @@ impl Inner {
         let is_there = blocking(move || this.namespaces.is_there(&of)).await?;
         // Without a namespace plugins give back what is theirs outside of it.
         let netns = if is_there { self.namespaces.path(uid) } else { PathBuf::new() };
-        self.chain(record, &netns).delete().await.map_err(|source| NetworkError::Destroy {
-            id: record.container_id.clone(),
-            source,
-        })?;
+        self.chain(record, &netns)
+            .delete()
+            .await
+            .map_err(|source| NetworkError::Destroy { id: record.container_id.clone(), source })?;
         self.forget(uid).await
     }
 

@@ -92,7 +92,15 @@ impl Namespaces {
 fn normal(name: &str) -> String {
     match name.find(['.', '/']) {
         Some(at) if name.as_bytes()[at] == b'.' => {
-            let swap = |c| if c == '.' { '/' } else if c == '/' { '.' } else { c };
+            let swap = |c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            };
             name.chars().map(swap).collect()
         }
         Some(_) | None => name.to_owned(),

@@ -80,7 +80,8 @@ fn watch(dir: &Path) -> io::Result<EventStream<Vec<u8>>> {
     let inotify = Inotify::init()?;
     let gone = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
     let appears = WatchMask::CREATE | WatchMask::MOVED_TO;
-    let of_dir = appears | gone | WatchMask::CLOSE_WRITE | WatchMask::MOVED_FROM | WatchMask::DELETE;
+    let of_dir =
+        appears | gone | WatchMask::CLOSE_WRITE | WatchMask::MOVED_FROM | WatchMask::DELETE;
     for _ in 0..CLIMBS {
         // Once a parent is watched, what appears below it is seen, or is there now.
         let mut below = dir;

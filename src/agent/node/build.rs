@@ -169,6 +169,9 @@ fn dns(config: &Config) -> Facts {
             servers: dns.servers.iter().map(ToString::to_string).collect(),
             domain: dns.domain.clone(),
         }),
+        resolv_conf: Some(
+            dns.resolv_conf.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        ),
         ..Facts::default()
     }
 }

@@ -46,6 +46,7 @@ impl Host {
             // Of a directory that is not made yet, nothing is known.
             allocatable_storage_bytes: statvfs(state)
                 .map_or(0, |about| about.f_blocks.saturating_mul(about.f_frsize)),
+            ..Facts::default()
         };
         Self {
             facts,
