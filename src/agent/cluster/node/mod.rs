@@ -173,3 +173,4 @@ impl BackOff {
 #[cfg(test)]
 #[path = "node_test.rs"]
 mod tests;
+
