@@ -141,9 +141,9 @@ pub(crate) struct DnsConfig {
 /// Bounds on pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodLimits {
-    max_pods: u32,
+    pub(crate) max_pods: u32,
     /// 0: no such bound.
-    pods_per_core: u32,
+    pub(crate) pods_per_core: u32,
     /// Most processes and threads of a pod; `None`: no bound of its own.
     pub(crate) pids: Option<u64>,
     /// Sysctls (or prefixes ending in `*`) that pods may set beside the safe ones.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copepod_pod::quantity::Quantity;
-use copepod_pod::{KernelVersion, NodeFacts, Rejection, SysctlAllowList, admit};
+use copepod_pod::admission::{KernelVersion, NodeFacts, Rejection, SysctlAllowList, admit};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use rustix::system::uname;
 use tokio::sync::watch;
@@ -20,9 +20,8 @@ pub(super) struct Admission {
 impl Admission {
     /// Admission to the node whose object `node` shows.
     pub(super) fn new(config: &Config, node: watch::Receiver<Option<Arc<Node>>>) -> Self {
-        let release = uname().release().to_string_lossy().into_owned();
-        let sysctls =
-            SysctlAllowList::new(KernelVersion::parse(&release), &config.pods.unsafe_sysctls);
+        let kernel = kernel_version(&uname().release().to_string_lossy());
+        let sysctls = SysctlAllowList::new(kernel, &config.pods.unsafe_sysctls);
         let fixed = NodeFacts {
             name: config.node.name.clone(),
             os: "linux".into(),
@@ -51,5 +50,25 @@ impl Admission {
             ..self.fixed.clone()
         };
         admit(pod, &facts, active)
+    }
+}
+
+/// `6.18.2-amd64` is 6.18; what cannot be read is older than any.
+fn kernel_version(release: &str) -> KernelVersion {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_version;
+
+    #[test]
+    fn kernels_are_told_apart_by_two_numbers() {
+        for (release, version) in
+            [("6.18.2-amd64", (6, 18)), ("5.4", (5, 4)), ("6-rc1", (6, 0)), ("odd", (0, 0))]
+        {
+            assert_eq!(kernel_version(release), version, "{release}");
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::{Event, Rejection, rejected_status};
+use copepod_pod::Event;
+use copepod_pod::admission::{Rejection, rejected_status};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};

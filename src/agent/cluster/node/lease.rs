@@ -13,7 +13,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::{BackOff, JITTER, LIMIT, Shared};
+use super::{BackOff, JITTER, LIMIT, Shared, known};
 use crate::cluster::call::{CallError, call};
 use crate::cluster::spread;
 use crate::telemetry::chain;
@@ -104,26 +104,14 @@ impl Keeper {
         let params = PostParams::default();
         let Some(lease) = last else {
             // It is removed with its owner, so there is none without.
-            let uid = self.uid().await;
-            let lease = renewed(Lease::default(), &self.shared, Some(&uid), Timestamp::now());
+            let node = known(&mut self.node).await;
+            let uid = node.metadata.uid.as_deref();
+            let lease = renewed(Lease::default(), &self.shared, uid, Timestamp::now());
             return call(LIMIT, self.api.create(&params, &lease)).await;
         };
         let uid = self.node.borrow().as_ref().and_then(|node| node.metadata.uid.clone());
         let lease = renewed(lease, &self.shared, uid.as_deref(), Timestamp::now());
         call(LIMIT, self.api.replace(name, &params, &lease)).await
-    }
-
-    /// The uid of our node, once there is one.
-    async fn uid(&mut self) -> String {
-        let named = |node: &Option<Arc<Node>>| {
-            node.as_ref().is_some_and(|node| node.metadata.uid.is_some())
-        };
-        let node = match self.node.wait_for(named).await {
-            Ok(node) => node.clone(),
-            // The watch ends with the event loop only.
-            Err(_) => std::future::pending().await,
-        };
-        node.and_then(|node| node.metadata.uid.clone()).unwrap_or_default()
     }
 }
 

@@ -84,16 +84,7 @@ impl NodeHandle {
 
     /// Waits until our node was seen: no pod is watched before (upstream's `nodeHasSynced`).
     pub(crate) async fn seen(&self) -> Arc<Node> {
-        let mut node = self.node.clone();
-        loop {
-            if let Some(node) = node.borrow_and_update().clone() {
-                return node;
-            }
-            if node.changed().await.is_err() {
-                // The watch ends with the event loop only.
-                std::future::pending::<()>().await;
-            }
-        }
+        known(&mut self.node.clone()).await
     }
 
     /// Says all that keeps the node from being ready, in upstream's words; nothing makes it ready.
@@ -145,6 +136,19 @@ impl Shared {
         change(&mut inputs);
         if urgent && *inputs != before {
             self.urgent.notify_one();
+        }
+    }
+}
+
+/// Our node, once it was seen.
+async fn known(node: &mut channel::Receiver<Option<Arc<Node>>>) -> Arc<Node> {
+    loop {
+        if let Some(node) = node.borrow_and_update().clone() {
+            return node;
+        }
+        if node.changed().await.is_err() {
+            // The watch ends with the event loop only.
+            std::future::pending::<()>().await;
         }
     }
 }

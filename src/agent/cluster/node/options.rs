@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use copepod_pod::Quantity;
+use copepod_pod::quantity::Quantity;
 use k8s_openapi::api::core::v1::Taint;
 
 /// The version that a node reports: the kubelet whose behaviour this is, and what it is in truth

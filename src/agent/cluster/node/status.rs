@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::address::HostAddresses;
 use super::object::{Facts, Said, Wanted, updated};
 use super::register::{register, write};
-use super::{BACK_OFF_MAX, BackOff, JITTER, LIMIT, Shared, patch};
+use super::{BackOff, JITTER, LIMIT, Shared, patch};
 use crate::cluster::call::{CallError, call, now};
 use crate::cluster::spread;
 use crate::linux::machine::Machine;

@@ -66,6 +66,9 @@ pub(crate) enum ReadError {
         /// Where.
         column: usize,
     },
+    /// A watch that ended as soon as it had begun.
+    #[error("the API server closed the watch at once")]
+    Closed,
     /// A watch on which nothing came, not even a bookmark.
     #[error("the watch was silent for {} s", SILENCE_MAX.as_secs())]
     Silent,
@@ -78,12 +81,13 @@ impl ReadError {
     pub(super) fn is_early(&self) -> bool {
         match self {
             Self::Status { code: 403, message, .. } => message.contains(UNRELATED),
-            Self::Status { code: 404, kind, .. } => kind == "pods",
+            Self::Status { code: 404, kind, .. } => ["pod", "pods"].contains(&kind.as_str()),
             Self::Status { .. }
             | Self::Timeout
             | Self::Transport(_)
             | Self::TooLarge(_)
             | Self::Parse { .. }
+            | Self::Closed
             | Self::Silent => false,
         }
     }
@@ -102,7 +106,7 @@ impl ReadError {
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Status { code, .. } => matches!(code, 429 | 500..) || self.is_early(),
-            Self::Timeout | Self::Transport(_) | Self::Silent => true,
+            Self::Timeout | Self::Transport(_) | Self::Closed | Self::Silent => true,
             Self::TooLarge(_) | Self::Parse { .. } => false,
         }
     }
@@ -114,6 +118,7 @@ impl ReadError {
             | Self::Transport(_)
             | Self::TooLarge(_)
             | Self::Parse { .. }
+            | Self::Closed
             | Self::Silent => None,
         }
     }
@@ -185,7 +190,11 @@ impl Server {
 
     /// The answer if it is a good one.
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ReadError> {
-        let answer = self.client.send(request).await.map_err(ReadError::transport)?;
+        let answer = self.client.send(request).await.map_err(|error| match error {
+            // What is wrong, without what `kube` says around it.
+            kube::Error::Service(why) => ReadError::Transport(why),
+            other => ReadError::transport(other),
+        })?;
         let code = answer.status();
         if code.is_success() {
             return Ok(answer);

@@ -10,6 +10,8 @@ use super::request::ReadError;
 const EARLY_FIRST: Duration = Duration::from_millis(20);
 /// Longest such wait.
 const EARLY_MAX: Duration = Duration::from_secs(2);
+/// After so many of them, some ten seconds, it is not the graph that is slow: the pod is gone there.
+const EARLY_TRIES: u32 = 11;
 /// First wait after any other failure.
 const FIRST: Duration = Duration::from_millis(500);
 /// Longest one; a server that comes back is found within it.
@@ -35,7 +37,8 @@ impl Backoff {
     pub(super) fn next(&mut self, error: &ReadError) -> Duration {
         let wait = if error.is_early() {
             self.early = self.early.saturating_add(1);
-            doubled(EARLY_FIRST, self.early - 1, EARLY_MAX)
+            let most = if self.early <= EARLY_TRIES { EARLY_MAX } else { MAX };
+            doubled(EARLY_FIRST, self.early - 1, most)
         } else {
             self.other = self.other.saturating_add(1);
             doubled(FIRST, self.other - 1, MAX)
@@ -78,11 +81,12 @@ mod tests {
              relationship found between node 'n' and this object",
             None,
         );
-        let quick: Vec<_> = (0..10).map(|_| backoff.next(&unrelated)).collect();
+        let quick: Vec<_> = (0..EARLY_TRIES).map(|_| backoff.next(&unrelated)).collect();
         assert!(quick[0] <= EARLY_FIRST && quick[0] >= EARLY_FIRST / 2, "{quick:?}");
         assert!(quick[9] <= EARLY_MAX && quick[9] > EARLY_MAX / 2, "{quick:?}");
         let total: Duration = quick.iter().sum();
-        assert!(total < Duration::from_secs(10), "{total:?}");
+        assert!(total > Duration::from_secs(6) && total < Duration::from_secs(10), "{total:?}");
+        assert!(backoff.next(&unrelated) > MAX / 2, "the pod is gone");
         assert!(backoff.next(&ReadError::Timeout) >= FIRST * 4 / 5, "its own count");
         for _ in 0..100 {
             assert!(backoff.next(&ReadError::Timeout) <= MAX);

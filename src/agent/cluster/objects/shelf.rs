@@ -120,12 +120,16 @@ impl<K: Kind> Shelf<K> {
     pub(super) async fn read(&self, key: &Key) -> Option<Arc<K>> {
         let seen = lock(&self.items).get(key).map(|item| item.seen.clone());
         let Some(mut seen) = seen else { return self.read_unwatched(key).await };
-        let known = seen.wait_for(|seen| !matches!(seen, Seen::Unknown(_))).await;
-        match known.as_deref() {
-            Ok(Seen::Found(object)) => Some(Arc::clone(object)),
-            Ok(Seen::Missing | Seen::Unknown(_)) => None,
+        // The look itself is let go before anything is waited for.
+        let known = match seen.wait_for(|seen| !matches!(seen, Seen::Unknown(_))).await.as_deref() {
+            Ok(Seen::Found(object)) => Some(Some(Arc::clone(object))),
+            Ok(Seen::Missing | Seen::Unknown(_)) => Some(None),
+            Err(_) => None,
+        };
+        match known {
+            Some(known) => known,
             // No pod names it any more; nothing is said of it.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -76,12 +76,15 @@ impl Held {
     }
 }
 
+/// A pod's tokens, and whose they are.
+type OfPod = (Owner, BTreeMap<TokenKey, Held>);
+
 /// All tokens.
 pub(super) struct Tokens {
     server: Server,
     changes: Arc<Changes>,
     /// By the pod's uid.
-    pods: Mutex<HashMap<String, (Owner, BTreeMap<TokenKey, Held>)>>,
+    pods: Mutex<HashMap<String, OfPod>>,
     /// There is a new token to keep fresh.
     added: Notify,
 }

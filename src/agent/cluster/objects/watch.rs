@@ -18,6 +18,8 @@ use super::retry::{Backoff, random_below};
 const WATCH_MIN: Duration = Duration::from_secs(30 * 60);
 /// A watch that ended sooner did not work.
 const WATCH_SHORT: Duration = Duration::from_secs(1);
+/// Within what time all that a server has forgotten the versions of is listed again.
+const AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Objects in one answer to a list of many (client-go's default).
 const PAGE: usize = 500;
 
@@ -77,10 +79,13 @@ pub(super) async fn follow<K: Named>(server: Server, scope: Scope, mut sink: imp
             Ok(ControlFlow::Continue(())) => continue,
             Err(error) => error,
         };
-        if error.is_gone() {
+        let wait = if error.is_gone() {
+            // The server is there and has started anew: it is only asked for the whole again.
             version = None;
-        }
-        let wait = backoff.next(&error);
+            random_below(AGAIN_MAX)
+        } else {
+            backoff.next(&error)
+        };
         sink.failed(Arc::new(error));
         tokio::time::sleep(wait).await;
     }
@@ -188,8 +193,7 @@ async fn watch<K: Named>(
         }
     }
     if opened.elapsed() < WATCH_SHORT {
-        let closed = "the watch was closed at once";
-        return Err(ReadError::Transport(closed.into()));
+        return Err(ReadError::Closed);
     }
     backoff.reset();
     Ok(ControlFlow::Continue(()))

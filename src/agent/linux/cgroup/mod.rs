@@ -271,7 +271,10 @@ impl Cgroups {
             }
             match self.version {
                 Version::V1 => v1::prepare_root(&dir),
-                Version::V2 => hierarchy.controllers = v2::controllers(&dir)?,
+                Version::V2 => {
+                    hierarchy.controllers = v2::controllers(&dir)?;
+                    v2::enable(&dir, &hierarchy.controllers)?;
+                }
             }
             usable.push(hierarchy);
         }

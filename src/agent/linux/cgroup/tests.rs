@@ -22,7 +22,10 @@ impl Scene {
         match Cgroups::open(&options) {
             Ok(cgroups) => Some(Self { cgroups, name }),
             Err(error) => {
-                eprintln!("no control groups here: {}", crate::telemetry::chain(&error));
+                eprintln!(
+                    "no control groups here: {error}: {:?}",
+                    std::error::Error::source(&error)
+                );
                 None
             }
         }
