@@ -46,7 +46,7 @@ use self::auth::Auth;
 pub(crate) use self::auth::{
     Access, AuthenticationOptions, AuthorizationMode, ReviewError, Reviewer, TokenReviewed, User,
 };
-use self::connection::Client;
+use self::connection::{Client, TIMES, Times};
 use self::route::{Query, Route, Target};
 pub(crate) use self::tls::{ServingCertificate, TlsError, TlsOptions, TlsVersion};
 use crate::logs::watch::LogWatch;
@@ -247,6 +247,16 @@ impl Server {
         reviewer: Arc<dyn Reviewer>,
         options: ServerOptions,
     ) -> Result<Self, StartError> {
+        Self::start_with(bind, pods, reviewer, options, TIMES).await
+    }
+
+    async fn start_with(
+        bind: Bind,
+        pods: impl Pods,
+        reviewer: Arc<dyn Reviewer>,
+        options: ServerOptions,
+        times: Times,
+    ) -> Result<Self, StartError> {
         let ServerOptions { node_name, tls, authentication, authorization, debugging_handlers } =
             options;
         let acceptor = tls::acceptor(&tls, authentication.client_ca_file.is_some())?;
@@ -259,7 +269,7 @@ impl Server {
         let node = Arc::new(Node { shared, auth, acceptor });
         let serve = move |stream, ended| {
             let node = Arc::clone(&node);
-            connection::tls(stream, node.acceptor.clone(), ended, move |client, request| {
+            connection::tls(stream, node.acceptor.clone(), times, ended, move |client, request| {
                 Arc::clone(&node).answer(client, request)
             })
         };
