@@ -230,7 +230,7 @@ impl Server {
             let shared = Arc::clone(&shared);
             connection::plain(stream, ended, move |request| {
                 let shared = Arc::clone(&shared);
-                async move { shared.answer(From::Owner, request).await }
+                async move { shared.answer(Caller::Owner, request).await }
             })
         };
         Ok(Self::spawn(None, |end| accept(listener, OF_USER, end, drained, serve)))
@@ -363,20 +363,20 @@ impl<P: Pods> Node<P> {
         match admitted.await {
             Ok(user) => {
                 tracing::debug!(user = user.name, %method, path, "a request");
-                Arc::clone(&self.shared).answer(From::Network, request).await
+                Arc::clone(&self.shared).answer(Caller::Admitted, request).await
             }
             Err(refusal) => refusal.answer(),
         }
     }
 }
 
-/// Whence a request comes.
+/// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
-    /// From the user whose pods they are.
+enum Caller {
+    /// The user whose pods they are.
     Owner,
-    /// From somebody who was let in.
-    Network,
+    /// Somebody who was let in over the network.
+    Admitted,
 }
 
 /// What all connections share.
@@ -405,7 +405,11 @@ impl<P: Pods> Shared<P> {
         }
     }
 
-    async fn answer(self: Arc<Self>, from: From, request: Request<Incoming>) -> Response<Answer> {
+    async fn answer(
+        self: Arc<Self>,
+        caller: Caller,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
         if !self.debugging && route::is_debugging(request.uri()) {
             let text = "Debug endpoints are disabled.\n";
             return Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text).answer();
@@ -416,7 +420,7 @@ impl<P: Pods> Shared<P> {
             Ok(Route::Health { check, query }) => self.health(check.as_deref(), &query),
             Ok(Route::Logs { target, query }) => self.logs(&target, &query),
             Ok(Route::Exec { target, query }) => self.exec(&target, &query, request),
-            Ok(Route::Stop { target, grace }) if from == From::Owner => {
+            Ok(Route::Stop { target, grace }) if caller == Caller::Owner => {
                 self.stop(&target, grace).await
             }
             // A node's pods are the API server's to end.

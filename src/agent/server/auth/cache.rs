@@ -52,7 +52,7 @@ mod tests {
         let (second, now) = (Duration::from_secs(1), Instant::now());
         cache.insert([0; 32], 'a', 10 * second, now);
         cache.insert([1; 32], 'b', 2 * second, now);
-        cache.insert([2; 32], 'c', 0 * second, now);
+        cache.insert([2; 32], 'c', Duration::ZERO, now);
         assert_eq!(cache.get(&[2; 32], now), None, "no time is no entry");
         cache.insert([2; 32], 'c', 5 * second, now);
         cache.insert([0; 32], 'A', 10 * second, now);
