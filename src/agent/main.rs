@@ -5,10 +5,13 @@
 
 mod cli;
 mod cluster;
+mod config;
 mod image;
 mod ledger;
 mod linux;
 mod logs;
+mod network;
+mod node;
 mod runtime;
 mod server;
 mod sources;

@@ -109,6 +109,11 @@ impl<T> Work<T> {
         }
     }
 
+    /// What was in its way may be gone: it waits no longer.
+    pub(crate) fn hurry(&mut self) {
+        self.retry = None;
+    }
+
     /// It failed: the wait until it may be asked for again begins.
     pub(crate) fn fail(&mut self, now: Duration) {
         self.doing = false;
@@ -130,11 +135,16 @@ impl Wake {
 
 /// A duration as Go prints it, for whole seconds: `10s`, `1m20s`, `5m0s`, `1h0m0s`.
 pub(crate) fn go_duration(duration: Duration) -> String {
-    let secs = duration.as_secs();
+    let (secs, millis) = (duration.as_secs(), duration.subsec_millis());
+    if secs == 0 && millis > 0 {
+        return format!("{millis}ms");
+    }
+    let fraction = format!(".{millis:03}");
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
     match (secs / 3600, secs / 60 % 60, secs % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
+        (0, 0, s) => format!("{s}{fraction}s"),
+        (0, m, s) => format!("{m}m{s}{fraction}s"),
+        (h, m, s) => format!("{h}h{m}m{s}{fraction}s"),
     }
 }
 
@@ -144,6 +154,20 @@ mod tests {
 
     fn s(secs: u64) -> Duration {
         Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        for (millis, text) in [
+            (0, "0s"),
+            (7, "7ms"),
+            (1_000, "1s"),
+            (1_050, "1.05s"),
+            (61_500, "1m1.5s"),
+            (3_600_000, "1h0m0s"),
+        ] {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
     }
 
     #[test]

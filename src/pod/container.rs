@@ -132,7 +132,7 @@ pub(crate) struct ImageWait {
     pub(crate) since: Duration,
 }
 
-fn is_pull(failure: &Failure) -> bool {
+pub(crate) fn is_pull(failure: &Failure) -> bool {
     PULL_FAILURES.contains(&failure.reason.as_str())
 }
 
@@ -203,6 +203,11 @@ impl Container {
 
     pub(crate) fn is_running(&self) -> bool {
         self.newest().is_some_and(|(_, known)| known.is_alive())
+    }
+
+    /// How far the attempt is, if it is known.
+    pub(crate) fn progress(&self, number: u32) -> Option<u8> {
+        self.attempts.get(&number).map(|known| rank(&known.state))
     }
 
     /// Whether a process of it may live now.
@@ -301,13 +306,13 @@ impl Container {
     }
 
     /// An attempt did not run and is gone; it starts again after a back-off. Said of an attempt
-    /// that ran or is not known, it is stale.
-    pub(crate) fn start_failed(&mut self, number: u32, failure: Failure, now: Duration) {
+    /// that ran or is not known, it is stale. Gives whether it counts.
+    pub(crate) fn start_failed(&mut self, number: u32, failure: Failure, now: Duration) -> bool {
         let unlaunched = self.attempts.get(&number).is_some_and(|known| !known.is_launched());
         if unlaunched {
             self.attempts.remove(&number);
         } else if self.starting != Some(number) {
-            return;
+            return false;
         }
         self.starting = self.starting.filter(|starting| *starting != number);
         // It starts again under its number, with the new definition.
@@ -315,5 +320,6 @@ impl Container {
         self.start.fail(now);
         self.start_failure = Some(failure);
         self.waiting = Some(Waiting::Start);
+        true
     }
 }

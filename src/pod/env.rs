@@ -10,6 +10,7 @@ use crate::downward::{self, DownwardError};
 use crate::env_file::{self, EnvFileError};
 use crate::expand::{MAX_EXPANDED_BYTES, expand, expanded_len};
 use crate::object::{Facts, NotFound, Objects};
+use crate::service_env::service_env;
 
 /// Why a container has no environment: the message of its waiting reason
 /// `CreateContainerConfigError`, in upstream's words.
@@ -61,6 +62,9 @@ pub enum EnvError {
         /// The secret, with its namespace.
         object: String,
     },
+    /// The pod does not say whether it wants services' variables; defaults do.
+    #[error("nil pod.spec.enableServiceLinks encountered, cannot construct envvars")]
+    NoServiceLinks,
     /// No process can have such a variable.
     #[error("environment variable {0:?}: its value contains a NUL byte")]
     Nul(String),
@@ -87,7 +91,8 @@ fn file(key: &FileKeySelector) -> (String, String) {
 }
 
 /// A container's environment in order: `envFrom`, then `env`, each expanded with the variables
-/// before it. Of two with one name the later value holds, at the earlier place.
+/// before it and those of services, then the services' variables that are not among them. Of two
+/// with one name the later value holds, at the earlier place.
 ///
 /// `files` has the texts of those of [`env_files`] that are there. The objects were validated, so
 /// the names are good; environment, command and arguments ([`argv`](crate::argv)) together are
@@ -103,7 +108,11 @@ pub fn environment(
     files: &BTreeMap<(String, String), String>,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let scope = Scope { pod, container, objects, facts, files };
-    let mut table = Table::default();
+    let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let links = links.ok_or(EnvError::NoServiceLinks)?;
+    let services = service_env(&objects.services, namespace, links);
+    let mut table = Table { services, ..Table::default() };
     scope.take_from(&mut table)?;
     for var in container.env.iter().flatten() {
         match (var.value.as_deref().unwrap_or_default(), &var.value_from) {
@@ -115,6 +124,7 @@ pub fn environment(
             (raw, _) => table.set_expanded(var, raw)?,
         }
     }
+    table.add_services()?;
     let mut bytes = table.bytes;
     for text in [&container.command, &container.args].into_iter().flatten().flatten() {
         bytes = within_bound(bytes.saturating_add(table.len_of(text)))?;
@@ -134,11 +144,26 @@ struct Table {
     places: HashMap<String, usize>,
     /// Of all names and values.
     bytes: usize,
+    /// Variables of services, not in `env` yet.
+    services: BTreeMap<String, String>,
 }
 
 impl Table {
     fn get(&self, name: &str) -> Option<&str> {
-        self.places.get(name).map(|&place| self.env[place].1.as_str())
+        match self.places.get(name) {
+            Some(&place) => Some(self.env[place].1.as_str()),
+            None => self.services.get(name).map(String::as_str),
+        }
+    }
+
+    /// Those of services that nothing of the pod's own has replaced.
+    fn add_services(&mut self) -> Result<(), EnvError> {
+        for (name, value) in std::mem::take(&mut self.services) {
+            if !self.places.contains_key(&name) {
+                self.set(&name, &value)?;
+            }
+        }
+        Ok(())
     }
 
     fn len_of(&self, text: &str) -> usize {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::object::{ServiceFacts, ServicePortFacts};
 use crate::{argv, normalise_secret};
 
 fn objects() -> Objects {
@@ -27,7 +28,22 @@ fn objects() -> Objects {
         secrets: [("mixed", secret), ("plain", plain)]
             .map(|(name, secret)| (name.to_owned(), Arc::new(secret)))
             .into(),
+        services: vec![
+            service("default", "kubernetes", "10.0.0.1"),
+            service("ns", "db", "10.0.0.2"),
+        ],
+        ..Objects::default()
     }
+}
+
+fn service(namespace: &str, name: &str, ip: &str) -> Arc<ServiceFacts> {
+    let port = ServicePortFacts { port: 80, ..ServicePortFacts::default() };
+    Arc::new(ServiceFacts {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        cluster_ip: ip.to_owned(),
+        ports: vec![port],
+    })
 }
 
 fn facts() -> Facts {
@@ -35,13 +51,22 @@ fn facts() -> Facts {
 }
 
 fn run(container: Value) -> Result<Vec<(String, String)>, String> {
+    let objects = Objects { services: Vec::new(), ..objects() };
+    run_with(container, &objects, Some(true))
+}
+
+fn run_with(
+    container: Value,
+    objects: &Objects,
+    links: Option<bool>,
+) -> Result<Vec<(String, String)>, String> {
     let container: Container = serde_json::from_value(container).unwrap();
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "ns", "labels": {"app": "web"}},
-        "spec": {"containers": [container.clone()]}}))
+        "spec": {"containers": [container.clone()], "enableServiceLinks": links}}))
     .unwrap();
     let files = [(("v".to_owned(), "env".to_owned()), "K='from file'\nE=''\nbad\n".to_owned())];
-    environment(&pod, &container, &objects(), &facts(), &files.into()).map_err(|e| e.to_string())
+    environment(&pod, &container, objects, &facts(), &files.into()).map_err(|e| e.to_string())
 }
 
 fn shown(container: Value) -> String {
@@ -144,6 +169,43 @@ fn an_optional_source_that_is_missing_leaves_what_was_before() {
     let env = json!([{"name": "A", "valueFrom": missing}]);
     let from = json!([{"configMapRef": {"name": "settings"}}]);
     assert_eq!(shown(json!({"name": "c", "envFrom": from, "env": env})), "A=1 b.c=2");
+}
+
+#[test]
+fn services_are_told_of_after_the_pods_own_variables() {
+    let container = json!({"name": "c", "envFrom": [{"configMapRef": {"name": "settings"}}], "env": [
+        {"name": "URL", "value": "$(DB_SERVICE_HOST):$(DB_SERVICE_PORT) $(NO_SERVICE_HOST)"},
+        {"name": "DB_SERVICE_PORT", "value": "own"},
+        {"name": "AGAIN", "value": "$(DB_SERVICE_PORT)"}]});
+    let names = |links| {
+        let env = run_with(container.clone(), &objects(), links)?;
+        let hosts = env.iter().filter(|(name, _)| !name.contains("_PORT"));
+        Ok(hosts.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>())
+    };
+    let own = "A=1 b.c=2 URL=10.0.0.2:80 $(NO_SERVICE_HOST) AGAIN=own";
+    assert_eq!(
+        names(Some(true)).map(|all| all.join(" ")),
+        Ok(format!("{own} DB_SERVICE_HOST=10.0.0.2 KUBERNETES_SERVICE_HOST=10.0.0.1"))
+    );
+    assert_eq!(
+        names(Some(false)).map(|all| all.join(" ")),
+        Ok("A=1 b.c=2 URL=$(DB_SERVICE_HOST):$(DB_SERVICE_PORT) $(NO_SERVICE_HOST) AGAIN=own \
+            KUBERNETES_SERVICE_HOST=10.0.0.1"
+            .to_owned())
+    );
+    let env = run_with(container.clone(), &objects(), Some(true)).unwrap();
+    let own = env.iter().filter(|(name, _)| name == "DB_SERVICE_PORT").collect::<Vec<_>>();
+    assert_eq!(own, [&("DB_SERVICE_PORT".to_owned(), "own".to_owned())], "once");
+    let (_, args) = argv(
+        &serde_json::from_value(json!({"name": "c", "args": ["$(DB_PORT_80_TCP)"]})).unwrap(),
+        &env,
+    );
+    assert_eq!(args, ["tcp://10.0.0.2:80"], "arguments may use them");
+    let error: Result<Vec<String>, String> = names(None);
+    assert_eq!(
+        error,
+        Err("nil pod.spec.enableServiceLinks encountered, cannot construct envvars".to_owned())
+    );
 }
 
 #[test]

@@ -17,8 +17,9 @@ pub struct Now {
 
 /// One thing that has happened to the pod.
 ///
-/// Answers of actions ([`SetUp`](Event::SetUp), [`Image`](Event::Image),
-/// [`StartFailed`](Event::StartFailed), [`TornDown`](Event::TornDown)) come exactly once for each
+/// Answers of actions ([`SetUp`](Event::SetUp), [`Refreshed`](Event::Refreshed),
+/// [`Image`](Event::Image), [`StartFailed`](Event::StartFailed), [`TornDown`](Event::TornDown)) come
+/// exactly once for each
 /// action, however late, also when the agent cuts the work short. An [`Attempt`](Event::Attempt)
 /// may be lost, doubled, late or out of order: an [`Observed`](Event::Observed) repairs that.
 #[derive(Clone, Debug)]
@@ -54,6 +55,16 @@ pub enum Event {
     Attempt(Attempt),
     /// The answer of [`Action::SetUp`].
     SetUp(Result<PodAddresses, Failure>),
+    /// What the pod's volumes are made of may have changed: an object that it names, a token. A
+    /// set-up or refresh that waits after a failure is tried again at once.
+    Changed,
+    /// The answer of [`Action::Refresh`].
+    Refreshed(Result<(), Failure>),
+    /// The image that was asked for comes from a registry now.
+    Pulling {
+        /// The container whose image it is.
+        container: String,
+    },
     /// The answer of [`Action::PrepareImage`].
     Image {
         /// The container whose image it is.
@@ -146,6 +157,32 @@ pub struct ImageRef {
     pub image: String,
     /// Its digest, as the container's status shows it.
     pub image_id: String,
+    /// What its pull took; `None` if it was here.
+    pub pulled: Option<Pulled>,
+}
+
+/// The pull of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// The time of the pull itself.
+    pub took: Duration,
+    /// The same with the wait before it.
+    pub waited: Duration,
+    /// Bytes that its registry holds of it.
+    pub bytes: u64,
+}
+
+/// Something for people to read beside the status: an event of the API, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Whether it is a `Warning`, else `Normal`.
+    pub warning: bool,
+    /// Its reason.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+    /// The container that it is about; the pod as a whole if none.
+    pub container: Option<String>,
 }
 
 /// What the agent shall do. None is given again before its answer came, except `Stop` (see there)
@@ -155,6 +192,11 @@ pub enum Action {
     /// Make the pod's directories, volumes, later its cgroup and network. Idempotent: it is given
     /// again after a restart of the agent. Answered by [`Event::SetUp`].
     SetUp,
+    /// Bring the files of the pod's volumes up to date with what they are made of. Answered by
+    /// [`Event::Refreshed`].
+    Refresh,
+    /// Tell people. Not answered.
+    Record(Record),
     /// Resolve, pull and compile the image; may take minutes. Answered by [`Event::Image`].
     PrepareImage {
         /// The container whose image it is.

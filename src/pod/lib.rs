@@ -4,8 +4,10 @@
 //! pod, variable expansion, quantities. Takes and gives values only: no I/O, no clock, no
 //! randomness, no logging; the time comes in with each event.
 
+pub mod admission;
 pub mod qos;
 pub mod quantity;
+pub mod resources;
 
 mod backoff;
 mod condition;
@@ -23,6 +25,9 @@ mod object;
 mod payload;
 mod phase;
 mod plan;
+mod record;
+mod reference;
+mod service_env;
 mod state;
 mod status;
 mod step;
@@ -32,16 +37,31 @@ pub use default::apply_defaults;
 pub use downward::DownwardError;
 pub use env::{EnvError, env_files, environment};
 pub use env_file::EnvFileError;
-pub use event::{Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses};
+pub use event::{
+    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Pulled,
+    Record,
+};
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mount::{SubPathError, sub_path};
-pub use network::{ClusterDns, hostname, hosts_file, resolv_conf};
-pub use object::{Facts, NotFound, Objects, normalise_secret};
+pub use network::{
+    ClusterDns, HostnameError, check_hostname, hostname, hosts_file, resolv_conf,
+    resolv_conf_limits,
+};
+pub use object::{
+    Facts, NotFound, Objects, ServiceFacts, ServicePortFacts, Token, TokenKey, normalise_secret,
+};
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
+pub use reference::{
+    Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
+    object_references, references,
+};
 pub use state::State;
 pub use step::step;
-pub use validate::{FieldError, validate, validate_config_map, validate_secret, volume_sources};
+pub use validate::{
+    FieldError, dns_subdomain, label_value, qualified_name, validate, validate_config_map,
+    validate_secret, volume_sources,
+};
 
 #[cfg(test)]
 mod mutated_test;

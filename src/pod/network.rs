@@ -2,9 +2,12 @@
 //! (upstream `GeneratePodHostNameAndDomain`, `managedHostsFileContent`, `pkg/kubelet/network/dns`).
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
+use thiserror::Error;
 
+use crate::event::Failure;
 use crate::object::Facts;
 
 /// Longest host name (RFC 1123).
@@ -18,30 +21,50 @@ pub(crate) const MAX_SEARCH_CHARS: usize = 2048;
 /// Longest search path: some resolvers abort at a longer one.
 const MAX_SEARCH_PATH_BYTES: usize = 253;
 
+/// Longest host name that the kernel takes (`__NEW_UTS_LEN`).
+const MAX_NODE_NAME_BYTES: usize = 64;
+/// The search paths that a cluster puts before the node's own.
+const CLUSTER_SEARCH_PATHS: usize = 3;
+
 /// The DNS service of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterDns {
-    /// Its addresses.
+    /// Its addresses (`clusterDNS`).
     pub servers: Vec<String>,
-    /// The cluster's domain.
+    /// The cluster's domain (`clusterDomain`); may be empty.
     pub domain: String,
+}
+
+/// The pod's host name with its domain is more than the kernel takes; upstream's words.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long \
+     ({MAX_NODE_NAME_BYTES} characters is the max, {} characters requested)", .fqdn.len()
+)]
+pub struct HostnameError {
+    fqdn: String,
+}
+
+/// Whether the pod's host name is one that the kernel takes (upstream `GetNodenameForKernel`): a
+/// pod sandbox is not made otherwise.
+///
+/// # Errors
+/// [`HostnameError`], for `setHostnameAsFQDN` alone.
+pub fn check_hostname(pod: &Pod, facts: &Facts) -> Result<(), HostnameError> {
+    let fqdn = hostname(pod, facts);
+    let is_long = !is_on_host_network(pod) && fqdn.len() > MAX_NODE_NAME_BYTES;
+    if is_long { Err(HostnameError { fqdn }) } else { Ok(()) }
 }
 
 /// The pod's host name.
 #[must_use]
 pub fn hostname(pod: &Pod, facts: &Facts) -> String {
     let spec = pod.spec.as_ref();
-    let given = |field: fn(&PodSpec) -> &Option<String>| {
-        spec.and_then(|spec| field(spec).clone()).filter(|name| !name.is_empty())
-    };
-    if let Some(name) = given(|spec| &spec.hostname_override) {
-        return name;
-    }
-    if is_on_host_network(pod) {
+    if is_on_host_network(pod) && own_name(pod).is_none() {
         return facts.node_name.clone();
     }
     let short = short_name(pod);
-    match domain(pod) {
+    match domain(pod, facts) {
         Some(domain) if spec.is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true)) => {
             format!("{short}.{domain}")
         }
@@ -49,12 +72,17 @@ pub fn hostname(pod: &Pod, facts: &Facts) -> String {
     }
 }
 
+/// The name that the pod gives itself whatever else it says.
+fn own_name(pod: &Pod) -> Option<&str> {
+    let name = pod.spec.as_ref()?.hostname_override.as_deref();
+    name.filter(|name| !name.is_empty())
+}
+
+/// The first of the names that it has, cut to the longest there is.
 fn short_name(pod: &Pod) -> String {
     let given = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref());
-    if let Some(name) = given.filter(|name| !name.is_empty()) {
-        return name.to_owned();
-    }
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let name = own_name(pod).or(given.filter(|name| !name.is_empty()));
+    let name = name.or(pod.metadata.name.as_deref()).unwrap_or_default();
     match name.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_HOSTNAME_BYTES).last() {
         Some(end) if name.len() > MAX_HOSTNAME_BYTES => {
             name[..end].trim_end_matches(['-', '.']).to_owned()
@@ -63,15 +91,17 @@ fn short_name(pod: &Pod) -> String {
     }
 }
 
-/// The domain that `subdomain` puts the pod in. The cluster's own domain comes with a cluster.
-fn domain(pod: &Pod) -> Option<String> {
-    let spec = pod.spec.as_ref()?;
-    let subdomain = spec.subdomain.as_deref().filter(|name| !name.is_empty())?;
-    if spec.hostname_override.as_ref().is_some_and(|name| !name.is_empty()) {
+/// The domain that `subdomain` puts the pod in: below the cluster's own, where there is one.
+fn domain(pod: &Pod, facts: &Facts) -> Option<String> {
+    let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|name| !name.is_empty())?;
+    if own_name(pod).is_some() {
         return None;
     }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    Some(format!("{subdomain}.{namespace}.svc"))
+    match facts.cluster_dns.as_ref().map(|cluster| cluster.domain.as_str()) {
+        None | Some("") => Some(format!("{subdomain}.{namespace}.svc")),
+        Some(cluster) => Some(format!("{subdomain}.{namespace}.svc.{cluster}")),
+    }
 }
 
 fn is_on_host_network(pod: &Pod) -> bool {
@@ -92,12 +122,10 @@ pub fn hosts_file(pod: &Pod, facts: &Facts, of_host: &str) -> String {
              fe00::1\tip6-allnodes\n\
              fe00::2\tip6-allrouters\n"
             .to_owned();
-        let spec = pod.spec.as_ref();
-        let named = spec.and_then(|spec| spec.hostname_override.clone());
-        let short = named.filter(|name| !name.is_empty()).unwrap_or_else(|| short_name(pod));
+        let short = short_name(pod);
         for ip in &facts.addresses.pod_ips {
             // Writing into a text cannot fail.
-            let _ = match domain(pod) {
+            let _ = match domain(pod, facts) {
                 Some(domain) => writeln!(text, "{ip}\t{short}.{domain}\t{short}"),
                 None => writeln!(text, "{ip}\t{short}"),
             };
@@ -124,33 +152,69 @@ struct Resolver {
     options: Vec<String>,
 }
 
-/// The text of the pod's `/etc/resolv.conf`, and what had to be left out of it (messages of the
-/// event `DNSConfigForming`, or `MissingClusterDNS`). `of_host` is the node's own.
+/// The text of the pod's `/etc/resolv.conf`, and what had to be left out of it: warnings as events
+/// of the pod have them. `of_host` is the node's own, of no account where it has none.
 #[must_use]
-pub fn resolv_conf(
-    pod: &Pod,
-    cluster: Option<&ClusterDns>,
-    of_host: &str,
-) -> (String, Vec<String>) {
+pub fn resolv_conf(pod: &Pod, facts: &Facts, of_host: &str) -> (String, Vec<Failure>) {
     let spec = pod.spec.as_ref();
     let mut warnings = Vec::new();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let of_node = || {
+        if facts.resolv_conf.as_deref() == Some("") {
+            Resolver::of_nobody(facts)
+        } else {
+            Resolver::parse(of_host)
+        }
+    };
     let mut resolver = match (policy, is_on_host_network(pod)) {
         ("None", _) => Resolver::default(),
-        ("Default", _) | ("ClusterFirst", true) => Resolver::parse(of_host),
-        (_, _) => match cluster.filter(|cluster| !cluster.servers.is_empty()) {
-            Some(cluster) => Resolver::parse(of_host).of_cluster(pod, cluster),
-            None => {
-                warnings.push(missing_cluster(pod));
-                Resolver::parse(of_host)
+        ("Default", _) | ("ClusterFirst", true) => of_node(),
+        (_, _) => match &facts.cluster_dns {
+            None => of_node(),
+            Some(cluster) if cluster.servers.is_empty() => {
+                warnings.push(Failure {
+                    reason: "MissingClusterDNS".to_owned(),
+                    message: missing_cluster(pod),
+                });
+                of_node()
             }
+            Some(cluster) if facts.resolv_conf.as_deref() == Some("") => {
+                Resolver::default().of_cluster(pod, cluster)
+            }
+            Some(cluster) => Resolver::parse(of_host).of_cluster(pod, cluster),
         },
     };
     if let Some(config) = spec.and_then(|spec| spec.dns_config.as_ref()) {
         resolver.append(config);
     }
-    resolver.fit(&mut warnings);
+    let left_out = |message| Failure { reason: "DNSConfigForming".to_owned(), message };
+    warnings.extend(resolver.fit().into_iter().map(left_out));
     (resolver.text(), warnings)
+}
+
+/// What is wrong with the node's own resolver configuration, the message of the node's event
+/// `CheckLimitsForResolvConf`. `path` is where it lies, `domain` the cluster's.
+#[must_use]
+pub fn resolv_conf_limits(path: &str, of_host: &str, domain: &str) -> Option<String> {
+    let searches = Resolver::parse(of_host).searches;
+    let most = MAX_SEARCH_PATHS - if domain.is_empty() { 0 } else { CLUSTER_SEARCH_PATHS };
+    if searches.len() > most {
+        return Some(format!(
+            "Resolv.conf file '{path}' contains search line consisting of more than {most} domains!"
+        ));
+    }
+    if searches.iter().any(|path| path.len() > MAX_SEARCH_PATH_BYTES) {
+        return Some(format!(
+            "Resolv.conf file {path:?} contains a search path which length is more than allowed \
+             {MAX_SEARCH_PATH_BYTES} chars!"
+        ));
+    }
+    (searches.join(" ").len() > MAX_SEARCH_CHARS).then(|| {
+        format!(
+            "Resolv.conf file '{path}' contains search line which length is more than allowed \
+             {MAX_SEARCH_CHARS} chars!"
+        )
+    })
 }
 
 fn missing_cluster(pod: &Pod) -> String {
@@ -164,7 +228,7 @@ fn missing_cluster(pod: &Pod) -> String {
 }
 
 impl Resolver {
-    /// Name servers add up, of search paths and options the last line holds.
+    /// Name servers add up, so do options, each once; of search paths the last line holds.
     fn parse(text: &str) -> Resolver {
         let mut resolver = Resolver::default();
         for line in text.lines() {
@@ -172,17 +236,36 @@ impl Resolver {
             match words.next() {
                 Some("nameserver") => resolver.servers.extend(words.next().map(str::to_owned)),
                 Some("search") => {
-                    let bare = |word: &str| match word {
-                        "." => word.to_owned(),
-                        _ => word.strip_suffix('.').unwrap_or(word).to_owned(),
-                    };
-                    resolver.searches = words.map(bare).collect();
+                    let bare = |word: &str| word.strip_suffix('.').unwrap_or(word).to_owned();
+                    resolver.searches = words.filter(|word| *word != ".").map(bare).collect();
                 }
-                Some("options") => resolver.options = words.map(str::to_owned).collect(),
+                Some("options") => {
+                    words.for_each(|option| resolver.set_option(option.to_owned()));
+                }
                 Some(_) | None => {}
             }
         }
         resolver
+    }
+
+    /// Of a node without such a configuration: a server of its own, if any, as the C library has it.
+    fn of_nobody(facts: &Facts) -> Resolver {
+        let loopback = |ip: &IpAddr| if ip.is_ipv6() { "::1" } else { "127.0.0.1" };
+        let mut servers: Vec<_> =
+            facts.addresses.host_ips.iter().map(|ip| loopback(ip).to_owned()).collect();
+        if servers.is_empty() {
+            servers.push("127.0.0.1".to_owned());
+        }
+        Resolver { servers, searches: vec![".".to_owned()], options: Vec::new() }
+    }
+
+    /// Of two options with one name the later one holds.
+    fn set_option(&mut self, option: String) {
+        let name = |option: &str| option.split(':').next().unwrap_or_default().to_owned();
+        match self.options.iter_mut().find(|old| name(old) == name(&option)) {
+            Some(old) => *old = option,
+            None => self.options.push(option),
+        }
     }
 
     fn of_cluster(self, pod: &Pod, cluster: &ClusterDns) -> Resolver {
@@ -210,16 +293,13 @@ impl Resolver {
             let name = option.name.as_deref().unwrap_or_default();
             let value = option.value.as_deref().filter(|value| !value.is_empty());
             let text = value.map_or_else(|| name.to_owned(), |value| format!("{name}:{value}"));
-            let is_same = |old: &&mut String| old.split(':').next() == Some(name);
-            match self.options.iter_mut().find(is_same) {
-                Some(old) => *old = text,
-                None => self.options.push(text),
-            }
+            self.set_option(text);
         }
     }
 
     /// Leaves out what is too much, and says so in upstream's words.
-    fn fit(&mut self, warnings: &mut Vec<String>) {
+    fn fit(&mut self) -> Vec<String> {
+        let mut warnings = Vec::new();
         if self.servers.len() > MAX_NAME_SERVERS {
             self.servers.truncate(MAX_NAME_SERVERS);
             warnings.push(format!(
@@ -242,6 +322,7 @@ impl Resolver {
                 self.searches.join(" ")
             ));
         }
+        warnings
     }
 
     /// In the order in which containerd writes it.

@@ -39,6 +39,35 @@ fn hostnames() {
 }
 
 #[test]
+fn names_below_the_clusters_domain() {
+    let facts = Facts { cluster_dns: Some(cluster()), ..facts() };
+    let full = json!({"subdomain": "s", "setHostnameAsFQDN": true});
+    assert_eq!(hostname(&pod(full.clone()), &facts), "web-0.s.ns.svc.cluster.local");
+    let hosts = hosts_file(&pod(json!({"subdomain": "s"})), &facts, "");
+    assert!(hosts.ends_with("fd00::2\tweb-0.s.ns.svc.cluster.local\tweb-0\n"), "{hosts}");
+    assert_eq!(check_hostname(&pod(full), &facts), Ok(()));
+    let long = "x".repeat(40);
+    let long = |spec: Value| {
+        let mut pod = pod(spec);
+        pod.metadata.name = Some(long.clone());
+        pod
+    };
+    assert_eq!(check_hostname(&long(json!({"subdomain": "s"})), &facts), Ok(()));
+    let full = json!({"subdomain": "sub", "setHostnameAsFQDN": true});
+    let error = check_hostname(&long(full), &facts).expect_err("is too long");
+    let fqdn = format!("{}.sub.ns.svc.cluster.local", "x".repeat(40));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too \
+             long (64 characters is the max, 65 characters requested)"
+        )
+    );
+    let own = json!({"hostnameOverride": "y".repeat(64), "hostNetwork": true});
+    assert_eq!(hostname(&pod(own), &facts), "y".repeat(63));
+}
+
+#[test]
 fn hosts_files() {
     let head = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n\
                 ::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
@@ -94,20 +123,68 @@ fn resolvers() {
              options edns0 timeout:5 rotate\n",
         ),
     ] {
-        let (text, warnings) = resolv_conf(&pod(spec.clone()), Some(&cluster()), OF_HOST);
+        let facts = Facts { cluster_dns: Some(cluster()), ..facts() };
+        let (text, warnings) = resolv_conf(&pod(spec.clone()), &facts, OF_HOST);
         assert_eq!((text.as_str(), warnings), (expected, Vec::new()), "{spec}");
     }
-    let (text, warnings) = resolv_conf(&pod(json!({})), None, OF_HOST);
-    let missing = "pod: \"web-0_ns(u-1)\". kubelet does not have ClusterDNS IP configured and \
+    let alone = resolv_conf(&pod(json!({})), &facts(), OF_HOST);
+    assert_eq!(alone, (host.to_owned(), Vec::new()), "no cluster, no warning");
+    let facts = Facts { cluster_dns: Some(ClusterDns::default()), ..facts() };
+    let message = "pod: \"web-0_ns(u-1)\". kubelet does not have ClusterDNS IP configured and \
                    cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" \
                    policy.";
-    assert_eq!((text.as_str(), warnings), (host, vec![missing.to_owned()]));
+    let missing = Failure { reason: "MissingClusterDNS".to_owned(), message: message.to_owned() };
+    let found = resolv_conf(&pod(json!({})), &facts, OF_HOST);
+    assert_eq!(found, (host.to_owned(), vec![missing]));
+}
+
+#[test]
+fn a_node_may_have_no_resolver() {
+    let mut facts = Facts { resolv_conf: Some(String::new()), ..facts() };
+    let default = pod(json!({"dnsPolicy": "Default"}));
+    let text = |pod: &Pod, facts: &Facts| resolv_conf(pod, facts, OF_HOST).0;
+    assert_eq!(text(&default, &facts), "search .\nnameserver 127.0.0.1\n");
+    facts.addresses.host_ips = vec!["fd00::1".parse().unwrap()];
+    assert_eq!(text(&default, &facts), "search .\nnameserver ::1\n");
+    facts.cluster_dns = Some(cluster());
+    assert_eq!(
+        text(&pod(json!({})), &facts),
+        "search ns.svc.cluster.local svc.cluster.local cluster.local\n\
+         nameserver 10.96.0.10\noptions ndots:5\n"
+    );
+}
+
+#[test]
+fn a_nodes_resolver_is_parsed_as_upstream_does() {
+    let of_host = "options timeout:1 edns0\noptions timeout:3\nsearch . a.\n";
+    let text = resolv_conf(&pod(json!({})), &facts(), of_host).0;
+    assert_eq!(text, "search a\noptions timeout:3 edns0\n");
+    let limits = |of_host: &str, domain| resolv_conf_limits("/r", of_host, domain);
+    let many: Vec<String> = (0..30).map(|i| format!("s{i}")).collect();
+    let many = format!("search {}", many.join(" "));
+    assert_eq!(limits(&many, ""), None);
+    for (of_host, message) in [
+        (many, "Resolv.conf file '/r' contains search line consisting of more than 29 domains!"),
+        (
+            format!("search {}", "x".repeat(254)),
+            "Resolv.conf file \"/r\" contains a search path which length is more than allowed 253 chars!",
+        ),
+        (
+            format!("search {}", vec!["x".repeat(250); 9].join(" ")),
+            "Resolv.conf file '/r' contains search line which length is more than allowed 2048 chars!",
+        ),
+    ] {
+        assert_eq!(limits(&of_host, "cluster.local").as_deref(), Some(message));
+    }
 }
 
 #[test]
 fn what_is_too_much_is_left_out_and_said() {
     let resolve = |config: Value| {
-        resolv_conf(&pod(json!({"dnsPolicy": "None", "dnsConfig": config})), None, "")
+        let pod = pod(json!({"dnsPolicy": "None", "dnsConfig": config}));
+        let (text, warnings) = resolv_conf(&pod, &facts(), "");
+        assert!(warnings.iter().all(|warning| warning.reason == "DNSConfigForming"));
+        (text, warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>())
     };
     let (text, warnings) =
         resolve(json!({"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"]}));

@@ -1,13 +1,18 @@
-//! What a pod reads besides its own object: config maps and secrets by name, and facts of its node.
+//! What a pod reads besides its own object: config maps and secrets by name, services, tokens, and
+//! facts of its node.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccountTokenProjection};
 use thiserror::Error;
 
-use crate::PodAddresses;
+use crate::{ClusterDns, PodAddresses};
+
+/// How long a token lives whose projection does not say, in seconds (the API's default).
+const TOKEN_SECONDS: i64 = 3600;
 
 /// The objects of the pod's own namespace that it may name. One that is not in here does not exist.
 /// All are valid ones ([`validate_config_map`](crate::validate_config_map),
@@ -18,6 +23,99 @@ pub struct Objects {
     pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
     /// By name.
     pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// Those of the pod's namespace and the API server's own, in any order; others do no harm. None
+    /// without a cluster.
+    pub services: Vec<Arc<ServiceFacts>>,
+    /// Tokens of the pod's service account. None without a cluster.
+    pub tokens: BTreeMap<TokenKey, Token>,
+}
+
+/// What pods are told of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its first address; `None` or empty: pods are told nothing of it.
+    pub cluster_ip: String,
+    /// Its ports, in its order.
+    pub ports: Vec<ServicePortFacts>,
+}
+
+/// What pods are told of a service's port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePortFacts {
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// Its number.
+    pub port: i32,
+    /// `TCP`, `UDP` or `SCTP`; empty counts as TCP.
+    pub protocol: String,
+}
+
+impl ServiceFacts {
+    /// What pods are told of this service.
+    #[must_use]
+    pub fn of(service: &Service) -> ServiceFacts {
+        let spec = service.spec.as_ref();
+        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let ports = ports.iter().map(|port| ServicePortFacts {
+            name: port.name.clone().unwrap_or_default(),
+            port: port.port,
+            protocol: port.protocol.clone().unwrap_or_default(),
+        });
+        ServiceFacts {
+            namespace: service.metadata.namespace.clone().unwrap_or_default(),
+            name: service.metadata.name.clone().unwrap_or_default(),
+            cluster_ip: spec.and_then(|spec| spec.cluster_ip.clone()).unwrap_or_default(),
+            ports: ports.collect(),
+        }
+    }
+}
+
+/// What a projected token is asked for with: those of a pod that are equal in this are one token.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenKey {
+    /// Who it is for; empty for the API server.
+    pub audience: String,
+    /// How long it shall live, in seconds.
+    pub expiration_seconds: i64,
+}
+
+impl TokenKey {
+    /// Of a projected source.
+    #[must_use]
+    pub fn of(source: &ServiceAccountTokenProjection) -> TokenKey {
+        TokenKey {
+            audience: source.audience.clone().unwrap_or_default(),
+            expiration_seconds: source.expiration_seconds.unwrap_or(TOKEN_SECONDS),
+        }
+    }
+}
+
+/// A token of a service account, which is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// Of its text.
+    #[must_use]
+    pub fn new(text: &str) -> Token {
+        Token(text.into())
+    }
+
+    /// Its text, for whom it is meant.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
 }
 
 /// An object that the pod names is not there; the words are those of upstream's API errors.
@@ -78,6 +176,11 @@ pub struct Facts {
     pub allocatable_memory_bytes: u64,
     /// The node's allocatable bytes of ephemeral storage.
     pub allocatable_storage_bytes: u64,
+    /// The DNS service of the node's cluster; `None` without a cluster.
+    pub cluster_dns: Option<ClusterDns>,
+    /// The node's own resolver configuration as its kubelet configuration names it (`resolvConf`):
+    /// a path, `/etc/resolv.conf` if it says none; empty for no such file.
+    pub resolv_conf: Option<String>,
 }
 
 #[cfg(test)]
@@ -85,6 +188,34 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let token = Token::new("secret");
+        assert_eq!((format!("{token:?}").as_str(), token.reveal()), ("Token(..)", "secret"));
+    }
+
+    #[test]
+    fn a_service_becomes_what_pods_are_told() {
+        let service = json!({"metadata": {"namespace": "ns", "name": "web"},
+            "spec": {"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"],
+                "ports": [{"port": 80, "protocol": "TCP", "name": "http"}, {"port": 81}]}});
+        let port = |name: &str, port, protocol: &str| ServicePortFacts {
+            name: name.to_owned(),
+            port,
+            protocol: protocol.to_owned(),
+        };
+        assert_eq!(
+            ServiceFacts::of(&serde_json::from_value(service).unwrap()),
+            ServiceFacts {
+                namespace: "ns".to_owned(),
+                name: "web".to_owned(),
+                cluster_ip: "10.0.0.1".to_owned(),
+                ports: vec![port("http", 80, "TCP"), port("", 81, "")],
+            }
+        );
+        assert_eq!(ServiceFacts::of(&Service::default()), ServiceFacts::default());
+    }
 
     #[test]
     fn string_data_wins_over_data() {

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume,
-    VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret,
+    SecurityContext, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 use thiserror::Error;
 
 use crate::default::DEFAULT_FILE_MODE;
 use crate::downward::{self, DownwardError};
-use crate::object::{Facts, NotFound, Objects};
+use crate::object::{Facts, NotFound, Objects, TokenKey};
 
 /// Most bytes of a volume's files. One object has at most a megabyte, but `items` may name each key
 /// any number of times.
@@ -21,6 +21,8 @@ const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 const MAX_PATH_BYTES: usize = 4096;
 /// Longest name in a path (upstream: `maxFileNameLength`).
 const MAX_NAME_BYTES: usize = 255;
+/// Mode of a token that is a user's or a group's own.
+const TOKEN_MODE: u32 = 0o600;
 
 /// A file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct PayloadFile {
     pub bytes: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
+    /// The user whose it is; `None`: the agent's own.
+    pub owner: Option<u32>,
 }
 
 /// The files of a volume by relative path, which is clean: no `.`, `..` or empty part in it. No
@@ -105,6 +109,21 @@ pub fn payload(
     files.finish().map(Some)
 }
 
+/// The user as whom all containers of the pod run by its spec, if it is one (upstream `FsUserFrom`).
+fn common_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let init = spec.init_containers.iter().flatten();
+    let own = init.chain(&spec.containers).map(|container| container.security_context.as_ref());
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let own = own.chain(ephemeral.map(|container| container.security_context.as_ref()));
+    let user = |own: Option<&SecurityContext>| own.and_then(|own| own.run_as_user).or(of_pod);
+    let mut users = own.map(user);
+    let first = users.next()??;
+    let is_common = users.all(|user| user == Some(first));
+    u32::try_from(first).ok().filter(|_| is_common)
+}
+
 /// The permission bits of a mode of the API, which validation has bounded.
 fn file_mode(mode: Option<i32>) -> u32 {
     u32::try_from(mode.unwrap_or(DEFAULT_FILE_MODE)).unwrap_or(0) & 0o777
@@ -124,15 +143,37 @@ impl Files {
     }
 
     fn add(&mut self, path: &str, bytes: &[u8], mode: Option<i32>) -> Result<(), PayloadError> {
+        let mode = mode.map_or(self.mode, |mode| file_mode(Some(mode)));
+        self.add_file(path, PayloadFile { bytes: bytes.to_vec(), mode, owner: None })
+    }
+
+    fn add_file(&mut self, path: &str, file: PayloadFile) -> Result<(), PayloadError> {
         let path = clean(path)?;
         // What a later file replaces is counted too: the bound is for what this costs.
-        self.bytes = self.bytes.saturating_add(bytes.len());
+        self.bytes = self.bytes.saturating_add(file.bytes.len());
         if self.bytes > MAX_PAYLOAD_BYTES {
             return Err(PayloadError::TooLarge);
         }
-        let mode = mode.map_or(self.mode, |mode| file_mode(Some(mode)));
-        self.files.insert(path, PayloadFile { bytes: bytes.to_vec(), mode });
+        self.files.insert(path, file);
         Ok(())
+    }
+
+    /// A token's file. Where one user or one group is to have it, nobody else may read it; the
+    /// group's bits come with the volume's group.
+    fn token(
+        &mut self,
+        pod: &Pod,
+        of: &ServiceAccountTokenProjection,
+        objects: &Objects,
+    ) -> Result<(), PayloadError> {
+        let token = objects.tokens.get(&TokenKey::of(of));
+        let token = token.ok_or(PayloadError::NeedsApiServer("serviceAccountToken"))?;
+        let owner = common_user(pod);
+        let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let own = owner.is_some() || context.is_some_and(|context| context.fs_group.is_some());
+        let mode = if own { TOKEN_MODE } else { self.mode };
+        let bytes = token.reveal().as_bytes().to_vec();
+        self.add_file(&of.path, PayloadFile { bytes, mode, owner })
     }
 
     /// Files of keys: the items if there are any, else all of `keys`. `find` gives a key's bytes.
@@ -224,7 +265,6 @@ impl Files {
                 service_account_token,
             } = source;
             for (name, is_set) in [
-                ("serviceAccountToken", service_account_token.is_some()),
                 ("clusterTrustBundle", cluster_trust_bundle.is_some()),
                 ("podCertificate", pod_certificate.is_some()),
             ] {
@@ -242,6 +282,9 @@ impl Files {
             }
             if let Some(of) = downward_api {
                 self.downward(pod, of.items.as_deref(), facts)?;
+            }
+            if let Some(of) = service_account_token {
+                self.token(pod, of, objects)?;
             }
         }
         Ok(())

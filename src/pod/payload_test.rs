@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::object::Token;
 
 fn objects() -> Objects {
     let map = json!({"data": {"a": "1", "b": "22"}, "binaryData": {"c": "AP8="}});
@@ -13,6 +14,7 @@ fn objects() -> Objects {
     Objects {
         config_maps: [("map".to_owned(), Arc::new(serde_json::from_value(map).unwrap()))].into(),
         secrets: [("pass".to_owned(), Arc::new(serde_json::from_value(secret).unwrap()))].into(),
+        ..Objects::default()
     }
 }
 
@@ -124,6 +126,54 @@ fn a_later_projected_source_wins() {
     ] {
         let volume = json!({"projected": {"sources": [source]}});
         assert_eq!(shown(volume), format!("error: {error}"));
+    }
+}
+
+/// `PATH MODE OWNER=TEXT` of a pod with this spec, whose volume has two tokens.
+fn tokens(spec: Value) -> String {
+    let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+    let volume = serde_json::from_value(json!({"name": "v", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "x//token"}},
+        {"serviceAccountToken": {"path": "vault", "audience": "vault", "expirationSeconds": 600}},
+        {"configMap": {"name": "map", "items": [{"key": "a", "path": "a"}]}}]}}))
+    .unwrap();
+    let mut objects = objects();
+    for (audience, expiration_seconds, text) in [("", 3600, "one"), ("vault", 600, "two")] {
+        let key = TokenKey { audience: audience.to_owned(), expiration_seconds };
+        objects.tokens.insert(key, Token::new(text));
+    }
+    let files = payload(&pod, &volume, &objects, &Facts::default()).unwrap().unwrap();
+    let file = |(path, file): (String, PayloadFile)| {
+        let owner = file.owner.map(|owner| format!(" {owner}")).unwrap_or_default();
+        format!("{path} {:o}{owner}={}", file.mode, file.bytes.escape_ascii())
+    };
+    files.into_iter().map(file).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_token_is_its_users_or_its_groups_alone() {
+    let user = |user: Option<i64>| json!({"name": "c", "securityContext": {"runAsUser": user}});
+    let open = "a 644=1 vault 644=two x/token 644=one";
+    let of_1000 = "a 644=1 vault 600 1000=two x/token 600 1000=one";
+    for (spec, expected) in [
+        (json!({"containers": [{"name": "c"}]}), open),
+        (json!({"containers": [user(Some(1000))]}), of_1000),
+        (json!({"containers": [user(Some(1000)), user(Some(1000))]}), of_1000),
+        (json!({"containers": [user(Some(1000)), user(None)]}), open),
+        (json!({"containers": [user(Some(1000)), user(Some(0))]}), open),
+        (json!({"containers": [user(None)], "securityContext": {"runAsUser": 1000}}), of_1000),
+        (
+            json!({"containers": [user(Some(7))], "securityContext": {"runAsUser": 1000}}),
+            "a 644=1 vault 600 7=two x/token 600 7=one",
+        ),
+        (json!({"containers": [user(Some(1000))], "initContainers": [user(None)]}), open),
+        (json!({"containers": [user(Some(1000))], "ephemeralContainers": [user(Some(1))]}), open),
+        (
+            json!({"containers": [user(None)], "securityContext": {"fsGroup": 5}}),
+            "a 644=1 vault 600=two x/token 600=one",
+        ),
+    ] {
+        assert_eq!(tokens(spec.clone()), expected, "{spec}");
     }
 }
 

@@ -1,12 +1,14 @@
 //! The planning pass: from the state alone to what is to be done now.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    Action,
+    Action, Record,
     backoff::{Backoff, Wake},
     container::{Container, Known, Policy, Role, Waiting},
-    phase,
+    phase, record,
     state::State,
 };
 
@@ -23,7 +25,8 @@ const KEPT_OLD: usize = 1;
 /// One pass. Gives the actions in the order they are to be done; what is asked for is remembered,
 /// what waits for a time is told to the state's wake.
 pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
-    let mut pass = Pass { now, wake: Wake::default(), actions: Vec::new() };
+    let (wake, actions) = (Wake::default(), Vec::new());
+    let mut pass = Pass { now, wake, actions, records: Vec::new() };
     if state.observed {
         decide_end(state, now);
         for container in &mut state.containers {
@@ -36,6 +39,7 @@ pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
         }
     }
     state.wake = pass.wake;
+    state.records.append(&mut pass.records);
     pass.actions
 }
 
@@ -64,6 +68,7 @@ struct Pass {
     now: Duration,
     wake: Wake,
     actions: Vec<Action>,
+    records: Vec<Record>,
 }
 
 impl Pass {
@@ -73,10 +78,11 @@ impl Pass {
         let deadline = state.deadline.unwrap_or(self.now);
         for container in &mut state.containers {
             for (number, known) in &mut container.attempts {
-                self.stop(&container.name, *number, known, deadline);
+                let why = Some(record::STOPPING);
+                self.stop((&container.name, why), *number, known, deadline);
             }
         }
-        if state.is_busy() || state.set_up.doing {
+        if state.is_busy() || state.set_up.doing || state.refresh.doing {
             return;
         }
         if state.ended.is_none() {
@@ -92,8 +98,12 @@ impl Pass {
         if state.set_up.ask(self.now, &mut self.wake) {
             self.actions.push(Action::SetUp);
         }
+        if state.set_up.done.is_some() && state.stale && self.may_refresh(state) {
+            self.actions.push(Action::Refresh);
+        }
         let (grace, policy) = (state.spec_grace(), state.policy());
-        let (turn, set_up) = (state.current_init(), state.set_up.done.is_some());
+        let (pod, turn, set_up) =
+            (Arc::clone(&state.pod), state.current_init(), state.set_up.done.is_some());
         for (index, container) in state.containers.iter_mut().enumerate() {
             self.stop_extras(container, grace);
             let is_its_turn = match container.role {
@@ -102,20 +112,30 @@ impl Pass {
                 Role::Unwanted => false,
             };
             if is_its_turn && set_up {
-                self.start(container, policy);
+                self.start(&pod, container, policy);
             }
         }
     }
 
+    /// Whether the volumes' files may be asked for now; what changes from here on is another time.
+    fn may_refresh(&mut self, state: &mut State) -> bool {
+        if state.refresh.doing || state.refresh.waits(self.now, &mut self.wake) {
+            return false;
+        }
+        state.refresh.doing = true;
+        state.stale = false;
+        true
+    }
+
     /// Towards the next start: the back-offs are served, the image is prepared, then it starts.
-    fn start(&mut self, container: &mut Container, policy: Policy) {
+    fn start(&mut self, pod: &Pod, container: &mut Container, policy: Policy) {
         if container.is_busy() || !container.is_wanted(policy) {
             return;
         }
         let attempt = container.next_attempt();
-        if !self.serve_crash_back_off(container, attempt)
+        if !self.serve_crash_back_off(pod, container, attempt)
             || container.start.waits(self.now, &mut self.wake)
-            || !self.prepare_image(container)
+            || !self.prepare_image(pod, container)
         {
             return;
         }
@@ -126,7 +146,7 @@ impl Pass {
 
     /// Whether the restart back-off of the attempt is over. The first restart is immediate
     /// (upstream: `doBackOff`).
-    fn serve_crash_back_off(&mut self, container: &mut Container, attempt: u32) -> bool {
+    fn serve_crash_back_off(&mut self, pod: &Pod, container: &mut Container, attempt: u32) -> bool {
         let Some((_, last)) = container.newest() else { return true };
         let ended = last.ended;
         // One of an old definition has not crashed: the count begins anew.
@@ -140,7 +160,10 @@ impl Pass {
         if let Some(until) = Backoff::until(container.crash, ended, self.now) {
             self.wake.at(until);
             let delay = container.crash.map(|entry| entry.delay).unwrap_or_default();
-            container.waiting = Some(Waiting::CrashLoop(delay));
+            let waiting = container.waiting.replace(Waiting::CrashLoop(delay));
+            if waiting != container.waiting {
+                self.records.push(record::crash_back_off(pod, &container.name));
+            }
             return false;
         }
         container.crash = Some(Backoff::next(container.crash, ended, self.now));
@@ -150,7 +173,7 @@ impl Pass {
 
     /// Whether the image is ready for one start; asks for it if nobody has. It is asked for before
     /// each start, as upstream does: the pull policy may want a look at the registry.
-    fn prepare_image(&mut self, container: &mut Container) -> bool {
+    fn prepare_image(&mut self, pod: &Pod, container: &mut Container) -> bool {
         let image = &mut container.image;
         if image.ready || image.asked {
             return image.ready;
@@ -158,11 +181,14 @@ impl Pass {
         if let Some(wait) = image.waits(self.now) {
             self.wake.at(wait.until);
             let shown_until = wait.since + IMAGE_FAILURE_SHOWN;
-            container.waiting = Some(if wait.is_pull && self.now >= shown_until {
+            let now = if wait.is_pull && self.now >= shown_until {
                 Waiting::ImageBackOff
             } else {
                 Waiting::Image
-            });
+            };
+            if container.waiting.replace(now) != Some(now) && now == Waiting::ImageBackOff {
+                self.records.extend(record::pull_back_off(pod, &container.name));
+            }
             if wait.is_pull && self.now < shown_until {
                 self.wake.at(shown_until);
             }
@@ -176,6 +202,11 @@ impl Pass {
     /// Stops what lives and should not: a container that is not in the spec, an attempt of an old
     /// definition, and all attempts but the newest. No start is given while one of them lives.
     fn stop_extras(&mut self, container: &mut Container, grace: Duration) {
+        let why = match container.role {
+            Role::Init | Role::Main if container.replacing.is_some() => Some(record::CHANGED),
+            Role::Init | Role::Main => Some(record::STOPPING),
+            Role::Unwanted => None,
+        };
         let newest = match container.role {
             Role::Init | Role::Main => container.attempts.keys().next_back().copied(),
             Role::Unwanted => None,
@@ -183,14 +214,21 @@ impl Pass {
         for (number, known) in &mut container.attempts {
             if Some(*number) != newest || Some(*number) == container.replacing {
                 let deadline = known.kill_at.unwrap_or(self.now.saturating_add(grace));
-                self.stop(&container.name, *number, known, deadline);
+                self.stop((&container.name, why), *number, known, deadline);
             }
         }
     }
 
     /// Stops a living attempt by `deadline`: once, again if the deadline has moved nearer, and with
-    /// no grace again and again if it outlives it.
-    fn stop(&mut self, container: &str, attempt: u32, known: &mut Known, deadline: Duration) {
+    /// no grace again and again if it outlives it. The first is told to people, with the text of
+    /// why.
+    fn stop(
+        &mut self,
+        (container, why): (&str, Option<record::Why>),
+        attempt: u32,
+        known: &mut Known,
+        deadline: Duration,
+    ) {
         if !known.is_alive() {
             return;
         }
@@ -202,6 +240,9 @@ impl Pass {
             Some(kill_at) => (self.now >= kill_at + STOP_AGAIN).then_some(self.now),
         };
         if let Some(due) = due {
+            if known.kill_at.is_none() {
+                self.records.extend(why.map(|why| record::killing(container, why)));
+            }
             known.kill_at = Some(due);
             self.actions.push(Action::Stop {
                 container: container.to_owned(),

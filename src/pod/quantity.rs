@@ -85,6 +85,18 @@ impl Quantity {
         Ok(Self { nano: if negative { -magnitude } else { magnitude }, format })
     }
 
+    /// So many whole units, written with binary suffixes (bytes: `64Mi`).
+    #[must_use]
+    pub fn binary(units: u64) -> Self {
+        Self { nano: i128::from(units) * NANO, format: Format::Binary }
+    }
+
+    /// So many thousandths, written with decimal suffixes (cores: `1500m`).
+    #[must_use]
+    pub fn milli(thousandths: u64) -> Self {
+        Self { nano: i128::from(thousandths) * (NANO / 1000), format: Format::Decimal }
+    }
+
     /// Whole units, rounded away from zero and capped to `i64` (bytes of memory, cores).
     #[must_use]
     pub fn value(&self) -> i64 {
@@ -122,6 +134,12 @@ impl Quantity {
     pub fn plus(self, other: Self) -> Self {
         let format = if self.is_zero() { other.format } else { self.format };
         Self { nano: self.nano.saturating_add(other.nano), format }
+    }
+
+    /// What is left without `other`, written as the first is; never below zero.
+    #[must_use]
+    pub fn minus_to_zero(self, other: Self) -> Self {
+        Self { nano: self.nano.saturating_sub(other.nano).max(0), ..self }
     }
 
     fn rounded(&self, unit: i128) -> i64 {

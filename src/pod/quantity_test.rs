@@ -167,3 +167,19 @@ proptest! {
         prop_assert_eq!(read(&format!("{number}{suffix}")).value(), expected);
     }
 }
+
+#[test]
+fn made_from_numbers_and_taken_from_one_another() {
+    assert_eq!(Quantity::binary(64 << 20).to_string(), "64Mi");
+    assert_eq!(Quantity::binary(1_000_000).to_string(), "1000000");
+    assert_eq!(Quantity::binary(0).to_string(), "0");
+    assert_eq!(Quantity::milli(2000).to_string(), "2");
+    assert_eq!(Quantity::milli(1500).to_string(), "1500m");
+    let left = |a: &str, b: &str| {
+        let [a, b] = [a, b].map(|text| Quantity::parse(text).expect("a quantity"));
+        a.minus_to_zero(b).to_string()
+    };
+    assert_eq!(left("4", "250m"), "3750m");
+    assert_eq!(left("1Gi", "100M"), "973741824");
+    assert_eq!(left("1Gi", "2Gi"), "0");
+}

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use crate::{
-    Failure, Now, PodAddresses,
+    Failure, Now, PodAddresses, Record,
     backoff::{Wake, Work},
     condition::Transitions,
     container::{Container, Policy, Role},
@@ -36,12 +36,17 @@ pub struct State {
     /// The terminal phase, once nothing runs any more. Never changes again.
     pub(crate) ended: Option<Phase>,
     pub(crate) set_up: Work<PodAddresses>,
+    /// The volumes' files are to be brought up to date.
+    pub(crate) stale: bool,
+    pub(crate) refresh: Work<()>,
     pub(crate) tear_down: Work<()>,
     /// Init containers in the spec's order, then the main ones, then those not in the spec.
     pub(crate) containers: Vec<Container>,
     pub(crate) start_time: Option<Timestamp>,
     pub(crate) transitions: Transitions,
     pub(crate) wake: Wake,
+    /// What people are to be told; empty between steps.
+    pub(crate) records: Vec<Record>,
 }
 
 impl State {
@@ -62,11 +67,14 @@ impl State {
             evicted: None,
             ended: None,
             set_up: Work::default(),
+            stale: false,
+            refresh: Work::default(),
             tear_down: Work::default(),
             containers,
             start_time: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             transitions: Transitions::of(status),
             wake: Wake::default(),
+            records: Vec::new(),
             pod,
         }
     }

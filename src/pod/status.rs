@@ -149,7 +149,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
     let (image, image_id) = match (&container.image.known, same) {
         (Some(known), _) => (known.image.clone(), known.image_id.clone()),
         (None, Some(same)) => (same.image.clone(), same.image_id.clone()),
-        (None, None) => (spec_image(&state.pod, container).to_owned(), String::new()),
+        (None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
     };
     ContainerStatus {
         name: container.name.clone(),
@@ -184,9 +184,10 @@ fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a Containe
     of_role?.iter().find(|status| status.name == container.name)
 }
 
-fn spec_image<'a>(pod: &'a Pod, container: &Container) -> &'a str {
+/// The image that the spec gives a container.
+pub(crate) fn spec_image<'a>(pod: &'a Pod, container: &str) -> &'a str {
     let Some(spec) = &pod.spec else { return "" };
-    let named = |spec: &&ContainerSpec| spec.name == container.name;
+    let named = |spec: &&ContainerSpec| spec.name == container;
     let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
     all.find(named).and_then(|spec| spec.image.as_deref()).unwrap_or("")
 }
@@ -230,7 +231,7 @@ fn waiting_state(state: &State, container: &Container, waiting: Option<Waiting>)
             (failure.reason.clone(), failure.message.clone())
         }
         (Some(Waiting::ImageBackOff), Some((failure, _)), _) => {
-            let image = spec_image(&state.pod, container);
+            let image = spec_image(&state.pod, &container.name);
             let cause = format!("{}: {}", failure.reason, failure.message);
             let message = format!("Back-off pulling image \"{image}\": {cause}");
             ("ImagePullBackOff".to_owned(), message)
@@ -246,14 +247,17 @@ fn waiting_state(state: &State, container: &Container, waiting: Option<Waiting>)
 }
 
 fn crash_message(state: &State, container: &Container, delay: Duration) -> String {
-    let delay = go_duration(delay);
-    let meta = &state.pod.metadata;
+    let (delay, pod) = (go_duration(delay), full_name(&state.pod));
+    let container = &container.name;
+    format!("back-off {delay} restarting failed container={container} pod={pod}")
+}
+
+/// A pod's name for people: `NAME_NAMESPACE(UID)` (upstream: `format.Pod`).
+pub(crate) fn full_name(pod: &Pod) -> String {
+    let meta = &pod.metadata;
     let [name, namespace, uid] =
         [&meta.name, &meta.namespace, &meta.uid].map(|text| text.as_deref().unwrap_or_default());
-    let container = &container.name;
-    format!(
-        "back-off {delay} restarting failed container={container} pod={name}_{namespace}({uid})"
-    )
+    format!("{name}_{namespace}({uid})")
 }
 
 /// An init container that did its part and of which nothing is left.

@@ -1,6 +1,9 @@
 //! The one way in: an event is merged into the state, then one pass decides from the state alone.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     Action, Attempt, AttemptState, Event, Exit, Failure, Now,
@@ -28,7 +31,8 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
     // A kubelet sets it when it first sees the pod.
     state.start_time.get_or_insert(whole_seconds(now.wall));
     merge(&mut state, event, now);
-    let actions = plan::plan(&mut state, now.mono);
+    let mut actions = plan::plan(&mut state, now.mono);
+    actions.extend(state.records.drain(..).map(Action::Record));
     if state.observed {
         let mut transitions = std::mem::take(&mut state.transitions);
         transitions.update(&state, now.wall);
@@ -37,39 +41,93 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
     (state, actions)
 }
 
+impl State {
+    /// Takes a newer object of the pod. A main container whose image is another one now is run anew
+    /// (upstream: `containerChanged`).
+    fn take(&mut self, pod: Arc<Pod>) {
+        let old = std::mem::replace(&mut self.pod, pod);
+        let images = |pod: &Pod| -> BTreeMap<String, Option<String>> {
+            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+            containers.map(|container| (container.name.clone(), container.image.clone())).collect()
+        };
+        let new = images(&self.pod);
+        for (name, image) in images(&old) {
+            if new.get(&name).is_some_and(|new| *new != image) {
+                self.replace(&name);
+            }
+        }
+    }
+
+    fn replace(&mut self, container: &str) {
+        let is_to_end = self.deadline.is_some();
+        if let Some(container) = self.container(container).filter(|_| !is_to_end) {
+            container.replace();
+        }
+    }
+
+    /// One attempt has changed.
+    fn hear(&mut self, attempt: Attempt, now: Duration) {
+        let Some(container) = self.container(&attempt.container) else { return };
+        let (number, name) = (attempt.attempt, attempt.container.clone());
+        let before = container.progress(number);
+        let asked = container.starting == Some(number) || before.is_some();
+        container.merge(attempt, false, now);
+        let after = container.progress(number);
+        if asked {
+            self.record_start(&name, before, after);
+        }
+    }
+}
+
 fn merge(state: &mut State, event: Event, now: Now) {
     match event {
         Event::Desired(pod) => {
             if pod.metadata.uid == state.pod.metadata.uid {
-                state.pod = pod;
+                state.take(pod);
             }
         }
         Event::Kill { grace } => state.end_within(grace, now.mono),
         Event::Evict(why) => state.evict(why, now),
         Event::Replace { container } => {
-            let is_to_end = state.deadline.is_some();
-            if let Some(container) = state.container(&container).filter(|_| !is_to_end) {
-                container.replace();
-            }
+            state.replace(&container);
         }
         Event::Observed(attempts) => observe(state, attempts, now),
         Event::Attempt(attempt) => {
-            if let Some(container) = state.container(&attempt.container) {
-                container.merge(attempt, false, now.mono);
-            }
+            state.hear(attempt, now.mono);
         }
-        Event::SetUp(result) => state.set_up.answer::<Failure>(result, now.mono),
+        Event::SetUp(result) => {
+            state.record_failure(&result);
+            state.set_up.answer::<Failure>(result, now.mono);
+        }
+        Event::Changed => {
+            state.stale = true;
+            state.set_up.hurry();
+            state.refresh.hurry();
+        }
+        Event::Refreshed(result) => {
+            state.record_failure(&result);
+            state.stale |= result.is_err();
+            state.refresh.answer(result, now.mono);
+        }
+        Event::Pulling { container } => state.record_pulling(&container),
         Event::Image { container, result } => {
-            if let Some(container) = state.container(&container) {
-                container.take_image(result, now.mono);
+            if let Some(taken) = state.container(&container) {
+                if taken.take_image(result.clone(), now.mono) {
+                    state.record_image(&container, &result);
+                }
             }
         }
         Event::StartFailed { container, attempt, failure } => {
-            if let Some(container) = state.container(&container) {
-                container.start_failed(attempt, failure, now.mono);
+            if let Some(known) = state.container(&container) {
+                if known.start_failed(attempt, failure.clone(), now.mono) {
+                    state.record_start_failure(&container, &failure);
+                }
             }
         }
-        Event::TornDown(result) => state.tear_down.answer(result, now.mono),
+        Event::TornDown(result) => {
+            state.record_kill_failure(&result);
+            state.tear_down.answer(result, now.mono);
+        }
         Event::Timer => {}
     }
 }
@@ -124,14 +182,15 @@ impl Container {
         if let Some(number) = vanished {
             let message = format!("attempt {number} of container {name} was gone before it ran");
             let failure = Failure { reason: VANISHED_REASON.to_owned(), message };
-            self.start_failed(number, failure, now.mono);
+            let _ = self.start_failed(number, failure, now.mono);
         }
     }
 
-    fn take_image(&mut self, result: Result<ImageRef, Failure>, now: std::time::Duration) {
+    /// Takes the answer of an image that was asked for; whether it counts.
+    fn take_image(&mut self, result: Result<ImageRef, Failure>, now: Duration) -> bool {
         let is_stale = std::mem::take(&mut self.image.stale);
         if !std::mem::take(&mut self.image.asked) || is_stale {
-            return;
+            return false;
         }
         match result {
             Ok(image) => {
@@ -141,6 +200,7 @@ impl Container {
             }
             Err(failure) => self.image.fail(failure, now),
         }
+        true
     }
 }
 

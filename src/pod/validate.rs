@@ -19,7 +19,8 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use name::{Rule, check_name, dns_label, dns_subdomain};
+use name::{Rule, check_name, dns_label};
+pub use name::{dns_subdomain, label_value, qualified_name};
 pub use object::{validate_config_map, validate_secret};
 pub use volume::volume_sources;
 
@@ -54,6 +55,11 @@ pub fn validate(pod: &Pod) -> Vec<FieldError> {
         Some(spec) => pod_spec(&mut errors, spec),
     }
     errors.0
+}
+
+/// Whether an object can have this name (`IsDNS1123Subdomain`).
+pub(crate) fn is_subdomain(name: &str) -> bool {
+    dns_subdomain(name).is_empty()
 }
 
 /// Name, namespace, labels and annotations of any object. One without a namespace is given the

@@ -11,6 +11,7 @@
 
 mod agent;
 mod command;
+mod enter;
 mod exit;
 mod files;
 mod guest;

@@ -1,6 +1,6 @@
 //! The life of a sandbox process, in its order (ARCHITECTURE.md, "Start of a sandbox").
 //!
-//! Description, parent-death signal, files and listeners, engine and event loop, jail, `launched`,
+//! Description, parent-death signal, control groups and network, files and listeners, engine and event loop, jail, `launched`,
 //! the guest, exit record. What fails before the guest ends in a `StartError` that the agent is
 //! told; nothing of the guest has run then.
 
@@ -25,6 +25,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::agent::{Accepted, Agent, AgentError};
 use crate::command::{Run, run_component, run_module};
+use crate::enter::{self, EnterError};
 use crate::exit;
 use crate::files::{FilesError, OpenDirectory, open_artefact, proc_path};
 use crate::guest::{ComponentState, GuestError, Linked, ModuleState, Stdio, Template, link};
@@ -53,6 +54,8 @@ enum StartError {
     ParentDeath(#[source] Errno),
     #[error("cannot forbid core dumps")]
     CoreDumps(#[source] Errno),
+    #[error(transparent)]
+    Enter(#[from] EnterError),
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error(transparent)]
@@ -87,6 +90,7 @@ impl StartError {
             | Self::Agent(_)
             | Self::ParentDeath(_)
             | Self::CoreDumps(_)
+            | Self::Enter(_)
             | Self::Mount(_)
             | Self::Files(FilesError::Directory { .. })
             | Self::Listen { .. }
@@ -216,6 +220,7 @@ fn prepare(accepted: Accepted, log: &Log) -> Result<Option<Ready>, StartError> {
             return Ok(None);
         }
     }
+    enter::enter(&description)?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(StartError::CoreDumps)?;
     mounts::make(&description.mounts, &description.preopens)?;

@@ -73,6 +73,13 @@ pub struct Description {
     pub streams: bool,
     /// Whom to become; `None` stays who the agent is (an ordinary user cannot change).
     pub user: Option<User>,
+    /// Files of control groups by which the sandbox enters them, writing `0` to each; empty: it
+    /// stays in its agent's.
+    pub cgroups: Vec<PathBuf>,
+    /// Its `oom_score_adj`; `None` keeps its agent's. One that it may not have is no error.
+    pub oom_score_adj: Option<i32>,
+    /// The network namespace that it joins (a file of `nsfs`); `None`: it stays in its agent's.
+    pub network: Option<PathBuf>,
     /// Bytes that all linear memories of the container may hold together; `None` is no limit.
     pub memory_limit_bytes: Option<u64>,
     /// Size of the log in bytes past which a new log is asked for.

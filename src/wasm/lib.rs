@@ -20,4 +20,4 @@ pub use describe::{Description, GuestKind, Mount, Preopen, User};
 ///
 /// An agent and a sandbox of different versions may meet after an upgrade, so each frame and each
 /// state file carries it.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;

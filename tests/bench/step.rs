@@ -56,7 +56,8 @@ fn up(containers: &[&str]) -> Vec<Event> {
     let mut events = vec![Event::Observed(Vec::new()), Event::SetUp(Ok(PodAddresses::default()))];
     for name in containers {
         let image = format!("file:///{name}.wasm");
-        let image = ImageRef { image, image_id: format!("sha256:{}", "0".repeat(64)) };
+        let image =
+            ImageRef { image, image_id: format!("sha256:{}", "0".repeat(64)), pulled: None };
         events.push(Event::Image { container: (*name).into(), result: Ok(image) });
         events.push(attempt(name, 0, AttemptState::Starting));
         events.push(attempt(name, 0, running()));

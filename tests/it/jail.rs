@@ -12,7 +12,7 @@ use crate::survive::sandboxes;
 use crate::{SOON, Scene, one};
 
 /// Tries of `tests/escape.rs` that have to be there and to fail.
-const REFUSED: [&str; 22] = [
+const REFUSED: [&str; 24] = [
     "read-outside",
     "list-outside",
     "write-outside",
@@ -33,6 +33,8 @@ const REFUSED: [&str; 22] = [
     "kill-all",
     "mount",
     "unshare",
+    "join-network",
+    "join-group",
     "back-to-root",
     "unix-socket",
 ];

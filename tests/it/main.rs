@@ -4,6 +4,7 @@ mod check;
 mod commands;
 mod compile;
 mod dev;
+mod enter;
 mod env;
 mod exec;
 mod faults;

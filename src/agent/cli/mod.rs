@@ -11,6 +11,7 @@ mod exec;
 mod find;
 mod image;
 mod logs;
+mod node;
 mod ps;
 mod registry;
 mod run;
@@ -36,6 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Node(node::Args),
     Check(run::check::Args),
     Ps(ps::Args),
     Logs(logs::Args),
@@ -50,7 +52,10 @@ enum Command {
 /// of ours (printed here, once), 2 for a wrong command line (clap), else what the command says.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::init();
+    telemetry::init(match &cli.command {
+        Command::Node(args) => Some(args.verbosity()),
+        _ => None,
+    });
     // A half-dead agent is worse than one that is started again: a panic of any task ends it.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -60,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
     linux::raise_descriptor_limit();
     let result = match cli.command {
         Command::Run(args) => on_one_thread(run::run(args)),
+        Command::Node(args) => on_one_thread(node::run(args)),
         Command::Check(args) => on_one_thread(run::check::run(args)),
         Command::Ps(args) => on_one_thread(ps::run(args)),
         Command::Logs(args) => on_one_thread(logs::run(args)),

@@ -36,12 +36,12 @@ use tokio::sync::{Mutex, OnceCell};
 use self::cache::Cache;
 use self::input::Input;
 use self::job::{Job, JobError};
-use self::progress::{Shown, Stage};
+use self::progress::Shown;
 use self::pull::Puller;
 use self::store::{Hold, Store};
 
 pub(crate) use self::error::ImageError;
-pub(crate) use self::progress::{Progress, Quiet, Spinner};
+pub(crate) use self::progress::{Progress, Quiet, Spinner, Stage};
 pub(crate) use self::pulled::Listed;
 pub(crate) use self::push::Pushed;
 pub(crate) use self::reference::{Place, resolve};

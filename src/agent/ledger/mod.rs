@@ -6,17 +6,21 @@
 //!
 //! ```text
 //! ROOT/lock                                          held by the agent while it lives
+//! ROOT/pods/UID/pod.json                             the pod, for an agent that finds only this
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
+//! ROOT/pods/UID/containers/NAME/ATTEMPT/about        what its agent has to know of it
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/root/        what its guest sees as `/`
 //! ROOT/pods/UID/volumes/kubernetes.io~empty-dir/NAME
-//! ROOT/logs/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log
+//! LOGS/NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log      LOGS: ROOT/logs, a node's /var/log/pods
+//! LINKS/NAME_NAMESPACE_CONTAINER-ID.log              a node's /var/log/containers: links to them
 //! RUN/ID.sock                                        a sandbox's socket (ID: 16 hex digits)
+//! RUN/ID.json                                        what it runs, with its secrets
 //! RUN/ROOTID.api                                     the agent's own socket (ROOTID: likewise)
 //! RUN/ROOTID/UID/volumes/kubernetes.io~secret/NAME   what is kept off disks
 //! ```
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -60,6 +64,9 @@ pub(crate) enum LedgerError {
 
 /// The kernel's bound on a Unix socket's path, less the final zero byte.
 const SOCKET_PATH_MAX: usize = 107;
+
+/// The name of a pod's object in its directory.
+const POD: &str = "pod.json";
 
 /// What the names of agents' own sockets end with.
 const API_SUFFIX: &str = "api";
@@ -131,7 +138,18 @@ pub(crate) mod home {
 pub(crate) struct Ledger {
     root: PathBuf,
     run: PathBuf,
+    logs: PathBuf,
+    links: Option<PathBuf>,
     _lock: File,
+}
+
+/// Where log shippers look for a node's logs.
+#[derive(Clone, Debug)]
+pub(crate) struct LogDirs {
+    /// The directory of the logs themselves (upstream: `podLogsDir`).
+    pub(crate) logs: PathBuf,
+    /// The directory of the links to them (upstream: `legacyContainerLogsDir`).
+    pub(crate) links: PathBuf,
 }
 
 impl Ledger {
@@ -152,12 +170,29 @@ impl Ledger {
             })
         };
         let (root, run) = (absolute(root)?, absolute(run)?);
-        let ledger = Self { _lock: lock(&root)?, root, run };
+        let logs = root.join("logs");
+        let ledger = Self { _lock: lock(&root)?, root, run, logs, links: None };
         let socket = ledger.socket(&"0".repeat(64));
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(LedgerError::TooLong(ledger.run));
         }
         Ok(ledger)
+    }
+
+    /// The same for a node, whose logs lie where log shippers look for them.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub(crate) fn of_node(root: &Path, run: &Path, dirs: LogDirs) -> Result<Self, LedgerError> {
+        let ledger = Self::open(root, run)?;
+        for path in [&dirs.logs, &dirs.links] {
+            fs::create_dir_all(path).map_err(|source| LedgerError::Io {
+                verb: "make directory",
+                path: path.clone(),
+                source,
+            })?;
+        }
+        Ok(Self { logs: dirs.logs, links: Some(dirs.links), ..ledger })
     }
 
     /// A new root directory below `base`, which is made if need be.
@@ -216,7 +251,74 @@ impl Ledger {
         uid: &str,
         container: &str,
     ) -> PathBuf {
-        self.root.join("logs").join(format!("{namespace}_{pod}_{uid}")).join(container)
+        self.logs.join(format!("{namespace}_{pod}_{uid}")).join(container)
+    }
+
+    /// The link to a container's log, where log shippers look for links; the container id is put
+    /// before its suffix.
+    pub(crate) fn log_link(&self, namespace: &str, pod: &str, container: &str) -> Option<PathBuf> {
+        Some(self.links.as_ref()?.join(format!("{pod}_{namespace}_{container}")))
+    }
+
+    /// What the sandbox with this container id runs: it may hold secrets, so it lies where its
+    /// socket does.
+    pub(crate) fn description(&self, container_id: &str) -> PathBuf {
+        self.socket(container_id).with_extension("json")
+    }
+
+    /// Keeps the pod's object, so that whatever it has on this machine can be undone by an agent
+    /// that hears of it from nobody else.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn keep_pod(&self, pod: &Pod) -> Result<(), LedgerError> {
+        let dir = self.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+        let failed = |source| LedgerError::Io { verb: "write", path: dir.join(POD), source };
+        fs::create_dir_all(&dir).map_err(failed)?;
+        let kept = Pod { status: None, ..pod.clone() };
+        let json = serde_json::to_vec(&kept).map_err(|e| failed(e.into()))?;
+        write_whole(&dir.join(POD), &json).map_err(failed)
+    }
+
+    /// The pods that have anything below the root directory; of one whose object cannot be read,
+    /// only the uid is known.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the directory cannot be listed.
+    pub(crate) fn kept_pods(&self) -> Result<Vec<Pod>, LedgerError> {
+        let read = |dir: PathBuf| {
+            let uid = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let mut pod = fs::read(dir.join(POD))
+                .ok()
+                .and_then(|json| serde_json::from_slice::<Pod>(&json).ok())
+                .unwrap_or_default();
+            pod.metadata.uid = Some(uid);
+            pod
+        };
+        Ok(entries(&self.root.join("pods"))?.into_iter().map(read).collect())
+    }
+
+    /// Whether the pod's object is kept.
+    pub(crate) fn has_pod(&self, pod_uid: &str) -> bool {
+        self.pod_dir(pod_uid).join(POD).is_file()
+    }
+
+    /// Removes all that is left of a pod that is over: its files and its logs. The pod's attempts
+    /// were removed before.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn forget_pod(&self, pod: &Pod) -> Result<(), LedgerError> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let logs = self.log_dir_of(pod, "");
+        for path in [self.pod_memory_dir(uid), logs, self.pod_dir(uid)] {
+            linux::remove_tree(&path).map_err(|source| LedgerError::Io {
+                verb: "remove",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// The socket of the sandbox with this container id.
@@ -278,7 +380,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Io`].
     pub(crate) fn clear(&self) -> Result<(), LedgerError> {
-        for path in [self.memory_dir(), self.root.join("pods"), self.root.join("logs")] {
+        for path in [self.memory_dir(), self.root.join("pods"), self.logs.clone()] {
             linux::remove_tree(&path).map_err(|source| LedgerError::Io {
                 verb: "remove",
                 path,
@@ -304,6 +406,17 @@ fn lock(root: &Path) -> Result<File, LedgerError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::InUse(root.into())),
         Err(e) => Err(failed(e.into())),
     }
+}
+
+/// Replaces a file in one step, readable by its owner alone: a reader finds the old one or the new.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.persist(path).map(drop).map_err(|e| e.error)
 }
 
 /// The paths in a directory, none if there is no such directory.

@@ -1,12 +1,17 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
 //! descriptors, paths below directories that guests write to and the removal of such, memory as a
-//! directory, the jail of a compile job.
+//! directory, network namespaces, the jail of a compile job, control groups; and what this machine is:
+//! its facts and its addresses.
 //!
 //! The only room of the agent where `unsafe` may stand. Starts no task.
 
+pub(crate) mod addresses;
 mod beneath;
+pub(crate) mod cgroup;
 pub(crate) mod compile_jail;
 pub(crate) mod listener;
+pub(crate) mod machine;
+pub(crate) mod network;
 mod remove;
 mod tmpfs;
 
@@ -21,6 +26,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
 };
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 pub(crate) use beneath::{
     Links, make_below, mode_of, open_below, open_top, path_of, proc_path, read_below,
@@ -78,10 +85,30 @@ pub(crate) fn has_open(pid: u32, file: impl AsFd) -> bool {
 /// # Errors
 /// The kernel's, such as a process of another user.
 pub(crate) fn kill_process(process: impl AsFd) -> io::Result<()> {
-    match pidfd_send_signal(process, Signal::KILL) {
+    signal_process(process, Signal::KILL)
+}
+
+/// Signals the process behind a process descriptor; one that is gone already is no error.
+///
+/// # Errors
+/// As [`kill_process`].
+pub(crate) fn signal_process(process: impl AsFd, signal: Signal) -> io::Result<()> {
+    match pidfd_send_signal(process, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Has the event loop watch a process descriptor: it is readable once the process has ended.
+///
+/// # Errors
+/// The event loop's.
+#[expect(unsafe_code, reason = "the event loop cannot know that a descriptor is not replaced")]
+pub(crate) fn watch_process(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: it is owned by what is given, never taken out and never given another description
+    // (no dup onto it), so it is the same open one until it is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+    watched.map_err(Into::into)
 }
 
 /// Raises the number of files that this process and its children may open to what they may ask

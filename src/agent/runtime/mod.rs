@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
 use copepod_wasm::{GuestKind, Mount, Preopen, User};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::linux::cgroup::LeafSpec;
+
 /// One container attempt to start, all names resolved.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     /// Whose it is.
     pub(crate) pod_uid: String,
@@ -27,6 +30,8 @@ pub(crate) struct Container {
     pub(crate) attempt: u32,
     /// The directory of its logs; the attempt's file in it is `ATTEMPT.log`.
     pub(crate) log_dir: PathBuf,
+    /// Where the link to its log is put, as a path to which `-ID.log` is appended.
+    pub(crate) log_link: Option<PathBuf>,
     /// The compiled artefact.
     pub(crate) artefact: PathBuf,
     /// What the artefact holds.
@@ -43,6 +48,13 @@ pub(crate) struct Container {
     pub(crate) termination_message: TerminationMessage,
     /// Whom it runs as; `None` is the agent's own user.
     pub(crate) user: Option<User>,
+    /// The control group that is made for it; `None`: it stays in the agent's.
+    #[serde(skip)]
+    pub(crate) cgroup: Option<LeafSpec>,
+    /// Its `oom_score_adj`; `None` is the agent's.
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The network namespace that it joins; `None` is the agent's.
+    pub(crate) network: Option<PathBuf>,
     /// Bytes of memory; `None` is no limit.
     pub(crate) memory_limit_bytes: Option<u64>,
     /// Where an http guest listens.
@@ -54,7 +66,7 @@ pub(crate) struct Container {
 }
 
 /// Where a container leaves its termination message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TerminationMessage {
     /// The absolute path, without a link, of the directory that the file lies in. The guest may
     /// have written to both: no link is followed to it and below it.

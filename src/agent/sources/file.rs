@@ -205,7 +205,7 @@ fn bytes(node: &mut Node, field: &str, instead: &str) -> Vec<Problem> {
 }
 
 /// `pods.yaml, document 2, line 7: ...`.
-fn line(name: &str, problem: &Problem) -> String {
+pub(super) fn line(name: &str, problem: &Problem) -> String {
     match problem.line {
         0 => format!("{name}: {}", problem.text),
         at => format!("{name}, line {at}: {}", problem.text),
@@ -262,7 +262,7 @@ fn name_kind(item: &mut Node, kind: &str) {
 }
 
 /// The text of a key of an object.
-fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     match &node.get(key)?.value {
         Value::Text(text) => Some(text),
         Value::Null

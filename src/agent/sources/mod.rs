@@ -4,12 +4,14 @@
 //! validated, or one [`file::SourceError`] with all that is wrong in a file; the config maps and
 //! secrets of all files by namespace ([`objects`]); what a pod names that is not among them
 //! ([`reference`]); and [`support`], which says what of a pod a host without a cluster refuses or
-//! does otherwise. Starts no task.
+//! does otherwise. One object of another kind (a node's configuration) comes by [`single`], as
+//! strictly. Starts no task.
 
 mod file;
 mod node;
 pub(crate) mod objects;
 pub(crate) mod reference;
+mod single;
 mod strict;
 pub(crate) mod support;
 
@@ -18,7 +20,8 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub(crate) use file::read;
+pub(crate) use file::{SourceError, read};
+pub(crate) use single::single;
 
 /// Longest DNS label, which a container's name is.
 const NAME_MAX: usize = 63;

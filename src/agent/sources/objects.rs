@@ -44,6 +44,7 @@ impl Catalogue {
         Objects {
             config_maps: self.config_maps.get(namespace).cloned().unwrap_or_default(),
             secrets: self.secrets.get(namespace).cloned().unwrap_or_default(),
+            ..Objects::default()
         }
     }
 }

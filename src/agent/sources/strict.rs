@@ -36,7 +36,7 @@ pub(super) struct Problem {
 /// At least one and at most [`MAX_PROBLEMS`] problems.
 pub(super) fn decode<T: DeserializeOwned>(mut node: Node) -> Result<T, Vec<Problem>> {
     let mut problems = Vec::new();
-    duplicates(&node, &Path::Root, &mut problems);
+    duplicates(&mut node, &Path::Root, &mut problems);
     loop {
         let unknown = RefCell::new(Vec::new());
         let result = T::deserialize(At { node: &node, path: Path::Root, unknown: &unknown });
@@ -72,22 +72,28 @@ fn take_out(node: &mut Node, place: &[Step]) -> bool {
     found
 }
 
-fn duplicates(node: &Node, path: &Path<'_>, problems: &mut Vec<Problem>) {
-    match &node.value {
+/// Finds keys that stand twice, and takes the later ones out: some readers would stop at them.
+fn duplicates(node: &mut Node, path: &Path<'_>, problems: &mut Vec<Problem>) {
+    match &mut node.value {
         Value::List(list) => {
-            for (i, child) in list.iter().enumerate() {
+            for (i, child) in list.iter_mut().enumerate() {
                 duplicates(child, &Path::Index(path, i), problems);
             }
         }
         Value::Map(entries) => {
             let mut keys = HashSet::new();
             for (key, child) in entries {
+                let key = &*key;
                 let path = Path::Key(path, key);
-                if !keys.insert(key) && problems.len() < MAX_PROBLEMS {
+                let is_first = keys.insert(key);
+                if !is_first && problems.len() < MAX_PROBLEMS {
                     let text = format!("duplicate field \"{path}\"");
                     problems.push(Problem { line: child.line, text });
                 }
                 duplicates(child, &path, problems);
+                if !is_first {
+                    child.value = Value::Wrong;
+                }
             }
         }
         Value::Null

@@ -9,10 +9,22 @@ use tracing_subscriber::EnvFilter;
 /// The environment variable that sets what is logged, in `tracing`'s filter syntax.
 const FILTER_VARIABLE: &str = "COPEPOD_LOG";
 
-/// Sends diagnostics to standard error: warnings and errors, or what `COPEPOD_LOG` asks for.
-pub(crate) fn init() {
+/// How much a daemon says at each of klog's verbosities, of ourselves and of libraries: up to 3
+/// what happens, up to 5 why, above that everything.
+fn of_verbosity(verbosity: u8) -> &'static str {
+    match verbosity {
+        0..=3 => "warn,copepod=info",
+        4..=5 => "warn,copepod=debug",
+        6.. => "info,copepod=trace",
+    }
+}
+
+/// Sends diagnostics to standard error: what `COPEPOD_LOG` asks for, else what a daemon's
+/// `verbosity` does, else warnings and errors.
+pub(crate) fn init(verbosity: Option<u8>) {
+    let default = verbosity.map_or("warn", of_verbosity);
     let filter =
-        EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("warn"));
+        EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -40,12 +40,19 @@ pub(super) struct Owned {
     pub(super) group: Option<u32>,
     /// The bits that modes may have.
     pub(super) modes: u32,
+    /// Whether files may be given to other users.
+    pub(super) users: bool,
 }
 
 impl Owned {
     /// Mode of a file.
     fn file(self, mode: u32) -> u32 {
         (mode | self.group.map_or(0, |_| GROUP_FILE)) & self.modes
+    }
+
+    /// User of a file.
+    fn user(self, file: &PayloadFile) -> Option<u32> {
+        file.owner.filter(|_| self.users)
     }
 
     /// Mode of a directory.
@@ -104,7 +111,8 @@ fn write_all(dir: &Path, payload: &Payload, owned: Owned) -> io::Result<()> {
         let mut options = File::options();
         // Nobody else's until it is whole.
         options.write(true).create_new(true).mode(0o600).open(&path)?.write_all(&file.bytes)?;
-        own(&path, owned.file(file.mode), owned)?;
+        chown(&path, owned.user(file), owned.group)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(owned.file(file.mode)))?;
     }
     Ok(())
 }
@@ -114,7 +122,7 @@ fn make_directory(path: &Path, owned: Owned) -> io::Result<()> {
     own(path, owned.directory(), owned)
 }
 
-/// Gives what was made its group and its mode, whatever the umask.
+/// Gives a directory its group and its mode, whatever the umask.
 fn own(path: &Path, mode: u32, owned: Owned) -> io::Result<()> {
     if owned.group.is_some() {
         chown(path, None, owned.group)?;
@@ -144,6 +152,7 @@ fn is_file(path: &Path, wanted: &PayloadFile, owned: Owned) -> bool {
         let about = file.metadata()?;
         if about.len() != wanted.bytes.len() as u64
             || about.mode() & 0o7777 != owned.file(wanted.mode)
+            || owned.user(wanted).is_some_and(|user| user != about.uid())
         {
             return Ok(false);
         }
@@ -195,11 +204,14 @@ fn link(dir: &Path, payload: &Payload) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const ALL: Owned = Owned { group: None, modes: u32::MAX };
+    const ALL: Owned = Owned { group: None, modes: u32::MAX, users: true };
 
     fn payload(files: &[(&str, &str, u32)]) -> Payload {
         let file = |(path, text, mode): &(&str, &str, u32)| {
-            ((*path).to_owned(), PayloadFile { bytes: text.as_bytes().to_vec(), mode: *mode })
+            (
+                (*path).to_owned(),
+                PayloadFile { bytes: text.as_bytes().to_vec(), mode: *mode, owner: None },
+            )
         };
         files.iter().map(file).collect()
     }
@@ -272,14 +284,38 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let dir = home.path().join("v");
         let files = payload(&[("a/b", "1", 0o400)]);
-        write(&dir, &files, Owned { group: Some(4321), modes: u32::MAX }).expect("writes");
+        write(&dir, &files, Owned { group: Some(4321), ..ALL }).expect("writes");
         let about = fs::metadata(dir.join("a/b")).expect("is there");
         assert_eq!((about.mode() & 0o7777, about.gid()), (0o440, 4321));
         let about = fs::metadata(dir.join("a")).expect("is there");
         assert_eq!((about.mode() & 0o7777, about.gid()), (0o2755, 4321));
         let files = payload(&[("a/b", "1", 0o644)]);
-        write(&dir, &files, Owned { group: None, modes: 0o700 }).expect("writes");
+        write(&dir, &files, Owned { modes: 0o700, ..ALL }).expect("writes");
         assert_eq!((mode(&dir.join("a/b")), mode(&dir)), (0o600, 0o700));
+    }
+
+    #[test]
+    fn a_file_may_be_a_users_own() {
+        let home = tempfile::tempdir().expect("a directory");
+        let dir = home.path().join("v");
+        let mut files = payload(&[("a", "1", 0o600), ("b", "2", 0o644)]);
+        let about = |name: &str| fs::metadata(dir.join(name)).expect("is there");
+        let data = || fs::read_link(dir.join(DATA)).expect("a link");
+        for owner in [1000, 1001] {
+            files.get_mut("a").expect("is there").owner = Some(owner);
+            write(&dir, &files, ALL).expect("writes");
+            assert_eq!((about("a").uid(), mode(&dir.join("a"))), (owner, 0o600));
+            assert_eq!((about("b").uid(), about("").uid()), (0, 0));
+            let written = data();
+            write(&dir, &files, ALL).expect("writes");
+            assert_eq!(data(), written, "nothing is written twice");
+        }
+        write(&dir, &files, Owned { group: Some(4321), ..ALL }).expect("writes");
+        let found = about("a");
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (1001, 4321, 0o640));
+        let dir = home.path().join("w");
+        write(&dir, &files, Owned { users: false, ..ALL }).expect("writes");
+        assert_eq!(fs::metadata(dir.join("a")).expect("is there").uid(), 0);
     }
 
     #[test]

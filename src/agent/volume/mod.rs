@@ -24,7 +24,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use copepod_pod::{Facts, Objects, Payload, payload};
+use copepod_pod::{Facts, Failure, Objects, Payload, payload};
 use k8s_openapi::api::core::v1::{Pod, Volume as VolumeSpec};
 
 pub(crate) use error::{TreeError, VolumeError};
@@ -49,6 +49,8 @@ pub(crate) struct Files {
     pub(crate) volumes: Volumes,
     /// Its single files, by path in the tree without the slash before it, and their text.
     pub(crate) single: Vec<(&'static str, String)>,
+    /// What had to be left out of them, as warnings of the pod's events.
+    pub(crate) warnings: Vec<Failure>,
 }
 
 /// A volume that is set up.
@@ -110,7 +112,14 @@ pub(crate) fn set_up(
         Ok((spec.name.clone(), volume))
     };
     let volumes = specs.iter().map(one).collect::<Result<_, _>>()?;
-    Ok(Files { volumes, single: network::files(pod, facts) })
+    let (single, warnings) = single(pod, facts);
+    Ok(Files { volumes, single, warnings })
+}
+
+/// The single files of the pod with these facts, and what had to be left out of them, as warnings
+/// of the pod's events.
+pub(crate) fn single(pod: &Pod, facts: &Facts) -> (Vec<(&'static str, String)>, Vec<Failure>) {
+    network::files(pod, facts)
 }
 
 /// Reads a file that a guest wrote below one of the pod's volumes, of a MiB at most; `None` if it
@@ -148,7 +157,7 @@ fn of_payload(
     let base = if secret { memory(&spec.name, place)? } else { place.disk.clone() };
     let modes = if secret && !linux::is_memory(&base) { OWN } else { u32::MAX };
     let path = directory(&base, plugin, &spec.name);
-    let owned = atomic::Owned { group, modes };
+    let owned = atomic::Owned { group, modes, users: place.changes_user };
     atomic::write(&path, payload, owned).map_err(|source| VolumeError::Write {
         volume: spec.name.clone(),
         path: path.clone(),

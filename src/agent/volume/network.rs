@@ -3,25 +3,33 @@
 use std::fs::File;
 use std::io::Read;
 
-use copepod_pod::{Facts, hostname, hosts_file, resolv_conf};
+use copepod_pod::{Facts, Failure, hostname, hosts_file, resolv_conf};
 use k8s_openapi::api::core::v1::Pod;
 
 /// Most that is read of the host's own file: some thousand names.
 const HOST_FILE_MAX: u64 = 1 << 20;
 
-/// The pod's `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`.
-pub(super) fn files(pod: &Pod, facts: &Facts) -> Vec<(&'static str, String)> {
-    let (resolver, left_out) = resolv_conf(pod, None, &of_host("/etc/resolv.conf"));
-    for text in left_out {
-        tracing::debug!(pod = pod.metadata.name, text, "resolv.conf");
+/// The resolver configuration of a node that names none.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The pod's `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`, and what had to be left out.
+pub(super) fn files(pod: &Pod, facts: &Facts) -> (Vec<(&'static str, String)>, Vec<Failure>) {
+    let of_node = match facts.resolv_conf.as_deref().unwrap_or(RESOLV_CONF) {
+        "" => String::new(),
+        path => of_host(path),
+    };
+    let (resolver, left_out) = resolv_conf(pod, facts, &of_node);
+    for warning in &left_out {
+        tracing::debug!(pod = pod.metadata.name, text = warning.message, "resolv.conf");
     }
     let on_host = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
     let hosts = if on_host { of_host("/etc/hosts") } else { String::new() };
-    vec![
+    let files = vec![
         ("etc/hosts", hosts_file(pod, facts, &hosts)),
         ("etc/resolv.conf", resolver),
         ("etc/hostname", hostname(pod, facts) + "\n"),
-    ]
+    ];
+    (files, left_out)
 }
 
 /// A file of the host; empty if there is none that is text.

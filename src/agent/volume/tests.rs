@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
+use copepod_pod::{Token, TokenKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -143,6 +144,66 @@ fn what_is_not_there_is_named_in_upstreams_words() {
         let error = scene.set_up(json!([volume]), None).expect_err("is refused");
         assert_eq!(crate::telemetry::chain(&error), format!("volume \"v\": {text}"));
     }
+}
+
+/// What a pod names, of one text or another.
+fn worded(text: &str) -> Objects {
+    let mut all = Objects::default();
+    let map = json!({"data": {"a": text}});
+    all.config_maps.insert("m".into(), Arc::new(serde_json::from_value(map).expect("a map")));
+    let mut secret = json!({"stringData": {"s": text}});
+    secret["metadata"] = json!({"name": "s"});
+    let mut secret = serde_json::from_value(secret).expect("a secret");
+    copepod_pod::normalise_secret(&mut secret);
+    all.secrets.insert("s".into(), Arc::new(secret));
+    let key = TokenKey { audience: String::new(), expiration_seconds: 3600 };
+    all.tokens.insert(key, Token::new(text));
+    all
+}
+
+#[test]
+fn a_second_set_up_brings_volumes_up_to_date_and_parts_of_them_stay() {
+    let scene = scene(true);
+    let volumes = json!([{"name": "map", "configMap": {"name": "m"}},
+        {"name": "all", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token"}}, {"secret": {"name": "s"}}]}}]);
+    let mut pod = pod(volumes, None);
+    let user = json!({"name": "c", "securityContext": {"runAsUser": 1000}, "volumeMounts": [
+        {"name": "map", "mountPath": "/map"},
+        {"name": "map", "mountPath": "/part", "subPath": "a"}]});
+    let container: k8s_openapi::api::core::v1::Container =
+        serde_json::from_value(user).expect("a container");
+    pod.spec.as_mut().expect("a spec").containers = vec![container.clone()];
+    let set_up = |text: &str| {
+        super::set_up(&pod, &worded(text), &Facts::default(), &scene.place)
+            .expect("sets up")
+            .volumes
+    };
+    let volumes = set_up("old");
+    let root = scene.home.path().canonicalize().expect("exists").join("root");
+    let seen = Seen {
+        container: &container,
+        volumes: &volumes,
+        env: &[],
+        image: None,
+        files: &[],
+        mounts: false,
+    };
+    let tree = build(&seen, &root).expect("builds");
+    let map = tree.preopens.iter().find(|preopen| preopen.guest == "/map").expect("is a preopen");
+    let read = |path: PathBuf| fs::read_to_string(path).expect("reads");
+    let texts = || {
+        let all = &volumes["all"].path;
+        [map.host.join("a"), root.join("part"), all.join("token"), all.join("s")].map(read)
+    };
+    assert_eq!(texts(), ["old"; 4]);
+    assert_eq!(set_up("new"), volumes, "they lie where they lay");
+    assert_eq!(texts(), ["new", "old", "new", "new"]);
+    let token = fs::metadata(volumes["all"].path.join("token")).expect("is there");
+    assert_eq!((token.uid(), token.mode() & 0o7777), (1000, 0o600));
+    let secret = fs::metadata(volumes["all"].path.join("s")).expect("is there");
+    assert_eq!((secret.uid(), secret.mode() & 0o7777), (0, 0o644));
+    tear_down(&scene.place).expect("tears down");
 }
 
 fn host(path: &Path, kind: &str) -> Value {

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
 
 use super::Host;
+use super::set_up::Ready;
 use crate::image::{ImageConfig, ImageRequest, Prepared, PullPolicy};
 use crate::ledger::Ledger;
 use crate::runtime::{Container, TerminationMessage};
@@ -93,7 +94,7 @@ pub(super) struct Context {
     pub(super) attempt: u32,
     pub(super) prepared: Option<Prepared>,
     pub(super) objects: Arc<Objects>,
-    pub(super) files: Arc<Files>,
+    pub(super) ready: Arc<Ready>,
 }
 
 /// The container of this name, init containers among them.
@@ -133,7 +134,9 @@ pub(super) fn describe(
     ledger: &Ledger,
     host: &Host,
 ) -> Result<Container, DescribeError> {
-    let Context { pod, name, attempt, prepared, objects, files } = context;
+    let Context { pod, name, attempt, prepared, objects, ready } = context;
+    let files = &ready.files;
+    let facts = Facts { addresses: ready.addresses.clone(), ..host.facts.clone() };
     let spec = find(&pod, &name).ok_or_else(|| DescribeError::Unknown(name.clone()))?;
     let prepared = prepared.ok_or_else(|| DescribeError::NoImage(name.clone()))?;
     let pod_spec = pod.spec.clone().unwrap_or_default();
@@ -145,8 +148,8 @@ pub(super) fn describe(
         container: name.clone(),
     })?;
     let memory_limit_bytes = memory_limit(spec)?;
-    let texts = env_texts(spec, &files)?;
-    let own = environment(&pod, spec, &objects, &host.facts, &texts)?;
+    let texts = env_texts(spec, files)?;
+    let own = environment(&pod, spec, &objects, &facts, &texts)?;
     let args = arguments(argv(spec, &own), &prepared);
     let tree = volume::build(
         &Seen {
@@ -164,18 +167,22 @@ pub(super) fn describe(
     let grace = pod_spec.termination_grace_period_seconds;
     Ok(Container {
         log_dir: ledger.log_dir(&namespace, &pod_name, &uid, &name),
+        log_link: ledger.log_link(&namespace, &pod_name, &name),
         pod_uid: uid,
         attempt,
         artefact: prepared.artefact,
         kind: prepared.kind,
         args,
-        env: layered(hostname(&pod, &host.facts), prepared.config.env, own),
+        env: layered(hostname(&pod, &facts), prepared.config.env, own),
         preopens: tree.preopens,
         mounts: tree.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
         user: user.filter(|_| host.changes_user),
+        cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(&pod, spec)),
+        oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(&pod, spec)),
+        network: ready.network.clone(),
         memory_limit_bytes,
-        listen: listen(prepared.kind, spec, &host.facts),
+        listen: listen(prepared.kind, spec, &facts),
         grace_seconds: grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(30),
         die_with_agent: host.die_with_agent,
         name,

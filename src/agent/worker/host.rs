@@ -8,7 +8,9 @@ use rustix::fs::statvfs;
 use rustix::process::geteuid;
 use rustix::system::{sysinfo, uname};
 
+use super::PodCgroups;
 use crate::linux;
+use crate::network::Network;
 
 /// What this host does for pods where a cluster's node would do otherwise.
 #[derive(Clone, Debug)]
@@ -19,6 +21,10 @@ pub(crate) struct Host {
     pub(crate) changes_user: bool,
     /// Whether the agent may mount.
     pub(crate) mounts: bool,
+    /// The control groups of pods; `None`: guests stay in the agent's.
+    pub(crate) cgroups: Option<PodCgroups>,
+    /// The network of pods; `None`: guests share the host's.
+    pub(crate) network: Option<Network>,
     /// Whether guests end with the agent.
     pub(crate) die_with_agent: bool,
 }
@@ -40,11 +46,14 @@ impl Host {
             // Of a directory that is not made yet, nothing is known.
             allocatable_storage_bytes: statvfs(state)
                 .map_or(0, |about| about.f_blocks.saturating_mul(about.f_frsize)),
+            ..Facts::default()
         };
         Self {
             facts,
             changes_user: is_root,
             mounts: is_root && linux::can_mount(),
+            cgroups: None,
+            network: None,
             die_with_agent: true,
         }
     }

@@ -7,32 +7,42 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod cgroup;
 mod container;
 mod evict;
 mod exec;
 mod host;
+mod outlet;
+mod pulling;
+mod set_up;
+mod supply;
 
+pub(crate) use cgroup::PodCgroups;
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
+pub(crate) use outlet::{Outlet, Silent};
+pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER};
+pub(crate) use supply::{Given, Supplier};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Action, Event, Failure, ImageRef, Now, Objects, State, step};
+use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, State, step};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep_until;
 
-use crate::image::{Images, Prepared, Quiet};
+use crate::image::{Images, Prepared};
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
-use crate::volume::{self, Files, Place};
 use evict::Limits;
+use pulling::Pulling;
+use set_up::{Ready, SetUpJob};
 
 /// Events waiting for one worker. It never waits for anything but events, so they are few.
 const EVENTS: usize = 64;
@@ -75,19 +85,30 @@ pub(crate) struct Workers<R> {
     shared: Arc<Shared<R>>,
     inboxes: Inboxes,
     limits: Limits,
+    outlet: Arc<dyn Outlet>,
 }
 
 impl<R: Runtime> Workers<R> {
-    /// No workers yet; starts the task that hands the runtime's happenings to them.
-    pub(crate) fn new(shared: Arc<Shared<R>>, happenings: mpsc::Receiver<Happening>) -> Self {
+    /// No workers yet; starts the task that hands the runtime's happenings to them. Whatever is to
+    /// be told of pods beside their snapshots goes to `outlet`.
+    pub(crate) fn new(
+        shared: Arc<Shared<R>>,
+        happenings: mpsc::Receiver<Happening>,
+        outlet: Arc<dyn Outlet>,
+    ) -> Self {
         let inboxes = Inboxes::default();
         tokio::spawn(dispatch(happenings, Arc::clone(&inboxes)));
-        Self { shared, inboxes, limits: Limits::default() }
+        Self { shared, inboxes, limits: Limits::default(), outlet }
     }
 
     /// Starts the worker of a pod. `base` is the folder from which its images' paths start,
-    /// `objects` is what the pod may name.
-    pub(crate) fn add(&mut self, pod: Arc<Pod>, base: PathBuf, objects: Arc<Objects>) -> Handle {
+    /// `supplier` gives what the pod names.
+    pub(crate) fn add(
+        &mut self,
+        pod: Arc<Pod>,
+        base: PathBuf,
+        supplier: Arc<dyn Supplier>,
+    ) -> Handle {
         let (events, inbox) = mpsc::channel(EVENTS);
         let state = State::new(Arc::clone(&pod));
         let first = Snapshot { status: state.status(), trouble: None, terminated: false };
@@ -100,9 +121,10 @@ impl<R: Runtime> Workers<R> {
             events: handle.events.downgrade(),
             uid: uid.clone(),
             base,
-            objects,
+            supplier,
+            outlet: Arc::clone(&self.outlet),
             state,
-            files: Arc::default(),
+            ready: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
             jobs: JoinSet::new(),
@@ -141,9 +163,9 @@ async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
 
 /// What a job that [`Worker::apply`] started came to.
 enum Done {
-    SetUp(Result<Files, Failure>),
+    SetUp(Result<Ready, Failure>),
     TearDown(Result<(), Failure>),
-    Image { container: String, result: Result<Prepared, Failure> },
+    Image { container: String, result: Result<Prepared, Failure>, pulled: Option<Pulled> },
     Event(Event),
     Relist,
 }
@@ -155,9 +177,11 @@ struct Worker<R> {
     events: mpsc::WeakSender<Event>,
     uid: String,
     base: PathBuf,
-    objects: Arc<Objects>,
+    supplier: Arc<dyn Supplier>,
+    outlet: Arc<dyn Outlet>,
     state: State,
-    files: Arc<Files>,
+    /// What the set-up gave.
+    ready: Arc<Ready>,
     prepared: HashMap<String, Prepared>,
     trouble: Option<Failure>,
     jobs: JoinSet<Done>,
@@ -178,17 +202,22 @@ impl<R: Runtime> Worker<R> {
             self.publish.send_if_modified(|old| {
                 let changed = *old != snapshot;
                 *old = snapshot;
+                if changed {
+                    self.outlet.changed(&self.uid);
+                }
                 changed
             });
-            if terminated {
-                return;
-            }
             for action in actions {
                 self.apply(action);
+            }
+            if terminated {
+                return;
             }
             let wake = self.state.wake_at().map(|at| clock.instant(at));
             // Each arm only takes: what it takes is worked on after the select.
             let done = tokio::select! {
+                // What was told before an answer is heard before it.
+                biased;
                 got = inbox.recv() => match got {
                     Some(got) => {
                         event = got;
@@ -215,23 +244,24 @@ impl<R: Runtime> Worker<R> {
         match done {
             Done::SetUp(result) => {
                 self.trouble = result.as_ref().err().cloned();
-                Event::SetUp(result.map(|files| {
-                    self.files = Arc::new(files);
+                Event::SetUp(result.map(|ready| {
+                    self.ready = Arc::new(ready);
                     if let Some(events) = self.events.upgrade() {
-                        self.limits.watch(self.state.pod(), &self.files, events);
+                        self.limits.watch(self.state.pod(), &self.ready.files, events);
                     }
-                    self.shared.host.facts.addresses.clone()
+                    self.ready.addresses.clone()
                 }))
             }
             Done::TearDown(result) => {
                 self.trouble = result.as_ref().err().cloned();
                 Event::TornDown(result)
             }
-            Done::Image { container, result } => {
+            Done::Image { container, result, pulled } => {
                 let result = result.map(|prepared| {
                     let image = ImageRef {
                         image: prepared.image.clone(),
                         image_id: prepared.image_id.clone(),
+                        pulled,
                     };
                     self.prepared.insert(container.clone(), prepared);
                     image
@@ -250,13 +280,15 @@ impl<R: Runtime> Worker<R> {
         let shared = Arc::clone(&self.shared);
         match action {
             Action::SetUp => {
-                let (pod, objects) = (Arc::clone(self.state.pod()), Arc::clone(&self.objects));
-                let place = self.place();
-                self.jobs.spawn_blocking(move || {
-                    let files = volume::set_up(&pod, &objects, &shared.host.facts, &place);
-                    Done::SetUp(files.map_err(|e| failure("FailedMount", &e)))
-                });
+                let job = self.set_up_job();
+                self.jobs.spawn(async { Done::SetUp(job.set_up().await) });
             }
+            Action::Refresh => {
+                let job = self.set_up_job();
+                let job = async { Done::Event(Event::Refreshed(job.refresh().await)) };
+                self.jobs.spawn(job);
+            }
+            Action::Record(record) => self.outlet.record(self.state.pod(), record),
             Action::PrepareImage { container } => self.prepare_image(container),
             Action::Start { container, attempt } => self.start(container, attempt),
             Action::Stop { id, grace, container: _, attempt: _ } => {
@@ -270,11 +302,8 @@ impl<R: Runtime> Worker<R> {
                 });
             }
             Action::TearDown => {
-                let place = self.place();
-                self.jobs.spawn_blocking(move || {
-                    let done = volume::tear_down(&place);
-                    Done::TearDown(done.map_err(|e| failure("FailedKillPod", &e)))
-                });
+                let job = self.set_up_job();
+                self.jobs.spawn(async { Done::TearDown(job.tear_down().await) });
             }
         }
     }
@@ -283,52 +312,59 @@ impl<R: Runtime> Worker<R> {
         let shared = Arc::clone(&self.shared);
         let pod = Arc::clone(self.state.pod());
         let base = self.base.clone();
+        let pulling = Pulling::new(self.events.clone(), container.clone());
         self.jobs.spawn(async move {
             let spec = container::find(&pod, &container);
             let request = container::image_request(spec, &base);
-            let result = shared.images.prepare(request, &Quiet).await;
-            Done::Image { container, result: result.map_err(|e| failure(e.reason(), &e)) }
+            let result = shared.images.prepare(request, &pulling).await;
+            let result = result.map_err(|e| failure(e.reason(), &e));
+            Done::Image { container, result, pulled: pulling.pulled() }
         });
     }
 
     fn start(&mut self, name: String, attempt: u32) {
         let shared = Arc::clone(&self.shared);
-        let context = container::Context {
-            pod: Arc::clone(self.state.pod()),
-            name: name.clone(),
-            attempt,
-            prepared: self.prepared.get(&name).cloned(),
-            objects: Arc::clone(&self.objects),
-            files: Arc::clone(&self.files),
-        };
+        let pod = Arc::clone(self.state.pod());
+        let supplier = Arc::clone(&self.supplier);
+        let prepared = self.prepared.get(&name).cloned();
+        let ready = Arc::clone(&self.ready);
         self.jobs.spawn(async move {
-            let of_job = Arc::clone(&shared);
-            let described = spawn_blocking(move || {
-                container::describe(context, &of_job.ledger, &of_job.host)
-                    .map_err(|e| failure(e.reason(), &e))
-            });
-            let started = match described.await {
-                Ok(Ok(container)) => shared.runtime.start(container).await,
-                Ok(Err(failure)) => Err(failure),
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            let start = async {
+                let objects = supplier.supply(Arc::clone(&pod)).await.map_err(|e| Failure {
+                    reason: "CreateContainerConfigError".into(),
+                    message: e.message,
+                })?;
+                let name = name.clone();
+                let context = container::Context { pod, name, attempt, prepared, objects, ready };
+                let of_job = Arc::clone(&shared);
+                let described = blocking(move || {
+                    container::describe(context, &of_job.ledger, &of_job.host)
+                        .map_err(|e| failure(e.reason(), &e))
+                });
+                shared.runtime.start(described.await?).await
             };
-            Done::Event(match started {
+            Done::Event(match start.await {
                 Ok(attempt) => Event::Attempt(attempt),
                 Err(failure) => Event::StartFailed { container: name, attempt, failure },
             })
         });
     }
 
-    /// Where the pod's volumes lie.
-    fn place(&self) -> Place {
-        let Shared { ledger, host, .. } = &*self.shared;
-        Place {
-            disk: ledger.pod_dir(&self.uid),
-            memory: ledger.pod_memory_dir(&self.uid),
-            mounts: host.mounts,
-            changes_user: host.changes_user,
+    fn set_up_job(&self) -> SetUpJob<R> {
+        SetUpJob {
+            shared: Arc::clone(&self.shared),
+            supplier: Arc::clone(&self.supplier),
+            pod: Arc::clone(self.state.pod()),
+            uid: self.uid.clone(),
         }
     }
+}
+
+/// Does work that waits for a disk, off the event loop.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = spawn_blocking(work).await;
+    // The job is not aborted, but for an end of the whole event loop.
+    done.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic()))
 }
 
 fn failure(reason: &str, error: &dyn std::error::Error) -> Failure {

@@ -3,6 +3,7 @@
 mod adopt;
 mod change;
 mod end;
+mod record;
 mod restart;
 mod show;
 mod start;
@@ -14,7 +15,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, State, step,
+    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Record,
+    State, step,
 };
 
 /// A machine with a clock. Both clocks run together from a wall time with a broken second.
@@ -23,6 +25,8 @@ struct Rig {
     now: Now,
     /// The actions since they were last taken.
     actions: Vec<Action>,
+    /// What people were told since that was last taken, a line each.
+    records: Vec<String>,
 }
 
 fn wall(secs: i64) -> Timestamp {
@@ -90,7 +94,7 @@ fn stop(container: &str, attempt: u32, grace_secs: u64) -> Action {
 impl Rig {
     fn new(pod: Pod) -> Rig {
         let now = Now { wall: wall(0), mono: Duration::from_secs(5) };
-        Rig { state: State::new(Arc::new(pod)), now, actions: Vec::new() }
+        Rig { state: State::new(Arc::new(pod)), now, actions: Vec::new(), records: Vec::new() }
     }
 
     /// A pod that is set up, with nothing started.
@@ -118,8 +122,15 @@ impl Rig {
 
     /// Tells one event; gives what followed from it alone.
     fn feed(&mut self, event: Event) -> Vec<Action> {
-        let (state, actions) = step(self.state.clone(), event, self.now);
+        let (state, all) = step(self.state.clone(), event, self.now);
         self.state = state;
+        let mut actions = Vec::new();
+        for action in all {
+            match action {
+                Action::Record(record) => self.records.push(told(&record)),
+                other => actions.push(other),
+            }
+        }
         self.actions.extend(actions.iter().cloned());
         assert!(self.state.wake_at().is_none_or(|at| at > self.now.mono), "a timer in the past");
         actions
@@ -134,7 +145,7 @@ impl Rig {
 
     fn image(&mut self, container: &str) -> Vec<Action> {
         let image = format!("file:///{container}.wasm");
-        let image = ImageRef { image, image_id: "sha256:abc".to_owned() };
+        let image = ImageRef { image, image_id: "sha256:abc".to_owned(), pulled: None };
         self.feed(Event::Image { container: container.to_owned(), result: Ok(image) })
     }
 
@@ -203,6 +214,14 @@ impl Rig {
         let PodCondition { status, reason, message, .. } = self.condition(kind);
         [Some(status), reason, message].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// An event in one line.
+fn told(record: &Record) -> String {
+    let Record { warning, reason, message, container } = record;
+    let kind = if *warning { "W" } else { "N" };
+    let about = container.as_deref().unwrap_or("-");
+    format!("{kind} {about} {reason}: {message}")
 }
 
 /// A container's state in one line: `running`, `waiting REASON: MESSAGE`, `CODE REASON`.

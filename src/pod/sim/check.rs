@@ -25,10 +25,11 @@ pub(super) struct Seen {
     pub(super) removed: u64,
     pub(super) evicted: u64,
     pub(super) replaced: u64,
+    pub(super) refreshed: u64,
 }
 
 impl Seen {
-    pub(super) fn counts(&self) -> [(&'static str, u64); 12] {
+    pub(super) fn counts(&self) -> [(&'static str, u64); 13] {
         [
             ("a step", self.steps),
             ("a start", self.starts),
@@ -42,6 +43,7 @@ impl Seen {
             ("a removal", self.removed),
             ("an eviction", self.evicted),
             ("a start in the place of a replaced attempt", self.replaced),
+            ("a refresh", self.refreshed),
         ]
     }
 
@@ -58,6 +60,7 @@ impl Seen {
         self.removed += other.removed;
         self.evicted += other.evicted;
         self.replaced += other.replaced;
+        self.refreshed += other.refreshed;
     }
 }
 
@@ -76,6 +79,7 @@ struct Life {
     looked: bool,
     setting_up: bool,
     is_set_up: bool,
+    refreshing: bool,
     preparing: Vec<usize>,
     prepared: Vec<usize>,
     starting: Vec<usize>,
@@ -188,6 +192,7 @@ impl Check {
                 life.setting_up = false;
                 life.is_set_up |= result.is_ok();
             }
+            Event::Refreshed(_) => life.refreshing = false,
             Event::Image { container, result } => {
                 let part = script.index(container);
                 take(&mut life.preparing, part);
@@ -204,6 +209,8 @@ impl Check {
             | Event::Kill { .. }
             | Event::Evict(_)
             | Event::Replace { .. }
+            | Event::Changed
+            | Event::Pulling { .. }
             | Event::Timer => {}
             Event::TornDown(result) => {
                 life.tearing_down = false;
@@ -222,6 +229,14 @@ impl Check {
                 must(!self.life.setting_up, || "set up twice at once".to_owned())?;
                 self.life.setting_up = true;
             }
+            Action::Refresh => {
+                must(is_up(&self.life), || "volumes written after the end".to_owned())?;
+                must(self.life.is_set_up, || "refreshed before the set-up".to_owned())?;
+                must(!self.life.refreshing, || "refreshed twice at once".to_owned())?;
+                self.life.refreshing = true;
+                self.seen.refreshed += 1;
+            }
+            Action::Record(_) => {}
             Action::PrepareImage { container } => {
                 let part = script.index(container);
                 must(is_up(&self.life), || "image prepared after the end".to_owned())?;
@@ -255,6 +270,7 @@ impl Check {
                 must(runtime.alive().next().is_none(), || "torn down under a process".to_owned())?;
                 must(self.life.starting.is_empty(), || "torn down under a start".to_owned())?;
                 must(!self.life.setting_up, || "torn down under the set-up".to_owned())?;
+                must(!self.life.refreshing, || "torn down under a refresh".to_owned())?;
                 must(!self.life.tearing_down, || "torn down twice at once".to_owned())?;
                 self.life.tearing_down = true;
             }

@@ -44,8 +44,9 @@ pub(super) fn dns_label(value: &str) -> Vec<String> {
     too_long(value, LABEL_MAX).into_iter().chain(form).collect()
 }
 
-/// `IsDNS1123Subdomain`.
-pub(super) fn dns_subdomain(value: &str) -> Vec<String> {
+/// What is wrong with a DNS name such as a node's, upstream's words (`IsDNS1123Subdomain`).
+#[must_use]
+pub fn dns_subdomain(value: &str) -> Vec<String> {
     let form = (!value.split('.').all(is_label)).then(|| {
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
          or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex \
@@ -118,8 +119,9 @@ fn is_label_text(text: &str) -> bool {
         && ends(text.bytes().last())
 }
 
-/// `IsValidLabelValue`.
-fn label_value(value: &str) -> Vec<String> {
+/// What is wrong with a label's value, upstream's words (`IsValidLabelValue`).
+#[must_use]
+pub fn label_value(value: &str) -> Vec<String> {
     let form = (!value.is_empty() && !is_label_text(value)).then(|| {
         "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
          '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
@@ -130,8 +132,9 @@ fn label_value(value: &str) -> Vec<String> {
     too_long(value, LABEL_MAX).into_iter().chain(form).collect()
 }
 
-/// `IsQualifiedName`.
-pub(super) fn qualified_name(value: &str) -> Vec<String> {
+/// What is wrong with a label's key, upstream's words (`IsQualifiedName`).
+#[must_use]
+pub fn qualified_name(value: &str) -> Vec<String> {
     let (prefix, name) = value.split_once('/').map_or((None, value), |(p, n)| (Some(p), n));
     let mut wrong: Vec<String> = Vec::new();
     match prefix {

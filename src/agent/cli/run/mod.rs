@@ -35,7 +35,7 @@ use crate::linux;
 use crate::runtime::wasm::{Wasm, end_leftovers};
 use crate::server::Server;
 use crate::telemetry::chain;
-use crate::worker::{Host, Shared, Workers};
+use crate::worker::{Host, Shared, Silent, Workers};
 
 /// Run the pods of files on this machine, with no cluster.
 ///
@@ -114,7 +114,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     let server = Server::start(listener, board.clone()).context("cannot serve this run's pods")?;
     let changes = args.watch.then(|| watch::start(&loaded, Arc::clone(&shared)));
     let changes = changes.transpose().context("cannot watch the Wasm files")?;
-    let workers = Workers::new(shared, happenings);
+    let workers = Workers::new(shared, happenings, Arc::new(Silent));
     let session = Session::new(workers, Arc::clone(&ledger), board, (screen, failed), changes);
     let code = match session.and_then(|session| session.start(loaded)) {
         Ok(session) => session.run().await,
@@ -138,7 +138,7 @@ fn notices(loaded: &[Loaded], host: &Host) -> Vec<String> {
 }
 
 /// The sandbox program: as given, else beside this one.
-fn sandbox(given: Option<PathBuf>) -> Result<PathBuf> {
+pub(super) fn sandbox(given: Option<PathBuf>) -> Result<PathBuf> {
     let path = match given {
         Some(path) => path,
         None => std::env::current_exe()

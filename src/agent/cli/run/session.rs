@@ -24,7 +24,7 @@ use super::watch::Change;
 use crate::ledger::Ledger;
 use crate::logs::follow::Follower;
 use crate::runtime::Runtime;
-use crate::worker::{Handle, Snapshot, Workers};
+use crate::worker::{Given, Handle, Snapshot, Workers};
 
 /// How often ages in the table are drawn anew.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -123,7 +123,8 @@ impl<R: Runtime> Session<R> {
 
     fn start_pod(&mut self, place: usize, loaded: Loaded) -> Running {
         let Loaded { pod, base, objects, .. } = &loaded;
-        let handle = self.workers.add(Arc::clone(pod), base.clone(), Arc::clone(objects));
+        let handle =
+            self.workers.add(Arc::clone(pod), base.clone(), Arc::new(Given(Arc::clone(objects))));
         tokio::spawn(forward(place, handle.clone(), self.changed.clone()));
         self.board.show(place, &loaded, handle.clone());
         let snapshot = handle.snapshot.borrow().clone();

@@ -6,12 +6,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use copepod_pod::AttemptState;
 use copepod_wasm::frame::{FromSandbox, HEADER_LEN};
 use copepod_wasm::state::StateFile;
 use copepod_wasm::{Description, GuestKind};
+use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -19,9 +22,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::monitor::{Records, conclude, read_frames};
+use super::monitor::{End, Records, conclude, read_frames};
 use super::spawn::{Process, TELL_TIMEOUT, describe, frame, launch, new_id};
-use super::{Exec, ExecError, ExecExit, Table, Wasm};
+use super::{Exec, ExecError, ExecExit, Table, Wasm, oom};
 use crate::linux;
 
 /// Commands that may run in one container at a time: each is a process, which a client can ask for.
@@ -30,11 +33,15 @@ pub(super) const AT_ONCE: usize = 16;
 /// The exit code of what is found and is no command, as of a shell.
 const NOT_A_COMMAND: i32 = 126;
 
+/// Why a command was killed that the kernel had no memory for.
+const OUT_OF_MEMORY: &str = "killed by the kernel: out of memory";
+
 /// What a command has of its container while it runs.
 struct Place {
     description: Description,
     /// Closed when the container has ended.
     container: mpsc::Sender<std::time::Duration>,
+    oom: Arc<oom::OomKills>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -47,10 +54,12 @@ impl Table {
             AttemptState::Running { .. } => {}
             AttemptState::Starting | AttemptState::Exited(_) => return Err(not_running()),
         }
+        let container = entry.container.as_ref().ok_or_else(not_running)?;
         let permit = entry.execs.clone().try_acquire_owned();
         Ok(Place {
-            description: describe(&entry.container),
+            description: describe(container, entry.oom.leaf()),
             container: entry.stop.clone(),
+            oom: Arc::clone(&entry.oom),
             _permit: permit.map_err(|_| ExecError::TooMany(AT_ONCE))?,
         })
     }
@@ -121,12 +130,20 @@ impl Running {
             let _ = timeout(TELL_TIMEOUT, tell(&mut stream, &frame, streams)).await;
             child.wait().await
         };
-        let status = tokio::select! {
-            status = to_the_end => status,
-            () = place.container.closed() => kill(&mut child).await,
+        let (status, by_us) = tokio::select! {
+            status = to_the_end => (status, false),
+            () = place.container.closed() => (kill(&mut child).await, true),
         };
-        match conclude(None, Records::of(&records), status) {
+        let records = Records::of(&records);
+        let killed =
+            !by_us && was_killed(&status) && !records.as_ref().is_ok_and(Records::has_exit);
+        let for_memory = killed && place.oom.took_exec();
+        match conclude(None, records, status.map(End::Seen)) {
+            Ok(exit) if for_memory => {
+                Ok(ExecExit { code: exit.code, message: OUT_OF_MEMORY.into() })
+            }
             Ok(exit) => Ok(ExecExit { code: exit.code, message: exit.message }),
+            Err(_) if for_memory => Err(ExecError::NotStarted(OUT_OF_MEMORY.into())),
             Err(failure) => {
                 let said = unloadable(stream).await;
                 if said.is_some() {
@@ -145,6 +162,10 @@ async fn tell(stream: &mut UnixStream, frame: &[u8], streams: [OwnedFd; 3]) -> i
     linux::send_with_fds(&*stream, head, &streams.each_ref().map(OwnedFd::as_fd))?;
     drop(streams);
     stream.write_all(rest).await
+}
+
+fn was_killed(status: &io::Result<ExitStatus>) -> bool {
+    status.as_ref().is_ok_and(|status| status.signal() == Some(Signal::KILL.as_raw()))
 }
 
 async fn kill(child: &mut tokio::process::Child) -> io::Result<ExitStatus> {

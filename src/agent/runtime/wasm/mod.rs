@@ -2,15 +2,20 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words ([`last_words`]) and what is done with sandboxes that an earlier agent
-//! left ([`leftovers`]).
+//! ([`exec`]), its last words ([`last_words`]), who was killed for want of memory ([`oom`]), what of
+//! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
+//! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
+mod adopt;
 mod exec;
+mod kept;
 mod last_words;
 mod leftovers;
 mod monitor;
+mod oom;
 mod spawn;
+mod waited;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,6 +26,7 @@ use copepod_pod::{Attempt, AttemptState, Failure};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
+pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
 use super::{Container, Exec, ExecError, ExecExit, Happening, Runtime, What};
@@ -44,13 +50,16 @@ pub(crate) struct Wasm {
 struct Entry {
     pod_uid: String,
     attempt: Attempt,
-    log: PathBuf,
+    about: kept::About,
     /// To the monitor; closed once the sandbox has ended.
     stop: mpsc::Sender<Duration>,
-    /// What was started, for commands beside it.
-    container: Arc<Container>,
+    /// What was started, for commands beside it; of one that ended under another agent it is not
+    /// known any more.
+    container: Option<Arc<Container>>,
     /// One permit for each command that may run beside it.
     execs: Arc<Semaphore>,
+    /// Its control group, and what is killed in it.
+    oom: Arc<oom::OomKills>,
 }
 
 /// The attempts by container id. Locked for a look-up only, never across a wait.
@@ -80,6 +89,45 @@ impl Wasm {
     }
 }
 
+impl Wasm {
+    /// Puts a living attempt into the table and starts the task that waits for it.
+    fn watch(
+        &self,
+        pod_uid: String,
+        attempt: Attempt,
+        container: Option<Arc<Container>>,
+        living: monitor::Living,
+    ) {
+        let (stop, orders) = mpsc::channel(ORDERS);
+        let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
+        let running = match attempt.state {
+            AttemptState::Running { started_at } => Some(started_at),
+            AttemptState::Starting | AttemptState::Exited(_) => None,
+        };
+        let entry = Entry {
+            pod_uid: pod_uid.clone(),
+            attempt,
+            about: living.about.clone(),
+            stop,
+            container: container.clone(),
+            execs: Arc::clone(&execs),
+            oom: Arc::clone(&living.oom),
+        };
+        self.table.lock().insert(living.id.clone(), entry);
+        let monitor = monitor::Monitor {
+            table: Arc::clone(&self.table),
+            happenings: self.happenings.clone(),
+            pod_uid,
+            container,
+            execs,
+            oom: Arc::clone(&living.oom),
+            unloadable: None,
+            running,
+        };
+        tokio::spawn(monitor.run(living, orders));
+    }
+}
+
 impl Runtime for Wasm {
     async fn start(&self, container: Container) -> Result<Attempt, Failure> {
         let spawned = spawn::spawn(&self.ledger, &self.sandbox, &container).await.map_err(|e| {
@@ -91,27 +139,8 @@ impl Runtime for Wasm {
             id: spawned.id.clone(),
             state: AttemptState::Starting,
         };
-        let (stop, orders) = mpsc::channel(ORDERS);
-        let container = Arc::new(container);
-        let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
-        let entry = Entry {
-            pod_uid: container.pod_uid.clone(),
-            attempt: attempt.clone(),
-            log: spawned.log.clone(),
-            stop,
-            container: Arc::clone(&container),
-            execs: Arc::clone(&execs),
-        };
-        self.table.lock().insert(spawned.id.clone(), entry);
-        let monitor = monitor::Monitor {
-            table: Arc::clone(&self.table),
-            happenings: self.happenings.clone(),
-            container,
-            execs,
-            unloadable: None,
-            running: None,
-        };
-        tokio::spawn(monitor.run(spawned, orders));
+        let pod_uid = container.pod_uid.clone();
+        self.watch(pod_uid, attempt.clone(), Some(Arc::new(container)), spawned.into());
         Ok(attempt)
     }
 
@@ -125,7 +154,8 @@ impl Runtime for Wasm {
         let Some(entry) = self.table.lock().remove(id) else { return };
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
-        logs::remove(&entry.log);
+        logs::remove(&entry.about.log);
+        monitor::forget(&entry.about);
         let of_job = dir.clone();
         let removed = spawn_blocking(move || linux::remove_tree(&of_job)).await;
         if let Err(error) = removed.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {

@@ -3,37 +3,47 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::{AttemptState, Exit, Failure};
+use copepod_pod::{Attempt, AttemptState, Exit, Failure};
 use copepod_wasm::frame::{self, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
 use copepod_wasm::state::{Launch, Reason, StateError, StateFile};
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::process::Child;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::spawn::{LOG_LIMIT_BYTES, Process, Spawned, open_log};
-use super::{Container, Happening, Table, What, exec, last_words};
+use super::kept::{self, About, timestamp};
+use super::spawn::{LOG_LIMIT_BYTES, Process, Socket, Spawned, open_log};
+use super::waited::Waited;
+use super::{Container, Happening, Table, What, exec, last_words, oom};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.
 const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// 128 + SIGKILL.
+const KILLED: i32 = 137;
+/// Upstream's text for a container that ended while nobody looked.
+const LOST: &str = "The container could not be located when the pod was terminated";
+
 /// Who waits for one sandbox.
 pub(super) struct Monitor {
     pub(super) table: Arc<Table>,
     pub(super) happenings: mpsc::Sender<Happening>,
-    pub(super) container: Arc<Container>,
+    pub(super) pod_uid: String,
+    /// What it runs, where that is known.
+    pub(super) container: Option<Arc<Container>>,
     /// The permits of the commands beside it.
     pub(super) execs: Arc<Semaphore>,
+    /// Its control group, and what is killed in it.
+    pub(super) oom: Arc<oom::OomKills>,
     /// What the sandbox said of an artefact that it cannot load.
     pub(super) unloadable: Option<String>,
     /// Since when the guest runs, once that was told: from then on it never "never ran".
@@ -43,37 +53,62 @@ pub(super) struct Monitor {
 /// Where one sandbox is met.
 struct Place<'a> {
     id: &'a str,
-    state: &'a Path,
-    log: &'a Path,
-    agent: &'a UnixStream,
+    dir: &'a Path,
+    about: &'a About,
+    /// None once its socket was lost with a reboot of the run directory.
+    agent: Option<&'a UnixStream>,
+}
+
+/// A sandbox that lives, as this agent met it.
+pub(super) struct Living {
+    pub(super) id: String,
+    /// The attempt's directory.
+    pub(super) dir: PathBuf,
+    pub(super) about: About,
+    pub(super) process: Waited,
+    pub(super) stream: Option<UnixStream>,
+    pub(super) socket: Socket,
+    /// Its control group, and what is killed in it.
+    pub(super) oom: Arc<oom::OomKills>,
+}
+
+impl From<Spawned> for Living {
+    fn from(spawned: Spawned) -> Self {
+        let Spawned { id, process: Process { child, stream, socket }, dir, about, leaf } = spawned;
+        let (process, stream) = (Waited::Child(child), Some(stream));
+        Self { id, dir, about, process, stream, socket, oom: Arc::new(oom::OomKills::new(leaf)) }
+    }
 }
 
 impl Monitor {
     /// Runs until the sandbox has ended and everybody knows how.
-    pub(super) async fn run(mut self, spawned: Spawned, mut stops: mpsc::Receiver<Duration>) {
-        let Process { mut child, stream, socket: _socket } = spawned.process;
-        let (reader, writer) = stream.into_split();
+    pub(super) async fn run(mut self, living: Living, mut stops: mpsc::Receiver<Duration>) {
+        let Living { id, dir, about, mut process, stream, socket, oom: _ } = living;
         let (frames_in, mut frames) = mpsc::channel(1);
-        tokio::spawn(read_frames(reader, frames_in));
-        let place = Place {
-            id: &spawned.id,
-            state: &spawned.state,
-            log: &spawned.log,
-            agent: writer.as_ref(),
-        };
+        let writer = stream.map(|stream| {
+            let (reader, writer) = stream.into_split();
+            tokio::spawn(read_frames(reader, frames_in));
+            writer
+        });
+        let agent = writer.as_ref().map(AsRef::as_ref);
+        let place = Place { id: &id, dir: &dir, about: &about, agent };
         let mut kill_at: Option<Instant> = None;
+        let mut told = None;
         let status = loop {
             tokio::select! {
-                // `wait` may be dropped and asked again (tokio: cancel safe).
-                status = child.wait() => break status,
+                // `wait` may be dropped and asked again (cancel safe).
+                status = process.wait() => break status,
                 Some(frame) = frames.recv() => self.hear(frame, &place).await,
                 Some(grace) = stops.recv() => {
                     let wished = Instant::now() + grace.min(GRACE_MAX);
-                    signal(&child, if grace.is_zero() { Signal::KILL } else { Signal::TERM });
+                    let signal = if grace.is_zero() { Signal::KILL } else { Signal::TERM };
+                    process.signal(signal);
+                    told = Some(signal);
                     kill_at = Some(kill_at.map_or(wished, |at| at.min(wished)));
                 }
                 () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
-                    signal(&child, Signal::KILL);
+                    process.signal(Signal::KILL);
+                    told = Some(Signal::KILL);
                     kill_at = None;
                 }
             }
@@ -86,7 +121,9 @@ impl Monitor {
         while let Some(frame) = frames.recv().await {
             self.hear(frame, &place).await;
         }
-        self.ended(&place, status).await;
+        let end = status.map(|status| status.map_or(End::Unseen(told), End::Seen));
+        self.ended(&place, end).await;
+        socket.ended();
     }
 
     async fn hear(&mut self, frame: FromSandbox, place: &Place<'_>) {
@@ -99,15 +136,21 @@ impl Monitor {
             FromSandbox::Unloadable(_) if self.running.is_some() => {}
             FromSandbox::Unloadable(text) => {
                 // The next look for it compiles it anew.
-                let _ = std::fs::remove_file(&self.container.artefact);
+                if let Some(container) = &self.container {
+                    let _ = std::fs::remove_file(&container.artefact);
+                }
                 self.unloadable = Some(text);
             }
-            FromSandbox::LogFull => rotate(place.log, place.agent),
+            FromSandbox::LogFull => {
+                if let Some(agent) = place.agent {
+                    rotate(&place.about.log, agent);
+                }
+            }
         }
     }
 
     async fn started(&mut self, place: &Place<'_>) {
-        let started_at = match read_state(place.state) {
+        let started_at = match read_state(place.dir) {
             Ok(Records { launch: Some(launch), .. }) => timestamp(launch.at_ns),
             Ok(_) | Err(_) => Timestamp::now(),
         };
@@ -115,24 +158,26 @@ impl Monitor {
         self.tell(place.id, AttemptState::Running { started_at }).await;
     }
 
-    async fn ended(&mut self, place: &Place<'_>, status: io::Result<ExitStatus>) {
-        match conclude(self.running, read_state(place.state), status) {
-            Ok(mut exit) => {
-                let message = &self.container.termination_message;
-                exit.message = last_words::of(message, place.log, exit.code, exit.message).await;
+    async fn ended(&mut self, place: &Place<'_>, end: io::Result<End>) {
+        let records = read_state(place.dir);
+        let recorded = records.as_ref().is_ok_and(Records::has_exit);
+        let concluded = conclude(self.running, records, end);
+        match self.oom.blame(concluded, recorded) {
+            Ok(exit) => {
+                let exit = finish(place.dir, place.about, exit).await;
                 self.tell(place.id, AttemptState::Exited(exit)).await;
             }
             Err(mut failure) => {
                 failure.message = self.unloadable.take().unwrap_or(failure.message);
-                self.table.lock().remove(place.id);
-                let what = What::NeverRan {
-                    container: self.container.name.clone(),
-                    attempt: self.container.attempt,
-                    failure,
+                let entry = self.table.lock().remove(place.id);
+                let Some(Attempt { container, attempt, .. }) = entry.map(|e| e.attempt) else {
+                    return;
                 };
-                self.send(what).await;
+                forget(place.about);
+                self.send(What::NeverRan { container, attempt, failure }).await;
             }
         }
+        self.oom.remove_leaf().await;
     }
 
     async fn tell(&self, id: &str, state: AttemptState) {
@@ -142,7 +187,7 @@ impl Monitor {
     }
 
     async fn send(&self, what: What) {
-        let happening = Happening { pod_uid: self.container.pod_uid.clone(), what };
+        let happening = Happening { pod_uid: self.pod_uid.clone(), what };
         // Closed: the agent ends, and nobody asks any more.
         let _ = self.happenings.send(happening).await;
     }
@@ -159,23 +204,60 @@ impl Records {
     pub(super) fn of(state: &StateFile) -> Result<Self, StateError> {
         Ok(Self { launch: state.launched()?, exit: state.exit()? })
     }
+
+    /// Whether the sandbox told its end itself.
+    pub(super) fn has_exit(&self) -> bool {
+        self.exit.is_some()
+    }
 }
 
-fn read_state(path: &Path) -> Result<Records, StateError> {
-    Records::of(&StateFile::open(path)?)
+/// Reads both of the attempt in this directory.
+pub(super) fn read_state(dir: &Path) -> Result<Records, StateError> {
+    Records::of(&StateFile::open(&dir.join("state"))?)
+}
+
+/// How the end of a sandbox was met.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// Its parent was told.
+    Seen(ExitStatus),
+    /// It was somebody else's child: all that is known is the last signal that it was sent.
+    Unseen(Option<Signal>),
+}
+
+/// The end as it is told: with the guest's last words, and kept where the sandbox's own record does
+/// not say it all.
+pub(super) async fn finish(dir: &Path, about: &About, exit: Exit) -> Exit {
+    let said = last_words::of(&about.message, &about.log, exit.code, exit.message.clone()).await;
+    let of_sandbox = matches!(read_state(dir), Ok(Records { exit: Some(_), .. }));
+    let is_whole = of_sandbox && said == exit.message;
+    let exit = Exit { message: said, ..exit };
+    if !is_whole && let Err(error) = kept::keep_end(dir, &exit) {
+        // An agent that is started again tells of a kill then.
+        tracing::warn!(path = %dir.display(), %error, "cannot keep how a container ended");
+    }
+    exit
+}
+
+/// Removes the traces of an attempt that never ran but its directory.
+pub(super) fn forget(about: &About) {
+    // Each may be gone already.
+    if let Some(link) = &about.link {
+        let _ = std::fs::remove_file(link);
+    }
 }
 
 /// How an attempt ended: its own record before the wait status, and neither where it never ran.
 pub(super) fn conclude(
     running: Option<Timestamp>,
     records: Result<Records, StateError>,
-    status: io::Result<ExitStatus>,
+    end: io::Result<End>,
 ) -> Result<Exit, Failure> {
     let failed = |message| Failure { reason: "RunContainerError".into(), message };
     let Records { launch, exit } = match records {
         Ok(records) => records,
         // It ran, or may have: one whose file cannot be read must not run a second time.
-        Err(error) => return Ok(unknown(running, &error)),
+        Err(error) => return Ok(unknown(running, crate::telemetry::chain(&error))),
     };
     let started_at = launch.map(|launch| timestamp(launch.at_ns)).or(running);
     if let Some(exit) = exit {
@@ -187,12 +269,18 @@ pub(super) fn conclude(
             message: exit.message,
         });
     }
-    let status = status.map_err(|e| failed(format!("cannot wait for the sandbox: {e}")))?;
+    let end = end.map_err(|e| failed(format!("cannot wait for the sandbox: {e}")))?;
     if started_at.is_none() {
-        return Err(failed(format!("the sandbox ended before its guest ran: {status}")));
+        return Err(failed(format!("the sandbox ended before its guest ran: {end:?}")));
     }
     // Killed: as a shell tells it.
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(137);
+    let code = match end {
+        End::Seen(status) => {
+            status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(KILLED)
+        }
+        End::Unseen(Some(signal)) => 128 + signal.as_raw(),
+        End::Unseen(None) => return Ok(unknown(started_at, LOST.into())),
+    };
     Ok(Exit {
         started_at,
         finished_at: Timestamp::now(),
@@ -203,26 +291,13 @@ pub(super) fn conclude(
 }
 
 /// The end of an attempt of which nothing can be told, in upstream's words.
-fn unknown(started_at: Option<Timestamp>, error: &StateError) -> Exit {
+fn unknown(started_at: Option<Timestamp>, message: String) -> Exit {
     Exit {
         started_at,
         finished_at: Timestamp::now(),
-        code: 137,
+        code: KILLED,
         reason: "ContainerStatusUnknown".into(),
-        message: crate::telemetry::chain(error),
-    }
-}
-
-fn timestamp(ns: i64) -> Timestamp {
-    // In range for every i64: years 1677 to 2262.
-    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-fn signal(child: &Child, signal: Signal) {
-    // `id` is there until the child was waited for, so the number is still its own.
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(Err(error)) = pid.map(|pid| kill_process(pid, signal)) {
-        tracing::warn!(?pid, ?signal, %error, "cannot signal a sandbox");
+        message,
     }
 }
 
@@ -276,8 +351,8 @@ fn rotate(log: &Path, to: &UnixStream) {
 mod tests {
     use super::*;
 
-    fn killed(signal: i32) -> io::Result<ExitStatus> {
-        Ok(ExitStatus::from_raw(signal))
+    fn killed(signal: i32) -> io::Result<End> {
+        Ok(End::Seen(ExitStatus::from_raw(signal)))
     }
 
     fn launch() -> Option<Launch> {
@@ -304,6 +379,19 @@ mod tests {
             let records = Ok(Records { launch: launch(), exit: None });
             let exit = conclude(None, records, killed(signal)).expect("an exit");
             assert_eq!((exit.code, exit.reason.as_str()), (code, "Error"));
+        }
+    }
+
+    #[test]
+    fn of_somebody_elses_child_the_signal_that_it_was_sent_is_known() {
+        for (signal, code, reason) in [
+            (Some(Signal::TERM), 143, "Error"),
+            (Some(Signal::KILL), 137, "Error"),
+            (None, 137, "ContainerStatusUnknown"),
+        ] {
+            let records = Ok(Records { launch: launch(), exit: None });
+            let exit = conclude(None, records, Ok(End::Unseen(signal))).expect("an exit");
+            assert_eq!((exit.code, exit.reason.as_str()), (code, reason));
         }
     }
 

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,10 +20,14 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::super::Container;
-use crate::ledger::Ledger;
+use super::kept::{self, About};
+use super::oom;
+use crate::ledger::{Ledger, write_whole};
+use crate::linux::cgroup::{CgroupError, Leaf};
 
 /// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
 pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
@@ -52,6 +56,9 @@ pub(super) enum SpawnError {
         #[source]
         source: StateError,
     },
+    /// Its control group.
+    #[error(transparent)]
+    Cgroup(CgroupError),
     /// Another process holds the attempt: it lives.
     #[error("state file {0} is locked: this attempt runs already")]
     Locked(PathBuf),
@@ -69,13 +76,32 @@ pub(super) enum SpawnError {
     Describe(#[source] FrameError),
 }
 
-/// A socket's name, removed when this is dropped.
-pub(super) struct Socket(PathBuf);
+/// A socket's name, removed when this is dropped, unless its sandbox is to outlive the agent: then
+/// only once it has ended.
+pub(super) struct Socket {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Socket {
+    /// The socket of a sandbox that may live.
+    pub(super) fn kept(path: PathBuf) -> Self {
+        Self { path, kept: true }
+    }
+
+    /// Its sandbox has ended.
+    pub(super) fn ended(mut self) {
+        self.kept = false;
+    }
+}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // It may be gone already with its directory.
-        let _ = fs::remove_file(&self.0);
+        if !self.kept {
+            // Either may be gone already with its directory.
+            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(self.path.with_extension("json"));
+        }
     }
 }
 
@@ -92,10 +118,12 @@ pub(super) struct Spawned {
     pub(super) id: String,
     /// The process.
     pub(super) process: Process,
-    /// Its state file.
-    pub(super) state: PathBuf,
-    /// Its log.
-    pub(super) log: PathBuf,
+    /// The attempt's directory.
+    pub(super) dir: PathBuf,
+    /// Where its traces are.
+    pub(super) about: About,
+    /// Its control group.
+    pub(super) leaf: Option<Leaf>,
 }
 
 /// Starts the sandbox `program` for one container attempt and tells it what to run.
@@ -104,21 +132,62 @@ pub(super) async fn spawn(
     program: &Path,
     container: &Container,
 ) -> Result<Spawned, SpawnError> {
-    let frame = frame(describe(container))?;
+    let id = new_id();
+    let leaf = make_leaf(container, &id).await?;
+    let spawned = spawn_in(ledger, program, container, (id, leaf.clone())).await;
+    if let (Err(_), Some(leaf)) = (&spawned, leaf) {
+        oom::remove(leaf).await;
+    }
+    spawned
+}
+
+async fn make_leaf(container: &Container, id: &str) -> Result<Option<Leaf>, SpawnError> {
+    let Some(spec) = container.cgroup.clone() else { return Ok(None) };
+    let (uid, id) = (container.pod_uid.clone(), id.to_owned());
+    let made = spawn_blocking(move || spec.make(&uid, &id)).await;
+    let made = made.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+    made.map(Some).map_err(SpawnError::Cgroup)
+}
+
+async fn spawn_in(
+    ledger: &Ledger,
+    program: &Path,
+    container: &Container,
+    (id, leaf): (String, Option<Leaf>),
+) -> Result<Spawned, SpawnError> {
+    let frame = frame(describe(container, leaf.as_ref()))?;
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
-    let log = container.log_dir.join(format!("{}.log", container.attempt));
-    let log_file = open_log(&log).map_err(made(&log))?;
-    let (id, state) = (new_id(), dir.join("state"));
+    let about = About::of(container, &id);
+    let log_file = open_log(&about.log).map_err(made(&about.log))?;
+    if !container.die_with_agent {
+        keep(ledger, container, &about, &id)?;
+    }
+    let state = dir.join("state");
     let state_file = make_state(&state, &id)?;
+    kept::forget_end(&dir);
     let mut command = Command::new(program);
     command.stderr(Stdio::from(log_file));
     let mut process = launch(command, ledger.socket(&id), state_file)?;
+    process.socket.kept = !container.die_with_agent;
     // An error means that it has ended already, as it does when it hears no more; the monitor sees
     // how. One that does not listen is left to its own patience.
     let _ = timeout(TELL_TIMEOUT, process.stream.write_all(&frame)).await;
-    Ok(Spawned { id, process, state, log })
+    Ok(Spawned { id, process, dir, about, leaf })
+}
+
+/// Writes what another agent has to know of the attempt, and makes the link to its log.
+fn keep(ledger: &Ledger, container: &Container, about: &About, id: &str) -> Result<(), SpawnError> {
+    let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
+    about.keep(&dir).map_err(made(&dir))?;
+    let description = ledger.description(id);
+    let json = serde_json::to_vec(container).map_err(|e| made(&description)(e.into()))?;
+    write_whole(&description, &json).map_err(made(&description))?;
+    if let Some(link) = &about.link {
+        symlink(&about.log, link).map_err(made(link))?;
+    }
+    Ok(())
 }
 
 /// The frame that tells a sandbox what to run.
@@ -138,14 +207,9 @@ pub(super) fn launch(
     state: StateFile,
 ) -> Result<Process, SpawnError> {
     let listener = UnixListener::bind(&socket).map_err(made(&socket))?;
-    let socket = Socket(socket);
+    let socket = Socket { path: socket, kept: false };
     // Queued at once: the sandbox finds the agent there when it looks.
-    let connect = || {
-        let stream = StdStream::connect(&socket.0)?;
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
-    };
-    let stream = connect().map_err(made(&socket.0))?;
+    let stream = connect(&socket.path).map_err(made(&socket.path))?;
     let program = command.as_std().get_program().into();
     let child = command
         .env_clear()
@@ -159,8 +223,18 @@ pub(super) fn launch(
     Ok(Process { child, stream, socket })
 }
 
-/// What the container's sandbox is told.
-pub(super) fn describe(container: &Container) -> Description {
+/// Connects to a sandbox's socket.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = StdStream::connect(socket)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// What the sandbox of the container in this control group is told.
+pub(super) fn describe(container: &Container, leaf: Option<&Leaf>) -> Description {
     let container = container.clone();
     Description {
         artefact: container.artefact,
@@ -171,6 +245,9 @@ pub(super) fn describe(container: &Container) -> Description {
         mounts: container.mounts,
         streams: false,
         user: container.user,
+        cgroups: leaf.map(Leaf::entries).unwrap_or_default(),
+        oom_score_adj: container.oom_score_adj,
+        network: container.network,
         memory_limit_bytes: container.memory_limit_bytes,
         log_limit_bytes: LOG_LIMIT_BYTES,
         listen: container.listen,

@@ -64,6 +64,9 @@ impl World {
             Event::Observed(_)
             | Event::Attempt(_)
             | Event::SetUp(_)
+            | Event::Changed
+            | Event::Refreshed(_)
+            | Event::Pulling { .. }
             | Event::Image { .. }
             | Event::StartFailed { .. }
             | Event::TornDown(_)
@@ -112,12 +115,18 @@ impl World {
                 let result = if fails { Err(failure()) } else { Ok(PodAddresses::default()) };
                 self.plan_for_agent(delay, What::Tell(Event::SetUp(result)));
             }
+            Action::Refresh => {
+                let result = if fails { Err(failure()) } else { Ok(()) };
+                self.plan_for_agent(delay, What::Tell(Event::Refreshed(result)));
+            }
+            Action::Record(_) => {}
             Action::TearDown => {
                 let result = if fails { Err(failure()) } else { Ok(()) };
                 self.plan_for_agent(delay, What::Tell(Event::TornDown(result)));
             }
             Action::PrepareImage { container } => {
-                let image = ImageRef { image: String::new(), image_id: String::new() };
+                let image =
+                    ImageRef { image: String::new(), image_id: String::new(), pulled: None };
                 let result = if fails { Err(failure()) } else { Ok(image) };
                 self.plan_for_agent(delay, What::Tell(Event::Image { container, result }));
             }

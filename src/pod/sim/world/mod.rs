@@ -50,6 +50,8 @@ enum What {
     Evict,
     /// The definition of a container, by its place, is changed.
     Replace(usize),
+    /// What the volumes are made of is changed.
+    Change,
     Jump(i64),
 }
 
@@ -141,6 +143,7 @@ impl World {
         some(20, &|rng| What::Kill(rng.pick(&[0, 1, 10, 30, 90])));
         some(10, &|_| What::Evict);
         some(40, &|rng| What::Replace(usize::try_from(rng.below(parts)).unwrap_or(0)));
+        some(40, &|_| What::Change);
         some(25, &|rng| What::Jump(rng.pick(&[-86_400, -61, 61, 86_400])));
         some(40, &|_| What::AgentDies);
     }
@@ -207,6 +210,7 @@ impl World {
                 let container = self.script.parts[part].name.to_owned();
                 self.tell(Event::Replace { container })?;
             }
+            What::Change => self.tell(Event::Changed)?,
             What::Jump(secs) => self.wall_offset += secs,
         }
         Ok(())

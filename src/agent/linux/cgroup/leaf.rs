@@ -1,0 +1,223 @@
+//! The group of one container: what is counted in it, its processes and its end.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::files::read;
+use super::{CgroupError, DEPTH_MAX, Version};
+use crate::linux::{kill_process, open_process};
+
+/// How long a killed process may take to be gone: the kernel has to free its memory.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a group may stay busy after the end of its last process, which is in it until the
+/// kernel has switched away from it.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between two looks at a group that is busy.
+const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+
+/// The group of a container, in each hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    version: Version,
+    paths: Vec<PathBuf>,
+    /// That of the memory controller.
+    memory: Option<PathBuf>,
+}
+
+impl Leaf {
+    pub(super) fn new(version: Version, paths: Vec<PathBuf>, memory: Option<PathBuf>) -> Self {
+        Self { version, paths, memory }
+    }
+
+    /// Its directories.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// The files by which a process of one thread enters it: each takes the text `0`.
+    ///
+    /// Of version 1 it is the list of threads, not of processes: a thread that moves itself waits
+    /// for nobody, where a move of a process waits until every cpu has seen it, 7 to 20 ms
+    /// (measured on Linux 6.18; `cgroup_procs_write_start`). Version 2 has no such way.
+    pub(crate) fn entries(&self) -> Vec<PathBuf> {
+        let file = match self.version {
+            Version::V1 => "tasks",
+            Version::V2 => "cgroup.procs",
+        };
+        self.paths.iter().map(|path| path.join(file)).collect()
+    }
+
+    /// How many of its processes were killed for want of memory, be it its own, its pod's or the
+    /// host's; none where memory is not counted.
+    ///
+    /// # Errors
+    /// `NotFound` once it is removed.
+    pub(crate) fn oom_kills(&self) -> io::Result<u64> {
+        let Some(dir) = &self.memory else { return Ok(0) };
+        let text = read(&dir.join(match self.version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        }))?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        // Not counted before Linux 4.13.
+        Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
+    }
+
+    /// Bytes of memory in use.
+    ///
+    /// # Errors
+    /// `NotFound` where memory is not counted, and once it is removed.
+    pub(crate) fn memory_current(&self) -> io::Result<u64> {
+        self.memory_file("memory.usage_in_bytes", "memory.current")
+    }
+
+    /// The most bytes of memory that were in use at any time.
+    ///
+    /// # Errors
+    /// `NotFound` where that is not counted (version 2 before Linux 5.19), and once it is removed.
+    pub(crate) fn memory_peak(&self) -> io::Result<u64> {
+        self.memory_file("memory.max_usage_in_bytes", "memory.peak")
+    }
+
+    fn memory_file(&self, v1: &str, v2: &str) -> io::Result<u64> {
+        let dir = self.memory.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let text = read(&dir.join(match self.version {
+            Version::V1 => v1,
+            Version::V2 => v2,
+        }))?;
+        text.trim().parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+
+    /// The ids of the processes in it; none once it is removed. An id may be another process's by
+    /// the time it is used.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
+        let mut all = Vec::new();
+        for path in &self.paths {
+            all.extend(processes_of(path)?);
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Kills what is in it, and waits for its end.
+    ///
+    /// # Errors
+    /// [`CgroupError::Kill`], also for what does not end in 10 s.
+    pub(crate) fn kill(&self) -> Result<(), CgroupError> {
+        self.paths.iter().try_for_each(|path| kill_in(path))
+    }
+
+    /// Removes it; what is gone already is no error. Nothing may run in it ([`Leaf::kill`]).
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`], also for one that stays busy for 2 s.
+    pub(crate) fn remove(&self) -> Result<(), CgroupError> {
+        self.paths.iter().try_for_each(|path| remove_dir(path))
+    }
+
+    /// Ends what runs in it and below it, and removes all of that.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; the next call goes on with what is left.
+    pub(crate) fn destroy(&self) -> Result<(), CgroupError> {
+        self.paths.iter().try_for_each(|path| remove_tree(path, DEPTH_MAX))
+    }
+}
+
+fn processes_of(dir: &Path) -> io::Result<Vec<u32>> {
+    match read(&dir.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        // Removed, also between the open and the read.
+        Err(e) if is_gone(&e) => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let removed = rustix::io::Errno::NODEV.raw_os_error();
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(removed)
+}
+
+/// Kills every process in one group and waits for their ends; also those that were made meanwhile.
+fn kill_in(dir: &Path) -> Result<(), CgroupError> {
+    let failed = |source| CgroupError::Kill { path: dir.into(), source };
+    let deadline = Instant::now() + END_TIMEOUT;
+    loop {
+        let listed = processes_of(dir).map_err(failed)?;
+        if listed.is_empty() {
+            return Ok(());
+        }
+        let opened: Vec<(u32, OwnedFd)> = listed
+            .into_iter()
+            .filter_map(|pid| Some((pid, open_process(pid).transpose()?)))
+            .map(|(pid, fd)| Ok((pid, fd?)))
+            .collect::<io::Result<_>>()
+            .map_err(failed)?;
+        // An id that is still here now, with its descriptor open, is that process's own.
+        let still = processes_of(dir).map_err(failed)?;
+        for (pid, process) in &opened {
+            if still.contains(pid) {
+                kill_process(process).map_err(failed)?;
+            }
+        }
+        let mut waited: Vec<PollFd<'_>> =
+            opened.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
+        poll(&mut waited, Some(&MOMENT)).map_err(|e| failed(e.into()))?;
+        if Instant::now() > deadline {
+            return Err(failed(io::ErrorKind::TimedOut.into()));
+        }
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + REMOVE_TIMEOUT;
+    loop {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if is_gone(&e) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                // A wait without anything to wait for: not all versions tell of it.
+                let _ = poll(&mut [], Some(&MOMENT));
+            }
+            Err(source) => return Err(CgroupError::Remove { path: dir.into(), source }),
+        }
+    }
+}
+
+/// The groups in a group; none where it is not there.
+pub(super) fn groups_in(dir: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+    let failed = |source| CgroupError::Read { path: dir.into(), source };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a group with all groups in it, `depth` levels at most, and kills what runs there.
+pub(super) fn remove_tree(dir: &Path, depth: usize) -> Result<(), CgroupError> {
+    if let Some(below) = depth.checked_sub(1) {
+        for group in groups_in(dir)? {
+            remove_tree(&group, below)?;
+        }
+    }
+    kill_in(dir)?;
+    remove_dir(dir)
+}

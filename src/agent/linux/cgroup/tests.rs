@@ -1,0 +1,345 @@
+//! On this host's own control groups, below a root of each test's own, and on a directory laid out
+//! as version 2 is.
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
+
+use super::files::read;
+use super::*;
+
+/// Groups of a test's own on the real kernel, removed with this.
+struct Scene {
+    cgroups: Cgroups,
+    name: String,
+}
+
+impl Scene {
+    /// `None` where this user may not make groups, or nothing is mounted.
+    fn new() -> Option<Self> {
+        let name = format!("copepod-test-{}", uuid::Uuid::new_v4().simple());
+        let options = Options { cgroup_root: name.clone(), ..Options::default() };
+        match Cgroups::open(&options) {
+            Ok(cgroups) => Some(Self { cgroups, name }),
+            Err(error) => {
+                eprintln!(
+                    "no control groups here: {error}: {:?}",
+                    std::error::Error::source(&error)
+                );
+                None
+            }
+        }
+    }
+
+    /// What a file of a group says, in the hierarchy of the controller.
+    fn read(&self, controller: Controller, group: &str, file: &str) -> String {
+        let mut all = self.cgroups.hierarchies.iter();
+        let hierarchy = all.find(|h| h.controllers.contains(&controller)).expect("is mounted");
+        let path = hierarchy.mount.join(&self.name).join(KUBEPODS).join(group).join(file);
+        read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
+    }
+
+    fn has(&self, controller: Controller) -> bool {
+        !self.cgroups.missing().contains(&controller)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for hierarchy in &self.cgroups.hierarchies {
+            leaf::remove_tree(&hierarchy.mount.join(&self.name), DEPTH_MAX).expect("removes");
+        }
+    }
+}
+
+/// A shell that enters the leaf and then does `script`.
+fn shell(leaf: &Leaf, script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("for f in \"$@\"; do echo 0 > \"$f\"; done; {script}"));
+    command.arg("sh").args(leaf.entries()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn output(leaf: &Leaf, script: &str) -> Output {
+    shell(leaf, script).output().expect("starts")
+}
+
+/// A process in the leaf that stays.
+fn sleeper(leaf: &Leaf) -> Child {
+    let mut child = shell(leaf, "echo in; exec sleep 600").spawn().expect("starts");
+    let mut line = [0; 3];
+    child.stdout.as_mut().expect("piped").read_exact(&mut line).expect("says so");
+    child
+}
+
+const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn limits() -> Limits {
+    Limits {
+        cpu_shares: Some(512),
+        cpu_weight: Some(50),
+        cpu_quota_us: Some(20_000),
+        cpu_period_us: 50_000,
+        memory_bytes: Some(64 << 20),
+        pids: Some(77),
+    }
+}
+
+#[test]
+fn limits_are_the_kernels_and_change() {
+    let Some(scene) = Scene::new() else { return };
+    let (v1, cgroups) = (scene.cgroups.version() == Version::V1, &scene.cgroups);
+    let expect = |group: &str, controller, v1_file, v2_file, value: [&str; 2]| {
+        if scene.has(controller) {
+            let (file, value) = if v1 { (v1_file, value[0]) } else { (v2_file, value[1]) };
+            assert_eq!(scene.read(controller, group, file), value, "{group}: {file}");
+        }
+    };
+    let quota = |group: &str, value| {
+        expect(group, Controller::Cpu, "cpu.cfs_quota_us", "cpu.max", value);
+    };
+    let memory = |group: &str, value| {
+        expect(group, Controller::Memory, "memory.limit_in_bytes", "memory.max", value);
+    };
+    let shares = |group: &str, value| {
+        expect(group, Controller::Cpu, "cpu.shares", "cpu.weight", value);
+    };
+    let pids = |group: &str, value| expect(group, Controller::Pids, "pids.max", "pids.max", value);
+    shares("besteffort", ["2", "1"]);
+    cgroups.set_class_cpu(Class::Burstable, 2048, 200).expect("sets");
+    shares("burstable", ["2048", "200"]);
+
+    cgroups.make_pod("u", Class::Burstable, &limits()).expect("makes");
+    let leaf = cgroups.make_leaf("u", Class::Burstable, ID, &limits()).expect("makes");
+    let of_leaf = format!("burstable/podu/{ID}");
+    for group in ["burstable/podu", &of_leaf] {
+        quota(group, ["20000", "20000 50000"]);
+        memory(group, ["67108864", "67108864"]);
+        shares(group, ["512", "50"]);
+        pids(group, ["77", "77"]);
+    }
+    if v1 && scene.has(Controller::Memory) {
+        let swap = scene.read(Controller::Memory, &of_leaf, "memory.memsw.limit_in_bytes");
+        assert_eq!(swap, "67108864");
+    }
+
+    let more = Limits {
+        memory_bytes: Some(128 << 20),
+        cpu_quota_us: Some(150_000),
+        cpu_period_us: 100_000,
+        pids: None,
+        ..limits()
+    };
+    for _ in 0..2 {
+        cgroups.make_pod("u", Class::Burstable, &more).expect("changes");
+        cgroups.make_leaf("u", Class::Burstable, ID, &more).expect("changes");
+    }
+    memory(&of_leaf, ["134217728", "134217728"]);
+    cgroups.make_leaf("u", Class::Burstable, ID, &limits()).expect("changes");
+    cgroups.make_pod("u", Class::Burstable, &limits()).expect("changes");
+    memory(&of_leaf, ["67108864", "67108864"]);
+    cgroups.make_leaf("u", Class::Burstable, ID, &Limits::default()).expect("changes");
+    cgroups.make_pod("u", Class::Burstable, &Limits::default()).expect("changes");
+    quota("burstable/podu", ["-1", "max 100000"]);
+    quota(&of_leaf, ["-1", "max 100000"]);
+    pids(&of_leaf, ["max", "max"]);
+    cgroups.set_pods_limits(&Limits { memory_bytes: Some(1 << 30), ..limits() }).expect("sets");
+    memory("", ["1073741824", "1073741824"]);
+
+    assert_eq!(leaf.oom_kills().expect("reads"), 0);
+    assert_eq!(leaf.memory_peak().ok(), leaf.memory_current().ok(), "nobody was in it");
+    assert_eq!(cgroups.pod_uids().expect("lists"), ["u"]);
+    assert_eq!(cgroups.find_leaf("u", ID).expect("looks"), Some(leaf.clone()));
+    assert_eq!(cgroups.find_leaf("v", ID).expect("looks"), None);
+    leaf.remove().expect("removes");
+    leaf.remove().expect("is gone already");
+    assert!(leaf.oom_kills().is_err() || !scene.has(Controller::Memory));
+    assert_eq!(cgroups.find_leaf("u", ID).expect("looks"), None);
+}
+
+#[test]
+fn an_oom_kill_is_counted() {
+    let Some(scene) = Scene::new() else { return };
+    if !scene.has(Controller::Memory) {
+        return;
+    }
+    let limits = Limits { memory_bytes: Some(16 << 20), ..Limits::default() };
+    let cgroups = &scene.cgroups;
+    let leaf = cgroups.make_leaf("u", Class::Guaranteed, ID, &limits).expect("makes");
+    let other = cgroups.make_leaf("u", Class::Guaranteed, "o", &limits).expect("makes");
+    // It keeps the last line, which never ends.
+    let hog = output(&leaf, "exec tail /dev/zero");
+    assert_eq!(hog.status.signal(), Some(9), "{hog:?}");
+    assert_eq!(leaf.oom_kills().expect("reads"), 1);
+    assert_eq!(other.oom_kills().expect("reads"), 0, "of another container");
+    assert_eq!(output(&leaf, "exec tail /dev/zero").status.signal(), Some(9));
+    assert_eq!(leaf.oom_kills().expect("reads"), 2);
+    if let Ok(peak) = leaf.memory_peak() {
+        assert!((8 << 20..=16 << 20).contains(&peak), "{peak}");
+    }
+
+    // The pod's limit: the count is that of the leaf whose process was killed.
+    cgroups.make_leaf("u", Class::Guaranteed, "o", &Limits::default()).expect("frees");
+    cgroups.make_pod("u", Class::Guaranteed, &limits).expect("limits");
+    assert_eq!(output(&other, "exec tail /dev/zero").status.signal(), Some(9));
+    assert_eq!(other.oom_kills().expect("reads"), 1);
+    assert_eq!(leaf.oom_kills().expect("reads"), 2);
+}
+
+#[test]
+fn processes_are_limited() {
+    let Some(scene) = Scene::new() else { return };
+    if !scene.has(Controller::Pids) {
+        return;
+    }
+    let one = Limits { pids: Some(1), ..Limits::default() };
+    scene.cgroups.make_pod("u", Class::BestEffort, &one).expect("makes");
+    let none = Limits::default();
+    let leaf = scene.cgroups.make_leaf("u", Class::BestEffort, ID, &none).expect("makes");
+    let forks = output(&leaf, "/bin/true; echo $?");
+    assert!(!String::from_utf8_lossy(&forks.stdout).contains('0'), "{forks:?}");
+    scene.cgroups.make_pod("u", Class::BestEffort, &none).expect("frees");
+    let forks = output(&leaf, "/bin/true; echo $?");
+    assert_eq!(forks.stdout, b"0\n", "{forks:?}");
+}
+
+#[test]
+fn what_is_left_ends_with_its_pod() {
+    let Some(scene) = Scene::new() else { return };
+    let cgroups = &scene.cgroups;
+    let none = Limits::default();
+    let leaf = cgroups.make_leaf("u", Class::Burstable, ID, &none).expect("makes");
+    let kept = cgroups.make_leaf("v", Class::Burstable, ID, &none).expect("makes");
+    let (mut child, mut stranger) = (sleeper(&leaf), sleeper(&kept));
+    assert_eq!(leaf.processes().expect("lists"), [child.id()]);
+    let Err(CgroupError::Remove { source, .. }) = leaf.remove() else { panic!("was removed") };
+    assert_eq!(source.kind(), io::ErrorKind::ResourceBusy);
+    leaf.kill().expect("kills");
+    assert_eq!(child.wait().expect("ours").signal(), Some(9));
+    assert_eq!(leaf.processes().expect("lists"), [0; 0]);
+
+    let mut child = sleeper(&leaf);
+    for path in leaf.paths() {
+        fs::create_dir(path.join("below")).expect("makes");
+    }
+    cgroups.remove_pod("u").expect("removes");
+    assert_eq!(child.wait().expect("ours").signal(), Some(9));
+    cgroups.remove_pod("u").expect("is gone already");
+    assert_eq!(cgroups.pod_uids().expect("lists"), ["v"]);
+    assert!(stranger.try_wait().expect("ours").is_none(), "of another pod");
+    kept.destroy().expect("removes");
+    assert_eq!(stranger.wait().expect("ours").signal(), Some(9));
+}
+
+#[test]
+fn a_second_agent_finds_what_the_first_made() {
+    let Some(scene) = Scene::new() else { return };
+    let limits = Limits { pids: Some(5), ..Limits::default() };
+    scene.cgroups.make_leaf("u", Class::Guaranteed, ID, &limits).expect("makes");
+    let options = Options { cgroup_root: format!("/{}/", scene.name), ..Options::default() };
+    let second = Cgroups::open(&options).expect("opens");
+    let leaf = second.find_leaf("u", ID).expect("looks").expect("is there");
+    assert_eq!(scene.cgroups.find_leaf("u", ID).expect("looks"), Some(leaf));
+}
+
+#[test]
+fn names_stay_below_the_root() {
+    let Some(scene) = Scene::new() else { return };
+    let none = Limits::default();
+    for id in ["", ".", "..", "a/b", "../x", &"x".repeat(256)] {
+        let made = scene.cgroups.make_leaf("u", Class::Burstable, id, &none);
+        assert!(matches!(made, Err(CgroupError::Name(_))), "{id:?}");
+    }
+    assert!(matches!(scene.cgroups.remove_pod("/../.."), Err(CgroupError::Name(_))));
+    let options = Options { cgroup_root: "/a/../../b".into(), ..Options::default() };
+    assert!(matches!(Cgroups::open(&options), Err(CgroupError::Name(_))));
+}
+
+#[test]
+fn mounts_are_found() {
+    let hybrid = "\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+33 31 0:29 / /a rw - cgroup cgroup rw,cpu,cpuacct
+34 31 0:32 / /sys/fs/cgroup/memory ro,relatime - cgroup cgroup rw,memory
+35 31 0:36 / /sys/fs/cgroup/p\\040ids rw - cgroup cgroup rw,pids
+36 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+";
+    assert_eq!(v2::mount(hybrid), None);
+    let hierarchy =
+        |mount: &str, controller| Hierarchy { mount: mount.into(), controllers: vec![controller] };
+    assert_eq!(
+        v1::hierarchies(hybrid),
+        [hierarchy("/a", Controller::Cpu), hierarchy("/sys/fs/cgroup/p ids", Controller::Pids)]
+    );
+    let unified = "25 1 0:22 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+    assert_eq!(v2::mount(unified), Some("/sys/fs/cgroup".into()));
+    assert_eq!(v1::hierarchies(unified), []);
+}
+
+/// A directory with what a kernel of version 2 would have in these groups.
+fn version_2(root: &str, controllers: &str) -> (tempfile::TempDir, Cgroups) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let groups = dir.path().join(root).join(KUBEPODS);
+    fs::create_dir_all(&groups).expect("makes");
+    fs::write(groups.join("cgroup.controllers"), controllers).expect("writes");
+    let hierarchy = Hierarchy { mount: dir.path().into(), controllers: Vec::new() };
+    let options = Options { cgroup_root: root.into(), ..Options::default() };
+    let cgroups = Cgroups::open_at(Version::V2, vec![hierarchy], &options).expect("opens");
+    (dir, cgroups)
+}
+
+#[test]
+fn version_2_has_one_hierarchy_with_controllers_from_the_top_down() {
+    let (dir, cgroups) = version_2("a/b", "cpuset cpu io memory pids\n");
+    assert_eq!(cgroups.missing(), []);
+    let file = |path: &str| {
+        fs::read_to_string(dir.path().join(path.trim_start_matches('/'))).unwrap_or_default()
+    };
+    let leaf = cgroups.make_leaf("u", Class::Burstable, ID, &limits()).expect("makes");
+    for group in ["", "a", "a/b", "a/b/kubepods/burstable", "a/b/kubepods/burstable/podu"] {
+        // The last one written; the kernel would keep all.
+        assert_eq!(file(&format!("{group}/cgroup.subtree_control")), "+pids", "{group}");
+    }
+    let group = format!("a/b/kubepods/burstable/podu/{ID}");
+    for (name, value) in [
+        ("cpu.weight", "50"),
+        ("cpu.max", "20000 50000"),
+        ("memory.max", "67108864"),
+        ("memory.swap.max", "0"),
+        ("memory.oom.group", "1"),
+        ("pids.max", "77"),
+        ("cgroup.subtree_control", ""),
+    ] {
+        assert_eq!(file(&format!("{group}/{name}")), value, "{name}");
+    }
+    assert_eq!(file("a/b/kubepods/burstable/podu/memory.oom.group"), "");
+    assert_eq!(file("a/b/kubepods/besteffort/cpu.weight"), "1");
+    assert_eq!(leaf.paths(), [dir.path().join(&group)]);
+    assert_eq!(leaf.entries(), [dir.path().join(&group).join("cgroup.procs")]);
+
+    let events = "low 0\nhigh 0\nmax 8\noom 2\noom_kill 3\noom_group_kill 1\n";
+    fs::write(dir.path().join(&group).join("memory.events"), events).expect("writes");
+    fs::write(dir.path().join(&group).join("memory.peak"), "4096\n").expect("writes");
+    assert_eq!(leaf.oom_kills().expect("reads"), 3);
+    assert_eq!(leaf.memory_peak().expect("reads"), 4096);
+    assert_eq!(leaf.memory_current().map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
+
+    cgroups.make_leaf("u", Class::Burstable, ID, &Limits::default()).expect("changes");
+    assert_eq!(file(&format!("{group}/cpu.max")), "max 100000");
+    assert_eq!(file(&format!("{group}/memory.max")), "max");
+}
+
+#[test]
+fn a_missing_controller_is_named_and_the_rest_goes_on() {
+    let (dir, cgroups) = version_2("", "cpu pids");
+    assert_eq!(cgroups.missing(), [Controller::Memory]);
+    let leaf = cgroups.make_leaf("u", Class::Guaranteed, ID, &limits()).expect("makes");
+    let group = dir.path().join("kubepods/podu").join(ID);
+    assert!(group.join("pids.max").exists() && !group.join("memory.max").exists());
+    assert_eq!(leaf.oom_kills().expect("none is counted"), 0);
+    assert_eq!(leaf.memory_current().map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
+    let none = Cgroups::open_at(Version::V1, Vec::new(), &Options::default());
+    assert!(matches!(none, Err(CgroupError::NotMounted)));
+}

@@ -1,0 +1,74 @@
+//! Whether this node takes a pod: the facts that [`copepod_pod::admit`] goes by.
+
+use std::sync::Arc;
+
+use copepod_pod::quantity::Quantity;
+use copepod_pod::admission::{KernelVersion, NodeFacts, Rejection, SysctlAllowList, admit};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use rustix::system::uname;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// What decides about new pods.
+pub(super) struct Admission {
+    node: watch::Receiver<Option<Arc<Node>>>,
+    /// What does not change while the node runs.
+    fixed: NodeFacts,
+}
+
+impl Admission {
+    /// Admission to the node whose object `node` shows.
+    pub(super) fn new(config: &Config, node: watch::Receiver<Option<Arc<Node>>>) -> Self {
+        let kernel = kernel_version(&uname().release().to_string_lossy());
+        let sysctls = SysctlAllowList::new(kernel, &config.pods.unsafe_sysctls);
+        let fixed = NodeFacts {
+            name: config.node.name.clone(),
+            os: "linux".into(),
+            // Checked with the configuration.
+            sysctls: sysctls.unwrap_or_default(),
+            strict_groups: true,
+            ..NodeFacts::default()
+        };
+        Self { node, fixed }
+    }
+
+    /// Takes the pod or refuses it; `active` are the others that are here and have not ended.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(super) fn admit(&self, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+        let Some(node) = self.node.borrow().clone() else { return Err(Rejection::no_node()) };
+        let status = node.status.clone().unwrap_or_default();
+        let allocatable = status.allocatable.unwrap_or_default().into_iter();
+        let facts = NodeFacts {
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+            taints: node.spec.clone().unwrap_or_default().taints.unwrap_or_default(),
+            allocatable: allocatable
+                .filter_map(|(name, text)| Some((name, Quantity::parse(&text.0).ok()?)))
+                .collect(),
+            ..self.fixed.clone()
+        };
+        admit(pod, &facts, active)
+    }
+}
+
+/// `6.18.2-amd64` is 6.18; what cannot be read is older than any.
+fn kernel_version(release: &str) -> KernelVersion {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_version;
+
+    #[test]
+    fn kernels_are_told_apart_by_two_numbers() {
+        for (release, version) in
+            [("6.18.2-amd64", (6, 18)), ("5.4", (5, 4)), ("6-rc1", (6, 0)), ("odd", (0, 0))]
+        {
+            assert_eq!(kernel_version(release), version, "{release}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The loop that hands out pods: the API server's word to the workers, their statuses back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copepod_pod::Event;
+use copepod_pod::admission::{Rejection, rejected_status};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::End;
+use super::admit::Admission;
+use super::board::{Board, Known};
+use super::build;
+use super::outlet::News;
+use crate::cluster::events::{Recorder, pod_reference};
+use crate::cluster::node::NodeHandle;
+use crate::cluster::objects::ObjectStore;
+use crate::cluster::pods::PodChange;
+use crate::cluster::status::StatusWriter;
+use crate::network::Network;
+use crate::runtime::Runtime;
+use crate::runtime::wasm::Wasm;
+use crate::telemetry::chain;
+use crate::worker::{Shared, Snapshot, Supplier, Workers};
+
+/// The grace of a pod of which nobody knows any more (upstream's orphans).
+const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// How often the loop goes round without news: what is due by time alone, node-wide.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// All that the loop goes by.
+pub(super) struct Agent {
+    pub(super) workers: Workers<Wasm>,
+    pub(super) shared: Arc<Shared<Wasm>>,
+    pub(super) supplier: Arc<dyn Supplier>,
+    pub(super) board: Board,
+    pub(super) objects: ObjectStore,
+    pub(super) status: StatusWriter,
+    pub(super) recorder: Recorder,
+    pub(super) node: NodeHandle,
+    pub(super) network: Network,
+    pub(super) admission: Admission,
+    pub(super) news: Arc<News>,
+    /// Pods that are cleaned away: each gives its uid, and whether that was done.
+    pub(super) cleaning: JoinSet<(String, bool)>,
+}
+
+impl Agent {
+    /// Runs until the end is told.
+    pub(super) async fn run(mut self, mut changes: mpsc::Receiver<PodChange>, mut end: End) {
+        let mut dirty: BTreeSet<String> = BTreeSet::new();
+        let mut network = self.network.changes();
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut synced = false;
+        loop {
+            // Each arm only takes: what it takes is worked on after it.
+            tokio::select! {
+                () = end.wait() => return,
+                Some(change) = changes.recv() => match change {
+                    PodChange::Synced(pods) => {
+                        self.sync(pods).await;
+                        if !synced {
+                            synced = true;
+                            self.adopt_orphans().await;
+                        }
+                    }
+                    PodChange::Set(pod) => self.set(pod).await,
+                    PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
+                },
+                uids = self.news.take() => {
+                    for uid in uids {
+                        self.report(&uid);
+                    }
+                }
+                uids = self.objects.changed() => {
+                    for uid in uids {
+                        self.tell(&uid, Event::Changed).await;
+                    }
+                }
+                Ok(()) = network.changed() => self.node.set_problems(build::problems(&self.network)),
+                Some(done) = self.cleaning.join_next() => match done {
+                    Ok((uid, true)) => drop(self.board.lock().remove(&uid)),
+                    // Tried again with the next round.
+                    Ok((uid, false)) => drop(dirty.insert(uid)),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                _ = round.tick() => {
+                    self.board.beat();
+                    self.share_cpus().await;
+                    self.show_images().await;
+                    for uid in std::mem::take(&mut dirty) {
+                        self.clean(&uid);
+                    }
+                }
+            }
+        }
+    }
+
+    /// These are all pods that there are.
+    async fn sync(&mut self, pods: Vec<Arc<Pod>>) {
+        let uids: BTreeSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let gone: Vec<String> = {
+            let known = self.board.lock();
+            known.keys().filter(|uid| !uids.contains(*uid)).cloned().collect()
+        };
+        for uid in gone {
+            self.gone(&uid).await;
+        }
+        // In the order in which they were made, as upstream: of two that do not both fit, the older
+        // stays.
+        let mut pods = pods;
+        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
+        for pod in pods {
+            self.set(pod).await;
+        }
+    }
+
+    /// This pod is there, as it is now.
+    async fn set(&mut self, pod: Arc<Pod>) {
+        let Some(uid) = pod.metadata.uid.clone() else { return };
+        self.status.seen(&pod);
+        let known = {
+            let mut table = self.board.lock();
+            table.get_mut(&uid).map(|known| {
+                known.pod = Arc::clone(&pod);
+                known.gone = false;
+            })
+        };
+        match known {
+            Some(()) => {
+                // Its spec may name more now.
+                self.objects.register(&pod);
+                self.tell(&uid, Event::Desired(pod)).await;
+            }
+            None => self.take(uid, pod),
+        }
+    }
+
+    /// A pod that is new to this agent.
+    fn take(&mut self, uid: String, pod: Arc<Pod>) {
+        // One that an earlier agent took is not asked again whether it fits: it runs.
+        let asked = !self.shared.ledger.has_pod(&uid)
+            && pod.metadata.deletion_timestamp.is_none()
+            && !is_over(&pod);
+        if asked && let Err(rejection) = self.admission.admit(&pod, &self.active()) {
+            return self.reject(uid, pod, &rejection);
+        }
+        self.objects.register(&pod);
+        self.start(uid, pod, false, None);
+    }
+
+    /// Starts the worker of a pod; `kill` ends it at once within that grace.
+    fn start(&mut self, uid: String, pod: Arc<Pod>, gone: bool, kill: Option<Duration>) {
+        let supplier = Arc::clone(&self.supplier);
+        let handle = self.workers.add(Arc::clone(&pod), "/".into(), supplier);
+        if let Some(grace) = kill {
+            // A new worker's inbox is empty.
+            let _ = handle.events.try_send(Event::Kill { grace });
+        }
+        let (events, snapshot) = (Some(handle.events), handle.snapshot);
+        self.board.lock().insert(uid, Known { pod, events, snapshot, gone });
+    }
+
+    /// The pod is not taken: it has failed, and is never run.
+    fn reject(&mut self, uid: String, pod: Arc<Pod>, rejection: &Rejection) {
+        let about = pod_reference(&pod, None);
+        self.recorder.record(about, true, &rejection.reason, rejection.message.clone());
+        let status = rejected_status(&pod, rejection, Timestamp::now());
+        let snapshot = Snapshot { status: status.clone(), trouble: None, terminated: true };
+        let (_, snapshot) = watch::channel(snapshot);
+        self.status.set(&pod, status, true);
+        self.board.lock().insert(uid, Known { pod, events: None, snapshot, gone: false });
+    }
+
+    /// The pods that are here and have not ended.
+    fn active(&self) -> Vec<Arc<Pod>> {
+        let table = self.board.lock();
+        let active = table.values().filter(|known| !known.is_terminated());
+        active.map(|known| Arc::clone(&known.pod)).collect()
+    }
+
+    /// The API server has the pod no more: what runs of it ends.
+    async fn gone(&mut self, uid: &str) {
+        self.status.forget(uid);
+        let (terminated, grace) = {
+            let mut table = self.board.lock();
+            let Some(known) = table.get_mut(uid).filter(|known| !known.gone) else { return };
+            known.gone = true;
+            (known.is_terminated(), grace_of(&known.pod))
+        };
+        if terminated {
+            self.clean(uid);
+        } else {
+            self.tell(uid, Event::Kill { grace }).await;
+        }
+    }
+
+    /// What is on this machine and belongs to no pod ends.
+    async fn adopt_orphans(&mut self) {
+        let ledger = Arc::clone(&self.shared.ledger);
+        let kept = spawn_blocking(move || ledger.kept_pods()).await;
+        match kept.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
+            Ok(kept) => {
+                for pod in kept {
+                    let uid = pod.metadata.uid.clone().unwrap_or_default();
+                    if self.board.get(&uid).is_none() {
+                        tracing::info!(pod = uid, "ends a pod that was deleted meanwhile");
+                        self.start(uid, Arc::new(pod), true, Some(ORPHAN_GRACE));
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
+        }
+        for uid in self.network.attached() {
+            if self.board.get(&uid).is_none()
+                && let Err(error) = self.network.detach(&uid).await
+            {
+                tracing::warn!(pod = uid, error = chain(&error), "cannot detach an orphan");
+            }
+        }
+    }
+
+    /// Tells the pod's worker; one that has ended hears nothing.
+    async fn tell(&self, uid: &str, event: Event) {
+        let events = self.board.lock().get(uid).and_then(|known| known.events.clone());
+        if let Some(events) = events {
+            // A worker waits for nothing but events, so that this is short. Closed: it has ended.
+            let _ = events.send(event).await;
+        }
+    }
+
+    /// The pod has a new snapshot: its status goes to the API server; one that the API server has
+    /// no more is cleaned away once it has ended.
+    fn report(&mut self, uid: &str) {
+        let Some(known) = self.board.get(uid) else { return };
+        let Snapshot { status, terminated, .. } = known.snapshot.borrow().clone();
+        match (known.gone, terminated) {
+            (false, _) => self.status.set(&known.pod, status, terminated),
+            (true, true) => self.clean(uid),
+            (true, false) => {}
+        }
+    }
+
+    /// Removes all that is left of a pod.
+    fn clean(&mut self, uid: &str) {
+        let Some(known) = self.board.get(uid) else { return };
+        self.objects.forget(uid);
+        self.status.forget(uid);
+        let (shared, uid) = (Arc::clone(&self.shared), uid.to_owned());
+        self.cleaning.spawn(async move {
+            for attempt in shared.runtime.list(&uid) {
+                shared.runtime.remove(&attempt.id).await;
+            }
+            let done = spawn_blocking(move || shared.ledger.forget_pod(&known.pod)).await;
+            let done = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+            if let Err(error) = &done {
+                tracing::warn!(pod = uid, error = chain(error), "cannot remove what a pod left");
+            }
+            (uid, done.is_ok())
+        });
+    }
+
+    /// Shares the cpus between the classes of service.
+    async fn share_cpus(&self) {
+        let Some(cgroups) = self.shared.host.cgroups.clone() else { return };
+        let active = self.active();
+        let shared = spawn_blocking(move || cgroups.update_classes(active.iter().map(|pod| &**pod)));
+        match shared.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot share cpus"),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    async fn show_images(&self) {
+        match self.shared.images.list().await {
+            Ok(images) => self.node.set_images(build::container_images(images)),
+            Err(error) => tracing::warn!(error = chain(&error), "cannot list images"),
+        }
+    }
+}
+
+/// Whether the API server has the pod as ended.
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// What the pod gets to end when it is removed at once (upstream: the least of what was decided).
+fn grace_of(pod: &Pod) -> Duration {
+    let spec = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    let seconds = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
+}

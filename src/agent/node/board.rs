@@ -1,0 +1,150 @@
+//! The pods that are on this node: what the agent's loop knows of each, and what its servers show.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use copepod_pod::{Event, Failure};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use tokio::sync::{mpsc, watch};
+
+use crate::ledger::Ledger;
+use crate::runtime::wasm::Wasm;
+use crate::runtime::{ExecError, ExecExit};
+use crate::server::{Pods, Running, Served};
+use crate::worker::{Shared, Snapshot};
+
+/// The loop is stuck when it has not gone round for so long (upstream: `maxWaitForContainerRuntime`
+/// and twice the sync frequency, whichever is longer).
+const STUCK_AFTER: Duration = Duration::from_secs(300);
+
+/// What is known of one pod.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Its newest object.
+    pub(super) pod: Arc<Pod>,
+    /// To its worker; none for a pod that was not taken.
+    pub(super) events: Option<mpsc::Sender<Event>>,
+    /// What became of it.
+    pub(super) snapshot: watch::Receiver<Snapshot>,
+    /// The API server has it no more: it ends, and then nothing of it is kept.
+    pub(super) gone: bool,
+}
+
+impl Known {
+    pub(super) fn is_terminated(&self) -> bool {
+        self.snapshot.borrow().terminated
+    }
+}
+
+/// The pods by uid, for the loop, which alone changes them, and the servers. A clone is the same.
+#[derive(Clone)]
+pub(super) struct Board(Arc<Inner>);
+
+struct Inner {
+    pods: Mutex<BTreeMap<String, Known>>,
+    ledger: Arc<Ledger>,
+    /// What runs commands, once the node is there.
+    shared: OnceLock<Arc<Shared<Wasm>>>,
+    /// When the loop last went round.
+    beat: Mutex<Instant>,
+}
+
+impl Board {
+    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+        Self(Arc::new(Inner {
+            pods: Mutex::default(),
+            ledger,
+            shared: OnceLock::new(),
+            beat: Mutex::new(Instant::now()),
+        }))
+    }
+
+    /// Commands can be run from now on.
+    pub(super) fn serve(&self, shared: Arc<Shared<Wasm>>) {
+        // Called once; a second one would be the same.
+        let _ = self.0.shared.set(shared);
+    }
+
+    /// The table, for a look or a change; never held across a wait.
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        // A panic elsewhere leaves the table whole: each change is one call.
+        self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of the pod of this uid.
+    pub(super) fn get(&self, uid: &str) -> Option<Known> {
+        self.lock().get(uid).cloned()
+    }
+
+    /// The loop has gone round.
+    pub(super) fn beat(&self) {
+        *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl Pods for Board {
+    fn list(&self) -> Vec<Served> {
+        let pods = self.lock();
+        let here = pods.values().filter(|known| !known.gone);
+        here.map(|known| Served { pod: Arc::clone(&known.pod), snapshot: known.snapshot.clone() })
+            .collect()
+    }
+
+    fn log_dir(&self, pod: &Pod, container: &str) -> PathBuf {
+        self.0.ledger.log_dir_of(pod, container)
+    }
+
+    fn stop(&self, _uid: &str, _grace: Option<Duration>) -> Result<(), Failure> {
+        let message = "a pod of a cluster is deleted at its API server".into();
+        Err(Failure { reason: "Forbidden".into(), message })
+    }
+
+    async fn exec(
+        &self,
+        served: &Served,
+        container: &str,
+        command: Vec<String>,
+        streams: [OwnedFd; 3],
+    ) -> Result<ExecExit, ExecError> {
+        let Some(shared) = self.0.shared.get() else {
+            return Err(ExecError::NotRunning(container.into()));
+        };
+        let status = served.snapshot.borrow().status.clone();
+        shared.exec((&served.pod, Path::new("/")), &status, container, command, streams).await
+    }
+
+    fn running(&self) -> Vec<Running> {
+        let pods = self.lock();
+        pods.values().filter_map(|known| running(&known.pod, &known.snapshot.borrow().status)).collect()
+    }
+
+    fn sync_loop(&self) -> Result<(), String> {
+        let beat = *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner);
+        if beat.elapsed() < STUCK_AFTER {
+            return Ok(());
+        }
+        // Upstream's words.
+        Err(format!("sync Loop took longer than expected; last went round {:?} ago", beat.elapsed()))
+    }
+}
+
+/// The pod with its containers that run; none if there is none.
+fn running(pod: &Pod, status: &PodStatus) -> Option<Running> {
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let runs = |one: &&ContainerStatus| {
+        one.state.as_ref().is_some_and(|state| state.running.is_some())
+    };
+    let containers: Vec<_> =
+        all.filter(runs).map(|one| (one.name.clone(), one.image.clone())).collect();
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    (!containers.is_empty()).then(|| Running {
+        namespace: text(&meta.namespace),
+        name: text(&meta.name),
+        uid: text(&meta.uid),
+        containers,
+    })
+}

@@ -1,0 +1,246 @@
+//! From a node's configuration to the options of the rooms that it joins.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use copepod_pod::quantity::Quantity;
+use copepod_pod::resources::QuotaPolicy;
+use copepod_pod::{ClusterDns, Facts, PodAddresses};
+use k8s_openapi::api::core::v1::{ContainerImage, Node};
+
+use crate::cluster::node::{NodeOptions, Threshold};
+use crate::config::{self, Config, Signal};
+use crate::image::{ImageError, Images, Listed, RegistryOptions};
+use crate::ledger::{Ledger, LedgerError, LogDirs, home};
+use crate::linux;
+use crate::linux::cgroup::{Cgroups, Limits, Options};
+use crate::linux::machine::Machine;
+use crate::network::{Network, NetworkOptions};
+use crate::server::{
+    AuthenticationOptions, AuthorizationMode, ServerOptions, ServingCertificate, TlsOptions,
+    TlsVersion,
+};
+use crate::telemetry::chain;
+use crate::worker::{Host, NO_NETWORK, PodCgroups, WASM_HANDLER};
+
+/// Where log shippers look for links to containers' logs (upstream `legacyContainerLogsDir`).
+const LOG_LINKS: &str = "/var/log/containers";
+
+/// The node's directories, locked.
+///
+/// # Errors
+/// [`LedgerError`].
+pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
+    let dirs = &config.dirs;
+    let logs = LogDirs { logs: dirs.pod_logs.clone(), links: LOG_LINKS.into() };
+    Ledger::of_node(&dirs.root, &dirs.run, logs)
+}
+
+/// The images of the node.
+///
+/// # Errors
+/// [`ImageError`].
+pub(super) fn images(config: &Config) -> Result<Images, ImageError> {
+    let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
+    let images = Images::open(dir, "/proc/self/exe".into())?;
+    Ok(images.with_registries(RegistryOptions::default()))
+}
+
+/// The control groups of pods; none, with a warning, where the host has none that can be used.
+pub(super) fn cgroups(config: &Config) -> Option<PodCgroups> {
+    let options = Options { cgroup_root: config.cgroups.root.clone(), ..Options::default() };
+    let cgroups = match Cgroups::open(&options) {
+        Ok(cgroups) => cgroups,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "no control groups: pods have no limits");
+            return None;
+        }
+    };
+    for controller in cgroups.missing() {
+        tracing::warn!(%controller, "this host has no such controller: it limits no pod");
+    }
+    let node_memory_bytes = Machine::read(&config.dirs.root).memory_bytes;
+    let (cgroups, quota) = (Arc::new(cgroups), QuotaPolicy::default());
+    Some(PodCgroups { cgroups, quota, pod_pids: config.pods.pids, node_memory_bytes })
+}
+
+/// Where the node's network is configured.
+pub(super) fn network(config: &Config) -> NetworkOptions {
+    let dirs = &config.dirs;
+    NetworkOptions {
+        conf_dir: dirs.cni_conf.clone(),
+        bin_dirs: dirs.cni_bins.clone(),
+        run_dir: dirs.run.clone(),
+        state_dir: dirs.root.join("cni"),
+    }
+}
+
+/// What keeps the node from being ready.
+pub(super) fn problems(network: &Network) -> Vec<String> {
+    let why = network.status().err();
+    why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect()
+}
+
+/// The node's object.
+pub(super) fn node(config: &Config) -> NodeOptions {
+    let node = &config.node;
+    let reserved = &config.reserved;
+    let threshold = |threshold: &config::Threshold| match threshold {
+        config::Threshold::Quantity(quantity) => Threshold::Amount(*quantity),
+        config::Threshold::Part(part) => Threshold::Share(*part),
+    };
+    let hard = |(signal, resource): (Signal, &str)| {
+        let found = reserved.eviction_hard.get(&signal)?;
+        Some((resource.to_owned(), threshold(found)))
+    };
+    NodeOptions {
+        register: node.register,
+        labels: node.labels.clone(),
+        taints: node.taints.clone(),
+        node_ips: node.ips.clone(),
+        provider_id: Some(node.provider_id.clone()).filter(|id| !id.is_empty()),
+        external_cloud_provider: node.external_cloud,
+        controller_attach_detach: node.controller_attach_detach,
+        max_pods: config.pods.max_pods,
+        pods_per_core: config.pods.pods_per_core,
+        kubelet_port: config.server.port,
+        system_reserved: reserved.system.clone(),
+        kube_reserved: reserved.kube.clone(),
+        hard_eviction: [
+            (Signal::MemoryAvailable, "memory"),
+            (Signal::NodeFsAvailable, "ephemeral-storage"),
+        ]
+        .into_iter()
+        .filter_map(hard)
+        .collect(),
+        runtime_handlers: vec![WASM_HANDLER.into()],
+        supplemental_groups_policy: true,
+        max_images: node.max_images,
+        update_every: node.status_update,
+        report_every: node.status_report,
+        lease_seconds: u32::try_from(node.lease.as_secs()).unwrap_or(u32::MAX),
+        ..NodeOptions::new(node.name.clone(), config.dirs.root.clone())
+    }
+}
+
+/// What this machine does for pods, as the node's object has it.
+pub(super) fn host(
+    config: &Config,
+    node: &Node,
+    cgroups: Option<PodCgroups>,
+    network: Network,
+) -> Host {
+    let status = node.status.clone().unwrap_or_default();
+    let allocatable = status.allocatable.unwrap_or_default();
+    let amount = |name: &str| allocatable.get(name).and_then(|text| Quantity::parse(&text.0).ok());
+    let value = |name: &str| amount(name).map_or(0, |amount| amount.value());
+    let addresses = status.addresses.unwrap_or_default();
+    let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
+    let host_ips: Vec<IpAddr> =
+        internal.filter_map(|address| address.address.parse().ok()).collect();
+    if let Some(cgroups) = cgroups.as_ref().filter(|_| config.cgroups.enforce_pods) {
+        enforce(&cgroups.cgroups, &amount);
+    }
+    let millis = amount("cpu").map_or(0, |cpu| cpu.milli_value());
+    let facts = Facts {
+        node_name: config.node.name.clone(),
+        addresses: PodAddresses { host_ips: host_ips.clone(), pod_ips: host_ips },
+        allocatable_cpu_millis: u64::try_from(millis).unwrap_or(0),
+        allocatable_memory_bytes: u64::try_from(value("memory")).unwrap_or(0),
+        allocatable_storage_bytes: u64::try_from(value("ephemeral-storage")).unwrap_or(0),
+        ..dns(config)
+    };
+    Host {
+        facts,
+        changes_user: true,
+        mounts: linux::can_mount(),
+        die_with_agent: false,
+        cgroups,
+        network: Some(network),
+    }
+}
+
+/// The part of the facts that pods' names are looked up by.
+fn dns(config: &Config) -> Facts {
+    let dns = &config.dns;
+    Facts {
+        cluster_dns: Some(ClusterDns {
+            servers: dns.servers.iter().map(ToString::to_string).collect(),
+            domain: dns.domain.clone(),
+        }),
+        resolv_conf: Some(
+            dns.resolv_conf.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        ),
+        ..Facts::default()
+    }
+}
+
+/// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`).
+fn enforce(cgroups: &Cgroups, amount: &impl Fn(&str) -> Option<Quantity>) {
+    let memory = amount("memory").and_then(|memory| u64::try_from(memory.value()).ok());
+    let shares = amount("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
+    let cpu_weight = shares.map(copepod_pod::resources::pod_cpu_weight);
+    let limits = Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
+    if let Err(error) = cgroups.set_pods_limits(&limits) {
+        tracing::warn!(error = chain(&error), "cannot hold pods to what is allocatable");
+    }
+}
+
+/// The node's server.
+pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
+    let server = &config.server;
+    let certificate = match &server.certificate {
+        Some((certificate, key)) => {
+            ServingCertificate::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+        None => ServingCertificate::SelfSigned {
+            dir: config.dirs.cert.clone(),
+            host: config.node.name.clone(),
+            addresses: host.facts.addresses.host_ips.clone(),
+        },
+    };
+    ServerOptions {
+        node_name: config.node.name.clone(),
+        tls: TlsOptions {
+            certificate,
+            min_version: match server.min_tls {
+                config::TlsVersion::V12 => TlsVersion::V12,
+                config::TlsVersion::V13 => TlsVersion::V13,
+            },
+            cipher_suites: Vec::new(),
+        },
+        authentication: AuthenticationOptions {
+            anonymous: server.anonymous,
+            token_ttl: server.tokens,
+            client_ca_file: server.client_ca.clone(),
+        },
+        authorization: match server.authorization {
+            config::Authorization::AlwaysAllow => AuthorizationMode::AlwaysAllow,
+            config::Authorization::Webhook { authorized, unauthorized } => {
+                AuthorizationMode::Webhook { allowed_ttl: authorized, denied_ttl: unauthorized }
+            }
+        },
+        debugging_handlers: server.debugging_handlers,
+    }
+}
+
+/// The images, as a node's status lists them.
+pub(super) fn container_images(images: Vec<Listed>) -> Vec<ContainerImage> {
+    let mut names: BTreeMap<String, (Vec<String>, u64)> = BTreeMap::new();
+    for Listed { image, digest, bytes, whole, .. } in images {
+        if whole {
+            let repository = image.rsplit_once(':').map_or(&*image, |(repository, _)| repository);
+            let by_digest = format!("{repository}@{digest}");
+            let entry = names.entry(digest).or_insert((Vec::new(), bytes));
+            entry.0.extend([by_digest, image]);
+        }
+    }
+    let one = |(mut names, bytes): (Vec<String>, u64)| {
+        // Digests before tags, each once.
+        names.sort_by_key(|name| (!name.contains('@'), name.clone()));
+        names.dedup();
+        ContainerImage { names: Some(names), size_bytes: i64::try_from(bytes).ok() }
+    };
+    names.into_values().map(one).collect()
+}

@@ -1,0 +1,34 @@
+//! Why a node does not start.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::cluster::kubeconfig::KubeconfigError;
+use crate::image::ImageError;
+use crate::ledger::LedgerError;
+use crate::runtime::wasm::AdoptError;
+use crate::server::StartError;
+
+/// Why a node does not start.
+#[derive(Debug, Error)]
+pub(crate) enum NodeError {
+    /// Signals cannot be heard.
+    #[error("cannot take signals")]
+    Signals(#[source] io::Error),
+    /// The kubeconfig is not one of this node.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The root directory, which another agent may have.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The directory of images.
+    #[error(transparent)]
+    Images(#[from] ImageError),
+    /// What an earlier agent left cannot be taken over.
+    #[error("cannot take over what an earlier copepod started")]
+    Adopt(#[from] AdoptError),
+    /// One of the servers.
+    #[error(transparent)]
+    Server(#[from] StartError),
+}

@@ -1,0 +1,135 @@
+//! A node of a cluster: which pods are run here, from the API server's word to their workers and
+//! back.
+//!
+//! Owns: the start of everything that a node has ([`run`], in the order of [`build`]), the loop that
+//! hands out pods ([`agent`]), the table of the pods that are here ([`board`]), and which of them the
+//! node takes ([`admit`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
+//! without it. Starts one task for each pod that is cleaned away, beside those of the rooms that it
+//! joins.
+//! Decides nothing about containers: that is [`copepod_pod::step`]'s, and admission is
+//! [`copepod_pod::admit`]'s.
+
+mod admit;
+mod agent;
+mod board;
+mod build;
+mod error;
+mod outlet;
+mod supply;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub(crate) use error::NodeError;
+
+use self::admit::Admission;
+use self::agent::Agent;
+use self::board::Board;
+use self::outlet::News;
+use self::supply::ClusterSupplier;
+use crate::cluster::client::{self, connect};
+use crate::cluster::events::Recorder;
+use crate::cluster::kubeconfig::Kubeconfig;
+use crate::cluster::objects::ObjectStore;
+use crate::cluster::reviews::Reviews;
+use crate::cluster::status::StatusWriter;
+use crate::cluster::{node, pods, status};
+use crate::config::Config;
+use crate::linux;
+use crate::network::Network;
+use crate::runtime::wasm::Wasm;
+use crate::server::{Bind, Server};
+use crate::worker::{Shared, Workers};
+
+/// Runs the node until it is told to end (SIGTERM, SIGINT). Containers outlive it.
+///
+/// # Errors
+/// [`NodeError`]: what keeps the node from starting.
+pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(), NodeError> {
+    let mut end = End::new().map_err(NodeError::Signals)?;
+    let kubeconfig = Kubeconfig::read(&config.kubeconfig, &config.node.name, Timestamp::now())?;
+    let ledger = Arc::new(build::ledger(&config)?);
+    let images = build::images(&config)?;
+    let cgroups = build::cgroups(&config);
+    if !linux::has_landlock() {
+        tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
+    }
+    let network = Network::open(build::network(&config));
+
+    // What runs already is taken over first, whether or not there is an API server.
+    let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
+    wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
+
+    let client = connect(&kubeconfig, client::Options::default());
+    let rate = config.events;
+    let name = &config.node.name;
+    let recorder = Recorder::start(client.clone(), name, rate.per_second, rate.burst);
+    let handle = node::start(client.clone(), build::node(&config), recorder.clone());
+    handle.set_problems(build::problems(&network));
+    let board = Board::new(Arc::clone(&ledger));
+    let health = match config.server.healthz {
+        Some(address) => {
+            Some(Server::start_health(Bind::Address(address), board.clone()).await?)
+        }
+        None => None,
+    };
+
+    // No pod is looked at before the node is there: pods read its addresses, admission its labels.
+    let object = tokio::select! {
+        object = handle.seen() => object,
+        () = end.wait() => return Ok(()),
+    };
+    let host = build::host(&config, &object, cgroups, network.clone());
+    let shared = Arc::new(Shared { runtime: wasm, images, ledger, host });
+    board.serve(Arc::clone(&shared));
+    let server = match config.server.listen {
+        Some(address) => {
+            let reviews = Arc::new(Reviews::new(client.clone()));
+            let options = build::server(&config, &shared.host);
+            Some(Server::start_tls(Bind::Address(address), board.clone(), reviews, options).await?)
+        }
+        None => None,
+    };
+    let objects = ObjectStore::start(client.clone());
+    let news = Arc::new(News::new(recorder.clone()));
+    let agent = Agent {
+        workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
+        supplier: Arc::new(ClusterSupplier::new(objects.clone(), client.clone())),
+        status: StatusWriter::start(client.clone(), status::Times::default()),
+        admission: Admission::new(&config, handle.node()),
+        shared,
+        board,
+        objects,
+        recorder,
+        node: handle,
+        network,
+        news,
+        cleaning: JoinSet::new(),
+    };
+    let changes = pods::watch(client, name, pods::Times::default());
+    agent.run(changes, end).await;
+    for server in [health, server].into_iter().flatten() {
+        server.end().await;
+    }
+    Ok(())
+}
+
+/// What tells the agent to end.
+struct End([Signal; 2]);
+
+impl End {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    }
+
+    async fn wait(&mut self) {
+        let [terminate, interrupt] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}

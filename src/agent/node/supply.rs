@@ -1,0 +1,53 @@
+//! What pods of a cluster read besides their own object.
+
+use std::sync::Arc;
+
+use copepod_pod::{Failure, Objects};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::cluster::classes;
+use crate::cluster::objects::ObjectStore;
+use crate::telemetry::chain;
+use crate::worker::Supplier;
+
+/// Asks the API server, through the store of what is watched there.
+pub(super) struct ClusterSupplier {
+    objects: ObjectStore,
+    client: kube::Client,
+}
+
+impl ClusterSupplier {
+    pub(super) fn new(objects: ObjectStore, client: kube::Client) -> Self {
+        Self { objects, client }
+    }
+}
+
+impl Supplier for ClusterSupplier {
+    fn supply(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<Arc<Objects>, Failure>> {
+        let objects = self.objects.clone();
+        async move {
+            objects.gather(&pod).await.map_err(|error| Failure {
+                reason: "FailedMount".into(),
+                message: chain(&error),
+            })
+        }
+        .boxed()
+    }
+
+    fn handler(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>> {
+        let client = self.client.clone();
+        async move {
+            let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone());
+            let Some(class) = class.filter(|class| !class.is_empty()) else {
+                return Ok(String::new());
+            };
+            classes::handler(client, &class).await.map_err(|error| Failure {
+                reason: "FailedCreatePodSandBox".into(),
+                message: format!("Failed to create pod sandbox: {}", chain(&error)),
+            })
+        }
+        .boxed()
+    }
+}

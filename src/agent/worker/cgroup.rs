@@ -1,0 +1,100 @@
+//! The control groups of pods: what each may have, by its spec.
+
+use std::sync::Arc;
+
+use copepod_pod::Failure;
+use copepod_pod::qos::{BEST_EFFORT, GUARANTEED, qos_class};
+use copepod_pod::resources::{self, CgroupLimits, QuotaPolicy};
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::linux::cgroup::{CgroupError, Cgroups, Class, LeafSpec, Limits};
+use crate::telemetry::chain;
+
+/// The host's control groups, and how pods are limited in them.
+#[derive(Clone, Debug)]
+pub(crate) struct PodCgroups {
+    /// Where.
+    pub(crate) cgroups: Arc<Cgroups>,
+    /// How cpu limits are enforced.
+    pub(crate) quota: QuotaPolicy,
+    /// Processes and threads of one pod (KubeletConfiguration `podPidsLimit`); `None` is no limit.
+    pub(crate) pod_pids: Option<u64>,
+    /// Bytes of memory that the host has, which OOM scores are parts of.
+    pub(crate) node_memory_bytes: u64,
+}
+
+impl PodCgroups {
+    /// Makes the pod's group, or sets its limits. Blocks for some file operations.
+    ///
+    /// # Errors
+    /// A [`Failure`] with upstream's reason and words.
+    pub(crate) fn set_up(&self, pod: &Pod) -> Result<(), Failure> {
+        let limits = self.limits(resources::pod_cgroup(pod, self.quota));
+        let limits = Limits { pids: self.pod_pids, ..limits };
+        self.cgroups.make_pod(uid(pod), class(pod), &limits).map_err(|error| Failure {
+            reason: "FailedCreatePodContainer".into(),
+            message: format!("unable to ensure pod container exists: {}", chain(&error)),
+        })
+    }
+
+    /// Removes the pod's group; what still runs in it is killed, and waited for.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; the next call goes on with what is left.
+    pub(crate) fn tear_down(&self, pod_uid: &str) -> Result<(), CgroupError> {
+        self.cgroups.remove_pod(pod_uid)
+    }
+
+    /// Shares the cpus between the classes by what `pods`, all that run here, ask for (upstream
+    /// `UpdateCgroups`, each minute and with each new pod). Blocks for a file operation.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub(crate) fn update_classes<'a>(
+        &self,
+        pods: impl IntoIterator<Item = &'a Pod>,
+    ) -> Result<(), CgroupError> {
+        let shares = resources::burstable_cpu_shares(pods);
+        let weight = resources::pod_cpu_weight(shares);
+        self.cgroups.set_class_cpu(Class::Burstable, shares, weight)
+    }
+
+    /// The group of a container of the pod.
+    pub(super) fn leaf(&self, pod: &Pod, container: &Container) -> LeafSpec {
+        LeafSpec {
+            cgroups: Arc::clone(&self.cgroups),
+            class: class(pod),
+            limits: self.limits(resources::container_cgroup(pod, container, self.quota)),
+        }
+    }
+
+    /// The `oom_score_adj` of a container of the pod.
+    pub(super) fn oom_score_adj(&self, pod: &Pod, container: &Container) -> i32 {
+        resources::oom_score_adj(pod, container, self.node_memory_bytes)
+    }
+
+    fn limits(&self, of: CgroupLimits) -> Limits {
+        let CgroupLimits { cpu_shares, cpu_weight, cpu_quota_us, cpu_period_us, memory_bytes } = of;
+        Limits {
+            cpu_shares: Some(cpu_shares),
+            cpu_weight: Some(cpu_weight),
+            cpu_quota_us,
+            cpu_period_us,
+            memory_bytes,
+            pids: None,
+        }
+    }
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+fn class(pod: &Pod) -> Class {
+    match qos_class(pod) {
+        GUARANTEED => Class::Guaranteed,
+        BEST_EFFORT => Class::BestEffort,
+        // The only other one.
+        _ => Class::Burstable,
+    }
+}

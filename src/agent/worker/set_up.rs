@@ -1,0 +1,148 @@
+//! The set-up of a pod and its undoing: what all of its containers share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use copepod_pod::{Facts, Failure, Objects, PodAddresses};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Shared, Supplier, blocking, failure};
+use crate::network::Attachment;
+use crate::telemetry::chain;
+use crate::volume::{self, Files, Place};
+
+/// The handler that RuntimeClasses name for Wasm.
+pub(crate) const WASM_HANDLER: &str = "wasm";
+/// What upstream says of a runtime without a network, before the network's own words.
+pub(crate) const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=false \
+                                     reason:NetworkPluginNotReady message:Network plugin returns \
+                                     error: ";
+
+/// The pod has no sandbox; upstream's event.
+fn no_sandbox(why: String) -> Failure {
+    Failure {
+        reason: "FailedCreatePodSandBox".into(),
+        message: format!("Failed to create pod sandbox: {why}"),
+    }
+}
+
+/// A pod that is set up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ready {
+    /// What its containers are given their files from.
+    pub(super) files: Arc<Files>,
+    /// Its addresses and the node's.
+    pub(super) addresses: PodAddresses,
+    /// Its network namespace; none for a pod on the host's network.
+    pub(super) network: Option<PathBuf>,
+}
+
+/// One set-up, refresh or tear-down of a pod.
+pub(super) struct SetUpJob<R> {
+    pub(super) shared: Arc<Shared<R>>,
+    pub(super) supplier: Arc<dyn Supplier>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) uid: String,
+}
+
+impl<R: Send + Sync + 'static> SetUpJob<R> {
+    /// Makes all that is not there yet, and brings up to date what is.
+    ///
+    /// # Errors
+    /// A [`Failure`] with the reason of upstream's event.
+    pub(super) async fn set_up(self) -> Result<Ready, Failure> {
+        let handler = self.supplier.handler(Arc::clone(&self.pod)).await?;
+        if !["", WASM_HANDLER].contains(&&*handler) {
+            // containerd's words.
+            return Err(no_sandbox(format!("no runtime for {handler:?} is configured")));
+        }
+        self.keep().await?;
+        let objects = self.objects().await?;
+        let mut files = self.volumes(objects).await?;
+        let Attachment { netns, pod_ips } = self.attach().await?;
+        let of_node = &self.shared.host.facts;
+        let mut addresses = of_node.addresses.clone();
+        if netns.is_some() {
+            addresses.pod_ips = pod_ips;
+        }
+        let facts = Facts { addresses: addresses.clone(), ..of_node.clone() };
+        let pod = Arc::clone(&self.pod);
+        (files.single, files.warnings) = blocking(move || volume::single(&pod, &facts)).await;
+        Ok(Ready { files: Arc::new(files), addresses, network: netns })
+    }
+
+    /// What has to be there before anything else of the pod: its record, its control group.
+    async fn keep(&self) -> Result<(), Failure> {
+        let (pod, shared) = (Arc::clone(&self.pod), Arc::clone(&self.shared));
+        let keep = move || {
+            let Shared { ledger, host, .. } = &*shared;
+            // A run's pods end with it.
+            if !host.die_with_agent {
+                ledger.keep_pod(&pod).map_err(|e| no_sandbox(chain(&e)))?;
+            }
+            host.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.set_up(&pod))
+        };
+        blocking(keep).await
+    }
+
+    /// The pod's network; the host's where there is no other.
+    async fn attach(&self) -> Result<Attachment, Failure> {
+        let Some(network) = &self.shared.host.network else { return Ok(Attachment::default()) };
+        let on_host = self.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        if let Err(why) = network.status()
+            && !on_host
+        {
+            let message = format!("network is not ready: {NO_NETWORK}{why}");
+            return Err(Failure { reason: "NetworkNotReady".into(), message });
+        }
+        network.attach(&self.pod).await.map_err(|e| no_sandbox(chain(&e)))
+    }
+
+    /// Brings the files of the volumes up to date.
+    ///
+    /// # Errors
+    /// As [`SetUpJob::set_up`].
+    pub(super) async fn refresh(self) -> Result<(), Failure> {
+        let objects = self.objects().await?;
+        self.volumes(objects).await.map(drop)
+    }
+
+    /// Undoes it all.
+    ///
+    /// # Errors
+    /// As [`SetUpJob::set_up`].
+    pub(super) async fn tear_down(self) -> Result<(), Failure> {
+        if let Some(network) = &self.shared.host.network {
+            network.detach(&self.uid).await.map_err(|e| failure("FailedKillPod", &e))?;
+        }
+        let (place, shared, uid) = (self.place(), Arc::clone(&self.shared), self.uid);
+        let undo = move || {
+            volume::tear_down(&place).map_err(|e| failure("FailedKillPod", &e))?;
+            let removed = shared.host.cgroups.as_ref().map(|cgroups| cgroups.tear_down(&uid));
+            removed.transpose().map(drop).map_err(|e| failure("FailedKillPod", &e))
+        };
+        blocking(undo).await
+    }
+
+    async fn objects(&self) -> Result<Arc<Objects>, Failure> {
+        let supplied = self.supplier.supply(Arc::clone(&self.pod)).await;
+        supplied.map_err(|e| Failure { reason: "FailedMount".into(), message: e.message })
+    }
+
+    async fn volumes(&self, objects: Arc<Objects>) -> Result<Files, Failure> {
+        let (pod, shared, place) = (Arc::clone(&self.pod), Arc::clone(&self.shared), self.place());
+        let files = blocking(move || volume::set_up(&pod, &objects, &shared.host.facts, &place));
+        files.await.map_err(|e| failure("FailedMount", &e))
+    }
+
+    /// Where the pod's volumes lie.
+    fn place(&self) -> Place {
+        let Shared { ledger, host, .. } = &*self.shared;
+        Place {
+            disk: ledger.pod_dir(&self.uid),
+            memory: ledger.pod_memory_dir(&self.uid),
+            mounts: host.mounts,
+            changes_user: host.changes_user,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What people are told of a pod beside its status: upstream's events, to the letter
+//! (`pkg/kubelet/events/event.go` and where they are recorded).
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    Failure, ImageRef, Record,
+    backoff::go_duration,
+    container::is_pull,
+    state::State,
+    status::{full_name, spec_image},
+};
+
+/// What is said of a container before and after its name when it is stopped.
+pub(crate) type Why = (&'static str, &'static str);
+/// It is to end.
+pub(crate) const STOPPING: Why = ("Stopping container ", "");
+/// Its definition is another one.
+pub(crate) const CHANGED: Why = ("Container ", " definition changed, will be restarted");
+
+/// How far an attempt is once its guest runs.
+const RUNNING: u8 = 1;
+
+fn record(warning: bool, reason: &str, message: String, container: Option<&str>) -> Record {
+    let container = container.map(str::to_owned);
+    Record { warning, reason: reason.to_owned(), message, container }
+}
+
+fn normal(reason: &str, message: String, container: &str) -> Record {
+    record(false, reason, message, Some(container))
+}
+
+fn failed(message: String, container: &str) -> Record {
+    record(true, "Failed", message, Some(container))
+}
+
+/// A container is told to end.
+pub(crate) fn killing(container: &str, (before, after): Why) -> Record {
+    normal("Killing", format!("{before}{container}{after}"), container)
+}
+
+/// A container waits for its next start.
+pub(crate) fn crash_back_off(pod: &Pod, container: &str) -> Record {
+    let pod = full_name(pod);
+    let message = format!("Back-off restarting failed container {container} in pod {pod}");
+    record(true, "BackOff", message, Some(container))
+}
+
+/// The next pull of a container's image waits.
+pub(crate) fn pull_back_off(pod: &Pod, container: &str) -> [Record; 2] {
+    let image = spec_image(pod, container);
+    [
+        normal("BackOff", format!("Back-off pulling image \"{image}\""), container),
+        failed("Error: ImagePullBackOff".to_owned(), container),
+    ]
+}
+
+impl State {
+    /// A step of the pod as a whole has failed: its reason is the event's.
+    pub(crate) fn record_failure<T>(&mut self, result: &Result<T, Failure>) {
+        if let Err(Failure { reason, message }) = result {
+            self.records.push(record(true, reason, message.clone(), None));
+        }
+    }
+
+    /// The set-up could not be undone.
+    pub(crate) fn record_kill_failure(&mut self, result: &Result<(), Failure>) {
+        if let Err(Failure { reason, message }) = result {
+            self.records.push(record(true, reason, format!("error killing pod: {message}"), None));
+        }
+    }
+
+    /// The image of a container comes from its registry.
+    pub(crate) fn record_pulling(&mut self, container: &str) {
+        let image = spec_image(&self.pod, container);
+        let message = format!("Pulling image \"{image}\"");
+        self.records.push(normal("Pulling", message, container));
+    }
+
+    /// An image is here, or is not to be had.
+    pub(crate) fn record_image(&mut self, container: &str, result: &Result<ImageRef, Failure>) {
+        let image = spec_image(&self.pod, container).to_owned();
+        let failure = match result {
+            Ok(ImageRef { pulled: None, .. }) => {
+                let message = format!(
+                    "Container image \"{image}\" already present on machine and can be accessed \
+                     by the pod"
+                );
+                return self.records.push(normal("Pulled", message, container));
+            }
+            Ok(ImageRef { pulled: Some(pulled), .. }) => {
+                let (took, waited) = (go_duration(pulled.took), go_duration(pulled.waited));
+                let message = format!(
+                    "Successfully pulled image \"{image}\" in {took} ({waited} including waiting). \
+                     Image size: {} bytes.",
+                    pulled.bytes
+                );
+                return self.records.push(normal("Pulled", message, container));
+            }
+            Err(failure) => failure,
+        };
+        let Failure { reason, message } = failure;
+        let first = match reason.as_str() {
+            "InvalidImageName" => record(true, "InspectFailed", message.clone(), Some(container)),
+            "ErrImageNeverPull" => record(true, reason, message.clone(), Some(container)),
+            _ if is_pull(failure) => {
+                failed(format!("Failed to pull image \"{image}\": {message}"), container)
+            }
+            _ => failed(message.clone(), container),
+        };
+        self.records.extend([first, failed(format!("Error: {reason}"), container)]);
+    }
+
+    /// A container could not be described, made or started.
+    pub(crate) fn record_start_failure(&mut self, container: &str, failure: &Failure) {
+        self.records.push(failed(format!("Error: {}", failure.message), container));
+    }
+
+    /// An attempt that this agent asked for has come from one state to another.
+    pub(crate) fn record_start(&mut self, name: &str, before: Option<u8>, after: Option<u8>) {
+        let Some(after) = after else { return };
+        if before.is_none() {
+            self.records.push(normal("Created", "Container created".to_owned(), name));
+        }
+        if before.is_none_or(|before| before < RUNNING) && after >= RUNNING {
+            self.records.push(normal("Started", "Container started".to_owned(), name));
+        }
+    }
+}
