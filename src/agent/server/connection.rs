@@ -27,15 +27,32 @@ use super::answer::{Answer, Refusal};
 
 /// Bytes of a request's head: a command of an exec stands in its path.
 const HEAD_MAX: usize = 128 << 10;
-/// How long a client may take to send a request's head, the first one of a connection.
+/// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take for TLS' handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may go on whose client is not known yet: longer than all reviews that one
-/// request can need.
-const STRANGER: Duration = Duration::from_secs(40);
-/// How long a connection without a request is kept (upstream's `IdleTimeout`).
-const IDLE: Duration = Duration::from_secs(90);
+
+/// How long each stage of a TLS connection may last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// TLS' handshake.
+    pub(super) handshake: Duration,
+    /// The first request's head.
+    pub(super) head: Duration,
+    /// All of a connection whose client is not known yet.
+    pub(super) stranger: Duration,
+    /// Without a request.
+    pub(super) idle: Duration,
+}
+
+/// Those of a node's server.
+pub(super) const TIMES: Times = Times {
+    handshake: Duration::from_secs(10),
+    head: HEAD_TIMEOUT,
+    // Longer than all reviews that one request can need.
+    stranger: Duration::from_secs(40),
+    // Upstream's `IdleTimeout`.
+    idle: Duration::from_secs(90),
+};
+
 /// How long a client may take to go once it was told to.
 const PARTING: Duration = Duration::from_secs(1);
 /// Requests of one HTTP/2 connection at a time; Go's client opens another connection past them.
@@ -104,13 +121,14 @@ pub(super) struct Client {
 pub(super) async fn tls<F>(
     stream: TcpStream,
     acceptor: TlsAcceptor,
+    times: Times,
     mut ended: watch::Receiver<()>,
     answer: impl Fn(Client, Request<Incoming>) -> F + Send + Sync,
 ) where
     F: Future<Output = Response<Answer>> + Send + 'static,
 {
     keep_alive(&stream);
-    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let stream = match timeout(times.handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
         Err(_) => return tracing::debug!("a handshake took too long"),
@@ -153,9 +171,9 @@ pub(super) async fn tls<F>(
         }
         let wait = match now {
             _ if parting => PARTING,
-            Uses { any: false, .. } => HEAD_TIMEOUT,
-            Uses { known: false, .. } => STRANGER,
-            Uses { known: true, .. } => IDLE,
+            Uses { any: false, .. } => times.head,
+            Uses { known: false, .. } => times.stranger,
+            Uses { known: true, .. } => times.idle,
         };
         tokio::select! {
             served = &mut connection => {

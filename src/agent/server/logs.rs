@@ -294,7 +294,8 @@ mod tests {
             ..ContainerStatus::default()
         };
         let status = PodStatus { container_statuses: Some(vec![status]), ..PodStatus::default() };
-        let target = Target { namespace: "ns".into(), pod: "p".into(), container: "c".into() };
+        let [namespace, pod, container] = ["ns", "p", "c"].map(String::from);
+        let target = Target { namespace, pod, container, uid: None };
         attempt(&status, &target, previous).map_err(|refusal| refusal.text)
     }
 

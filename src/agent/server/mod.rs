@@ -46,7 +46,7 @@ use self::auth::Auth;
 pub(crate) use self::auth::{
     Access, AuthenticationOptions, AuthorizationMode, ReviewError, Reviewer, TokenReviewed, User,
 };
-use self::connection::Client;
+use self::connection::{Client, TIMES, Times};
 use self::route::{Query, Route, Target};
 pub(crate) use self::tls::{ServingCertificate, TlsError, TlsOptions, TlsVersion};
 use crate::logs::watch::LogWatch;
@@ -230,7 +230,7 @@ impl Server {
             let shared = Arc::clone(&shared);
             connection::plain(stream, ended, move |request| {
                 let shared = Arc::clone(&shared);
-                async move { shared.answer(From::Owner, request).await }
+                async move { shared.answer(Caller::Owner, request).await }
             })
         };
         Ok(Self::spawn(None, |end| accept(listener, OF_USER, end, drained, serve)))
@@ -247,6 +247,16 @@ impl Server {
         reviewer: Arc<dyn Reviewer>,
         options: ServerOptions,
     ) -> Result<Self, StartError> {
+        Self::start_with(bind, pods, reviewer, options, TIMES).await
+    }
+
+    async fn start_with(
+        bind: Bind,
+        pods: impl Pods,
+        reviewer: Arc<dyn Reviewer>,
+        options: ServerOptions,
+        times: Times,
+    ) -> Result<Self, StartError> {
         let ServerOptions { node_name, tls, authentication, authorization, debugging_handlers } =
             options;
         let acceptor = tls::acceptor(&tls, authentication.client_ca_file.is_some())?;
@@ -259,7 +269,7 @@ impl Server {
         let node = Arc::new(Node { shared, auth, acceptor });
         let serve = move |stream, ended| {
             let node = Arc::clone(&node);
-            connection::tls(stream, node.acceptor.clone(), ended, move |client, request| {
+            connection::tls(stream, node.acceptor.clone(), times, ended, move |client, request| {
                 Arc::clone(&node).answer(client, request)
             })
         };
@@ -353,20 +363,20 @@ impl<P: Pods> Node<P> {
         match admitted.await {
             Ok(user) => {
                 tracing::debug!(user = user.name, %method, path, "a request");
-                Arc::clone(&self.shared).answer(From::Network, request).await
+                Arc::clone(&self.shared).answer(Caller::Admitted, request).await
             }
             Err(refusal) => refusal.answer(),
         }
     }
 }
 
-/// Whence a request comes.
+/// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
-    /// From the user whose pods they are.
+enum Caller {
+    /// The user whose pods they are.
     Owner,
-    /// From somebody who was let in.
-    Network,
+    /// Somebody who was let in over the network.
+    Admitted,
 }
 
 /// What all connections share.
@@ -395,7 +405,11 @@ impl<P: Pods> Shared<P> {
         }
     }
 
-    async fn answer(self: Arc<Self>, from: From, request: Request<Incoming>) -> Response<Answer> {
+    async fn answer(
+        self: Arc<Self>,
+        caller: Caller,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
         if !self.debugging && route::is_debugging(request.uri()) {
             let text = "Debug endpoints are disabled.\n";
             return Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text).answer();
@@ -406,7 +420,7 @@ impl<P: Pods> Shared<P> {
             Ok(Route::Health { check, query }) => self.health(check.as_deref(), &query),
             Ok(Route::Logs { target, query }) => self.logs(&target, &query),
             Ok(Route::Exec { target, query }) => self.exec(&target, &query, request),
-            Ok(Route::Stop { target, grace }) if from == From::Owner => {
+            Ok(Route::Stop { target, grace }) if caller == Caller::Owner => {
                 self.stop(&target, grace).await
             }
             // A node's pods are the API server's to end.

@@ -1,9 +1,7 @@
 //! What was decided, for a time and up to a number.
 
 use std::collections::HashMap;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A SHA-256 of what was decided about: nothing of it is kept, and nobody chooses where it falls.
 pub(super) type Key = [u8; 32];
@@ -21,14 +19,13 @@ impl<T> Cache<T> {
     }
 
     /// The decision, if it still holds.
-    pub(super) fn get(&self, key: &Key) -> Option<&T> {
+    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<&T> {
         let (value, until) = self.entries.get(key)?;
-        (Instant::now() < *until).then_some(value)
+        (now < *until).then_some(value)
     }
 
     /// Keeps a decision for `ttl`. Where that is one too many, the one that would end first goes.
-    pub(super) fn insert(&mut self, key: Key, value: T, ttl: Duration) {
-        let now = Instant::now();
+    pub(super) fn insert(&mut self, key: Key, value: T, ttl: Duration, now: Instant) {
         if ttl.is_zero() {
             return;
         }
@@ -47,32 +44,27 @@ impl<T> Cache<T> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn decisions_hold_for_their_time_and_number() {
+    #[test]
+    fn decisions_hold_for_their_time_and_number() {
         let mut cache = Cache::new(3);
-        let second = Duration::from_secs(1);
-        cache.insert([0; 32], 'a', 10 * second);
-        cache.insert([1; 32], 'b', 2 * second);
-        cache.insert([2; 32], 'c', 0 * second);
-        assert_eq!(cache.get(&[2; 32]), None, "no time is no entry");
-        cache.insert([2; 32], 'c', 5 * second);
-        cache.insert([0; 32], 'A', 10 * second);
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        cache.insert([0; 32], 'a', 10 * second, now);
+        cache.insert([1; 32], 'b', 2 * second, now);
+        cache.insert([2; 32], 'c', Duration::ZERO, now);
+        assert_eq!(cache.get(&[2; 32], now), None, "no time is no entry");
+        cache.insert([2; 32], 'c', 5 * second, now);
+        cache.insert([0; 32], 'A', 10 * second, now);
         assert_eq!(cache.entries.len(), 3);
-        cache.insert([3; 32], 'd', 10 * second);
-        assert_eq!(cache.get(&[1; 32]), None, "the first to end made room");
-        assert_eq!(
-            [0, 2, 3].map(|n| cache.get(&[n; 32]).copied()),
-            [Some('A'), Some('c'), Some('d')]
-        );
-        advance(5 * second).await;
-        assert_eq!([0, 2, 3].map(|n| cache.get(&[n; 32]).copied()), [Some('A'), None, Some('d')]);
-        advance(5 * second).await;
-        assert_eq!(cache.get(&[0; 32]), None);
-        cache.insert([4; 32], 'e', second);
+        cache.insert([3; 32], 'd', 10 * second, now);
+        assert_eq!(cache.get(&[1; 32], now), None, "the first to end made room");
+        let known =
+            |after: u32| [0, 2, 3].map(|n| cache.get(&[n; 32], now + after * second).copied());
+        assert_eq!(known(4), [Some('A'), Some('c'), Some('d')]);
+        assert_eq!(known(5), [Some('A'), None, Some('d')]);
+        assert_eq!(known(10), [None; 3]);
+        cache.insert([4; 32], 'e', second, now + 10 * second);
         assert_eq!(cache.entries.len(), 1, "what has ended is gone");
     }
 }

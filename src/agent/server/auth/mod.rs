@@ -17,7 +17,7 @@ mod x509;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use hyper::header::{AUTHORIZATION, HeaderMap};
@@ -27,7 +27,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use self::cache::Cache;
 use self::x509::ClientCa;
@@ -159,6 +159,9 @@ pub(super) struct Auth {
     denied: Mutex<Cache<()>>,
     token_turns: Semaphore,
     access_turns: Semaphore,
+    /// The steady clock, and how long one review may take.
+    now: fn() -> Instant,
+    review_timeout: Duration,
 }
 
 /// Why a caller is not known.
@@ -198,6 +201,8 @@ impl Auth {
             denied: Mutex::new(Cache::new(DECISIONS)),
             token_turns: Semaphore::new(REVIEWS),
             access_turns: Semaphore::new(REVIEWS),
+            now: Instant::now,
+            review_timeout: REVIEW_TIMEOUT,
         })
     }
 
@@ -259,32 +264,28 @@ impl Auth {
         // The token itself is not kept.
         let key = Sha256::digest(token.as_bytes()).into();
         let known = || {
-            let user = lock(&self.users).get(&key).cloned();
-            let refused = || lock(&self.refused).get(&key).map(|()| Err(Unknown::Token));
+            let user = lock(&self.users).get(&key, (self.now)()).cloned();
+            let refused =
+                || lock(&self.refused).get(&key, (self.now)()).map(|()| Err(Unknown::Token));
             user.map(Ok).or_else(refused)
         };
         if let Some(known) = known() {
             return known;
         }
-        let reviewed = in_time(async {
-            let _turn = self.token_turns.acquire().await;
-            // Another request may have asked meanwhile.
-            match known() {
-                Some(known) => Ok(known),
-                None => self.reviewer.token(token).await.map(|reviewed| match reviewed {
-                    TokenReviewed::Of(user) => {
-                        lock(&self.users).insert(key, user.clone(), ttl);
-                        Ok(user)
-                    }
-                    TokenReviewed::Refused(why) => {
-                        let ttl = if why.is_empty() { ttl } else { ttl.min(UNKNOWN_TOKEN_TTL) };
-                        lock(&self.refused).insert(key, (), ttl);
-                        Err(Unknown::Token)
-                    }
-                }),
-            }
-        });
-        reviewed.await.map_err(Unknown::Review)?
+        let ask = async {
+            Ok(match self.reviewer.token(token).await? {
+                TokenReviewed::Of(user) => {
+                    lock(&self.users).insert(key, user.clone(), ttl, (self.now)());
+                    Ok(user)
+                }
+                TokenReviewed::Refused(why) => {
+                    let ttl = if why.is_empty() { ttl } else { ttl.min(UNKNOWN_TOKEN_TTL) };
+                    lock(&self.refused).insert(key, (), ttl, (self.now)());
+                    Err(Unknown::Token)
+                }
+            })
+        };
+        self.review(&self.token_turns, known, ask).await.map_err(Unknown::Review)?
     }
 
     async fn authorize(&self, user: &User, method: &Method, path: &str) -> Result<(), Refusal> {
@@ -323,6 +324,30 @@ impl Auth {
         Err(Refusal::new(StatusCode::FORBIDDEN, text))
     }
 
+    /// Waits for one of the turns and asks, all within the time of a review.
+    async fn review<T>(
+        &self,
+        turns: &Semaphore,
+        known: impl Fn() -> Option<T>,
+        ask: impl Future<Output = Result<T, ReviewError>>,
+    ) -> Result<T, ReviewError> {
+        let limit = self.review_timeout;
+        let end = tokio::time::Instant::now() + limit;
+        let asked = async {
+            let _turn = turns.acquire().await;
+            // Another request may have asked meanwhile.
+            if let Some(known) = known() {
+                return Ok(known);
+            }
+            // When those before give up, their turns come to others who are late as well.
+            if tokio::time::Instant::now() >= end {
+                return Err(ReviewError::Late(limit));
+            }
+            ask.await
+        };
+        timeout_at(end, asked).await.unwrap_or(Err(ReviewError::Late(limit)))
+    }
+
     async fn may(
         &self,
         user: &User,
@@ -333,31 +358,21 @@ impl Auth {
         let key = serde_json::to_vec(&(user, access));
         let key = Sha256::digest(key.map_err(|e| ReviewError::Ask(e.into()))?).into();
         let known = || {
-            let allowed = lock(&self.allowed).get(&key).map(|()| true);
-            allowed.or_else(|| lock(&self.denied).get(&key).map(|()| false))
+            let allowed = lock(&self.allowed).get(&key, (self.now)()).map(|()| true);
+            allowed.or_else(|| lock(&self.denied).get(&key, (self.now)()).map(|()| false))
         };
         if let Some(known) = known() {
             return Ok(known);
         }
-        in_time(async {
-            let _turn = self.access_turns.acquire().await;
-            if let Some(known) = known() {
-                return Ok(known);
-            }
+        let ask = async {
             let may = self.reviewer.access(user, access).await?;
             let (cache, ttl) =
                 if may { (&self.allowed, allowed_ttl) } else { (&self.denied, denied_ttl) };
-            lock(cache).insert(key, (), ttl);
+            lock(cache).insert(key, (), ttl, (self.now)());
             Ok(may)
-        })
-        .await
+        };
+        self.review(&self.access_turns, known, ask).await
     }
-}
-
-async fn in_time<T>(
-    review: impl Future<Output = Result<T, ReviewError>>,
-) -> Result<T, ReviewError> {
-    timeout(REVIEW_TIMEOUT, review).await.unwrap_or(Err(ReviewError::Late(REVIEW_TIMEOUT)))
 }
 
 fn lock<T>(cache: &Mutex<Cache<T>>) -> MutexGuard<'_, Cache<T>> {

@@ -65,7 +65,7 @@ fn authorities(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     }
     let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    Ok(verifier.map_err(|e| unusable(e.to_string()))?)
+    verifier.map_err(|e| unusable(e.to_string()))
 }
 
 /// Whose certificate it is (upstream's `CommonNameUserConversion`).

@@ -173,9 +173,7 @@ fn provider(suites: &[String]) -> Result<CryptoProvider, TlsError> {
     }
     let wanted = |name: &str| suites.iter().any(|suite| suite == name);
     let of_12 = |suite: &rustls::SupportedCipherSuite| suite.version() == &TLS12;
-    let named = |suite: &rustls::SupportedCipherSuite| {
-        suite.suite().as_str().is_some_and(|name| wanted(name))
-    };
+    let named = |suite: &rustls::SupportedCipherSuite| suite.suite().as_str().is_some_and(wanted);
     if !provider.cipher_suites.iter().any(named) {
         return Err(TlsError::CipherSuites(suites.join(", ")));
     }
