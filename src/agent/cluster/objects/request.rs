@@ -190,11 +190,7 @@ impl Server {
 
     /// The answer if it is a good one.
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ReadError> {
-        let answer = self.client.send(request).await.map_err(|error| match error {
-            // What is wrong, without what `kube` says around it.
-            kube::Error::Service(why) => ReadError::Transport(why),
-            other => ReadError::transport(other),
-        })?;
+        let answer = self.client.send(request).await.map_err(bare)?;
         let code = answer.status();
         if code.is_success() {
             return Ok(answer);
@@ -214,6 +210,14 @@ impl Server {
         }
         Err(refusal)
     }
+}
+
+/// What went wrong with a request, without what `kube` says around it.
+fn bare(error: kube::Error) -> ReadError {
+    if let kube::Error::Service(why) = error {
+        return ReadError::Transport(why);
+    }
+    ReadError::transport(error)
 }
 
 /// A failure that the server describes; `code` if the status has none.
