@@ -176,8 +176,8 @@ pub fn remove_below(dir: &Path) {
     let text = dir.to_string_lossy().into_owned();
     for _ in 0..UNMOUNTS_MAX {
         let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-        let Some(last) = points.filter(|at| at.starts_with(&text)).last() else { return };
+        let mut points = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
+        let Some(last) = points.find(|at| at.starts_with(&text)) else { return };
         if let Err(error) = unmount(last, UnmountFlags::DETACH) {
             eprintln!("cannot unmount {last}: {error}");
             return;

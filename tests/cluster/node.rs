@@ -191,6 +191,11 @@ impl<'a> Node<'a> {
         &self.network
     }
 
+    /// The control group below which its pods' are.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     /// Where its server is.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.network.gateway().into(), self.port)
@@ -280,7 +285,12 @@ impl<'a> Node<'a> {
 
     fn shown(&self) -> String {
         let mut text = String::new();
-        for pod in self.pods() {
+        // The API server may be away.
+        let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.name);
+        let answer = self.plane.api().client().get(&path).map(|(_, body)| body);
+        let list = answer.ok().and_then(|body| serde_json::from_str::<Value>(&body).ok());
+        let pods = list.as_ref().and_then(|list| list["items"].as_array());
+        for pod in pods.into_iter().flatten() {
             let meta = &pod["metadata"];
             let _ = writeln!(text, "{}/{}: {:#}", meta["namespace"], meta["name"], pod["status"]);
         }
