@@ -30,7 +30,7 @@ COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
     /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables ip:iproute2
 # The same for the bench.
-BENCH_TOOLS := wrk:wrk
+BENCH_TOOLS := wrk:wrk containerd:containerd ctr:containerd runc:runc busybox:busybox-static
 
 # Installs the packages of those of $(1), PROGRAM:PACKAGE, that are missing; $(2) says who needs them.
 INSTALL = missing=; for tool in $(1); do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool\#*:}"; done; \
@@ -77,7 +77,8 @@ lint: setup ## formatting and clippy, warnings are errors
 	    cargo clippy -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %) -- -D warnings; \
 	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
 
-PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples'
+PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
+    COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes'
 
 test-setup: ## the real parts that the tests need (installs what is missing)
 	@$(call INSTALL,$(TEST_TOOLS),make test)
@@ -106,23 +107,23 @@ kubelet: ## the kubelet that the bench compares with
 	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/cmd/kubelet,kubelet))
 
 test: test-setup lint build guests kubernetes ## lint, build, and every test
-	@$(TIME) $(PROGRAMS) COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' cargo test --locked --release --workspace
+	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
 # The command of the wasmtime that is linked (Cargo.toml), for comparison: built once, which takes a
 # while, and kept outside the checkout.
 WASMTIME_VERSION := $(shell sed -nE 's/^wasmtime = .*version = "=([0-9.]+)".*/\1/p' Cargo.toml)
 WASMTIME := $(CACHE)/tools/bin/wasmtime
 
-bench-setup: kubelet ## what the bench compares with and measures by (installs what is missing)
+bench-setup: test-setup kubernetes kubelet ## what the bench compares with and measures by (installs what is missing)
 	@$(call INSTALL,$(BENCH_TOOLS),make bench)
 	@[ "$$($(WASMTIME) --version 2>/dev/null | cut -d' ' -f2)" = '$(WASMTIME_VERSION)' ] || \
 	    CARGO_TARGET_DIR='$(CACHE)/tools/target' cargo install -q --locked --root '$(CACHE)/tools' \
 	        wasmtime-cli --version '$(WASMTIME_VERSION)'
 
-bench: build guests bench-setup ## start, requests per second, memory beside wasmtime's (ARGS="--output json")
+bench: build guests bench-setup ## start, requests per second, memory beside wasmtime's; a node beside the kubelet (ARGS="--output json")
 	@export CRITERION_HOME='$(TARGET)/criterion'; rm -rf -- "$$CRITERION_HOME"; \
 	    cargo bench -q --locked --workspace --bench step --bench log -- --noplot --quiet >&2; \
-	    $(PROGRAMS) WASMTIME='$(WASMTIME)' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
+	    $(PROGRAMS) WASMTIME='$(WASMTIME)' COPEPOD_KUBELET='$(KUBERNETES)/kubelet' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
 	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)'
