@@ -15,6 +15,8 @@ use crate::holds_within;
 
 /// What was killed or let go is gone from the kernel's tables a moment later: this long at most.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Where a kubelet leaves a link to each container's log, wherever the logs are.
+const LOG_LINKS: &str = "/var/log/containers";
 /// Levels of folders looked into: deeper than any path an agent makes.
 const DEPTH_MAX: usize = 24;
 /// Mounts on top of one another are taken off one by one: more often than any test mounts.
@@ -185,6 +187,19 @@ pub fn remove_below(dir: &Path) {
     }
 }
 
+/// The links to containers' logs that lie below `dir`.
+pub fn log_links(dir: &Path) -> Vec<PathBuf> {
+    let links = fs::read_dir(LOG_LINKS).into_iter().flatten().flatten().map(|link| link.path());
+    links.filter(|link| fs::read_link(link).is_ok_and(|to| to.starts_with(dir))).collect()
+}
+
+/// Removes those links.
+pub fn remove_log_links(dir: &Path) {
+    for link in log_links(dir) {
+        let _ = fs::remove_file(link);
+    }
+}
+
 /// `ip ARGS`: whether it went well.
 pub fn ip(args: &[&str]) -> bool {
     let output = Command::new("ip").args(args).output().expect("ip of `make test-setup`");
@@ -204,6 +219,7 @@ pub fn sweep() {
     for name in names(&std::env::temp_dir()) {
         let dir = std::env::temp_dir().join(name);
         remove_below(&dir);
+        remove_log_links(&dir);
         let _ = fs::remove_dir_all(dir);
     }
     for name in names(Path::new("/sys/class/net")) {

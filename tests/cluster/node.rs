@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::cluster::network::{Network, PLUGINS};
 use crate::cluster::program::{Program, tail};
 use crate::cluster::{ControlPlane, free_port, leaks};
 use crate::https::{Client, Identity};
-use crate::{copepod, sandbox};
+use crate::{Run, copepod, sandbox};
 
 /// How long an agent may take to end when asked: it leaves its pods alone.
 const STOPPED: Duration = Duration::from_secs(20);
@@ -171,6 +171,17 @@ impl<'a> Node<'a> {
         self.agent = Some(Program::start(&self.name, &copepod(), &self.args, &env, &log));
     }
 
+    /// A second agent with the same arguments, beside the first.
+    pub fn second(&self) -> Run {
+        let mut command = Command::new(copepod());
+        command
+            .args(&self.args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .current_dir(&self.dir);
+        Run::spawn(command)
+    }
+
     /// Its name in the cluster.
     pub fn name(&self) -> &str {
         &self.name
@@ -303,6 +314,7 @@ impl<'a> Node<'a> {
             leaks::processes(&self.dir).into_iter().map(|(_, about)| about).collect();
         left.extend(leaks::mounts_and_sockets(&self.dir));
         left.extend(self.network.leaks());
+        left.extend(leaks::log_links(&self.dir).iter().map(|l| format!("link: {}", l.display())));
         left.extend(leaks::files(&self.dir, &[&self.file("root/pods"), &self.file("run/netns")]));
         // The groups of the QoS classes stay, as a kubelet's do; a pod's and what it holds do not.
         let pods = leaks::cgroups_below(&self.cgroup).into_iter().filter(|dir| {
@@ -335,6 +347,7 @@ impl<'a> Node<'a> {
             agent.kill();
         }
         leaks::remove_below(&self.dir);
+        leaks::remove_log_links(&self.dir);
         leaks::remove_cgroups(&self.cgroup);
     }
 }

@@ -101,6 +101,8 @@ fn main() -> ExitCode {
         refusals::a_kubeconfig_of_another_node_makes_no_node,
         refusals::a_cluster_of_another_authority_is_not_believed,
         refusals::an_expired_certificate_makes_no_node,
+        refusals::all_faults_of_a_configuration_are_told_at_once,
+        refusals::a_root_directory_has_one_agent,
         refusals::a_pod_that_asks_for_what_is_not_served_is_told_so,
         refusals::annotations_as_large_as_may_be_do_no_harm,
         refusals::the_server_asks_who_it_is_and_whether_they_may,

@@ -70,7 +70,40 @@ pub(crate) fn a_cluster_of_another_authority_is_not_believed(world: &World) {
 
 pub(crate) fn an_expired_certificate_makes_no_node(world: &World) {
     let identity = world.plane.authority().expired_client("system:node:any", &["system:nodes"]);
-    no_node(world, None, Some(&identity), &["expired", "Unauthorized"]);
+    no_node(world, None, Some(&identity), &["the certificate ended at"]);
+}
+
+pub(crate) fn all_faults_of_a_configuration_are_told_at_once(world: &World) {
+    let config = json!({"cgroupDriver": "mine", "maxPods": -1, "notAField": true});
+    let options = NodeOptions { config, ..NodeOptions::default() };
+    let mut node = Node::start(&world.plane, options);
+    let status = node.wait_end(SOON);
+    assert_eq!(status.code(), Some(1), "{}", node.log());
+    // A field that nobody knows hides the rest: the file cannot be trusted then.
+    assert!(node.log().contains("notAField"), "{}", node.log());
+    node.finish();
+    let config = json!({"cgroupDriver": "mine", "maxPods": -1, "imageGCHighThresholdPercent": 101});
+    let options = NodeOptions { config, ..NodeOptions::default() };
+    let mut node = Node::start(&world.plane, options);
+    let status = node.wait_end(SOON);
+    assert_eq!(status.code(), Some(1), "{}", node.log());
+    for field in ["cgroupDriver", "maxPods", "imageGCHighThresholdPercent"] {
+        assert!(node.log().contains(field), "{field} is not in\n{}", node.log());
+    }
+    node.finish();
+}
+
+pub(crate) fn a_root_directory_has_one_agent(world: &World) {
+    let place = Place::new(world);
+    place.create(&place.pod("stays", "hello", &["--every", "100"]));
+    let before = place.wait_ready("stays");
+    let second = place.node.second().output(SOON);
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(text.contains("is in use by another copepod"), "{text}");
+    let after = place.wait_ready("stays");
+    assert_eq!(after["status"], before["status"], "the first goes on");
+    place.finish();
 }
 
 pub(crate) fn a_pod_that_asks_for_what_is_not_served_is_told_so(world: &World) {

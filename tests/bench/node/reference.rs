@@ -29,8 +29,6 @@ const PAUSE_C: &str = "#include <signal.h>\n#include <stdlib.h>\n#include <sys/w
 /// What a kubelet sets for the whole machine and never sets back.
 const SYSCTLS: [&str; 4] =
     ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"];
-/// Where it leaves a link for each container, wherever the logs are.
-const LINKS: &str = "/var/log/containers";
 
 /// A running kubelet with its containerd, both ended with this value.
 pub(super) struct Kubelet {
@@ -104,11 +102,7 @@ impl Drop for Kubelet {
         for (file, value) in &self.sysctls {
             let _ = fs::write(file, value);
         }
-        for link in fs::read_dir(LINKS).into_iter().flatten().flatten() {
-            if fs::read_link(link.path()).is_ok_and(|to| to.starts_with(&self.dir)) {
-                let _ = fs::remove_file(link.path());
-            }
-        }
+        leaks::remove_log_links(&self.dir);
         // The network is the last to go: what was killed held its interfaces.
         let _ = &self.network;
     }
