@@ -126,15 +126,21 @@ pub(crate) fn measure(_: &Programs, report: &mut Report) -> Result<()> {
     ensure!(within(LONG, account), "no pod could start");
     let kubelet =
         one_node(&plane, &Side::Kubelet(Kubelet::start(&plane, 1)?)).context("the kubelet")?;
-    let node = Node::start(&plane, NodeOptions::default());
-    let side = Side::Copepod { node, image };
-    let copepod = one_node(&plane, &side).context("copepod node")?;
-    if let Side::Copepod { node, .. } = side {
-        node.finish();
-    }
+    let copepod = copepod_node(&plane, image).context("copepod node")?;
     show(report, copepod, kubelet);
     plane.finish();
     Ok(())
+}
+
+/// Measures a node of ours, of which nothing may be left.
+fn copepod_node(plane: &ControlPlane, image: String) -> Result<Whole> {
+    let side = Side::Copepod { node: Node::start(plane, NodeOptions::default()), image };
+    // Said here: what is left of a node whose measurement failed is the louder failure.
+    let whole = one_node(plane, &side).inspect_err(|error| eprintln!("{error:?}"))?;
+    if let Side::Copepod { node, .. } = side {
+        node.finish();
+    }
+    Ok(whole)
 }
 
 /// What a whole node was measured to be.
