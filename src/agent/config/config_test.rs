@@ -499,6 +499,10 @@ fn wrong_values_are_named_with_what_was_expected() {
             "registerWithTaints[0]: invalid taint key: name part must consist of",
         ),
         ("podLogsDir: /a/../b", "podLogsDir: pod logs path \"/a/../b\" must be normalized"),
+        (
+            "allowedUnsafeSysctls: [net.a, vm.b]",
+            "allowedUnsafeSysctls[1]: the sysctls \"vm.b\" are not known to be namespaced",
+        ),
         ("userNamespaces: {idsPerPod: 5}", "userNamespaces.idsPerPod: must not be less than 65536"),
         (
             "crashLoopBackOff: {maxContainerRestartPeriod: 0.5s}",
@@ -639,4 +643,13 @@ fn without_a_file_the_defaults_are_secure_and_that_is_said() {
     assert!(!config.server.anonymous);
     assert!(matches!(config.server.authorization, Authorization::Webhook { .. }));
     assert_eq!(warnings[0].name, "--config");
+}
+
+#[test]
+fn the_configuration_to_start_from_is_good_and_wholly_honoured() {
+    let file = decode("kubelet-config.yaml", include_str!("../../../deploy/kubelet-config.yaml"));
+    let mut flags = NodeFlags::for_test();
+    flags.config = Some("/var/lib/kubelet/config.yaml".into());
+    let (_, warnings) = join(&flags, &file.unwrap(), &machine()).unwrap();
+    assert_eq!(warnings, []);
 }
