@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::Event;
+use copepod_pod::{Event, Facts};
 use copepod_pod::admission::{Rejection, rejected_status};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
@@ -45,6 +45,10 @@ pub(super) struct Agent {
     pub(super) node: NodeHandle,
     pub(super) network: Network,
     pub(super) admission: Admission,
+    /// What pods may ask of the node, for the workers.
+    pub(super) facts: watch::Sender<Facts>,
+    /// The part of it that does not change.
+    pub(super) fixed: Facts,
     pub(super) news: Arc<News>,
     /// Pods that are cleaned away: each gives its uid, and whether that was done.
     pub(super) cleaning: JoinSet<(String, bool)>,
@@ -55,6 +59,7 @@ impl Agent {
     pub(super) async fn run(mut self, mut changes: mpsc::Receiver<PodChange>, mut end: End) {
         let mut dirty: BTreeSet<String> = BTreeSet::new();
         let mut network = self.network.changes();
+        let mut object = self.node.node();
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
@@ -84,6 +89,10 @@ impl Agent {
                     }
                 }
                 Ok(()) = network.changed() => self.node.set_problems(build::problems(&self.network)),
+                Ok(()) = object.changed() => {
+                    let node = object.borrow_and_update().clone();
+                    node.into_iter().for_each(|node| self.learn(&node));
+                }
                 Some(done) = self.cleaning.join_next() => match done {
                     Ok((uid, true)) => drop(self.board.lock().remove(&uid)),
                     // Tried again with the next round.
@@ -100,6 +109,16 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// The node's object is another one now.
+    fn learn(&self, node: &Node) {
+        let new = build::facts(node, &self.fixed);
+        self.facts.send_if_modified(|old| {
+            let changed = *old != new;
+            *old = new;
+            changed
+        });
     }
 
     /// These are all pods that there are.

@@ -20,8 +20,9 @@ mod supply;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub(crate) use error::NodeError;
 
@@ -82,7 +83,9 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         object = handle.seen() => object,
         () = end.wait() => return Ok(()),
     };
-    let host = build::host(&config, &object, cgroups, network.clone());
+    let fixed = build::fixed_facts(&config);
+    let (facts, of_host) = watch::channel(build::facts(&object, &fixed));
+    let host = build::host(&config, &object, of_host, cgroups, network.clone());
     let shared = Arc::new(Shared { runtime: wasm, images, ledger, host });
     board.serve(Arc::clone(&shared));
     let server = match config.server.listen {
@@ -106,6 +109,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         recorder,
         node: handle,
         network,
+        facts,
+        fixed,
         news,
         cleaning: JoinSet::new(),
     };

@@ -173,4 +173,3 @@ impl BackOff {
 #[cfg(test)]
 #[path = "node_test.rs"]
 mod tests;
-
