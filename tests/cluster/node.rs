@@ -23,6 +23,8 @@ const STOPPED: Duration = Duration::from_secs(20);
 /// How a node differs from the usual one.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// Another name than the next free one.
+    pub name: Option<String>,
     /// Merged into its KubeletConfiguration.
     pub config: Value,
     /// More arguments.
@@ -38,6 +40,7 @@ pub struct NodeOptions {
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
+            name: None,
             config: json!({}),
             args: Vec::new(),
             env: Vec::new(),
@@ -78,8 +81,10 @@ impl<'a> Node<'a> {
     pub fn prepare(plane: &'a ControlPlane, options: NodeOptions) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (name, cgroup) = (format!("node-{number}"), format!("{}{number}", leaks::prefix()));
-        let dir = plane.dir().join(format!("n{number}"));
+        let name = options.name.unwrap_or_else(|| format!("node-{number}"));
+        let cgroup = format!("{}{number}", leaks::prefix());
+        // Of one width, so that no name is the beginning of another.
+        let dir = plane.dir().join(format!("n{number:03}"));
         fs::create_dir(&dir).expect("made");
         let network = Network::new(&cgroup, number, &dir);
         if options.network {
@@ -308,12 +313,18 @@ impl<'a> Node<'a> {
         format!("{text}\n--- log of {}\n{}\n---", self.name, self.log())
     }
 
-    /// What is left of its pods, a line each; its agent must have ended.
+    /// What is left of its pods, a line each; of its agent too, if that runs.
     pub fn leaks(&self) -> Vec<String> {
         let mut left: Vec<String> =
             leaks::processes(&self.dir).into_iter().map(|(_, about)| about).collect();
         left.extend(leaks::mounts_and_sockets(&self.dir));
-        left.extend(self.network.leaks());
+        left.extend(self.pod_leaks());
+        left
+    }
+
+    /// The part of that which no agent has without pods.
+    fn pod_leaks(&self) -> Vec<String> {
+        let mut left = self.network.leaks();
         left.extend(leaks::log_links(&self.dir).iter().map(|l| format!("link: {}", l.display())));
         left.extend(leaks::files(&self.dir, &[&self.file("root/pods"), &self.file("run/netns")]));
         // The groups of the QoS classes stay, as a kubelet's do; a pod's and what it holds do not.
@@ -335,6 +346,9 @@ impl<'a> Node<'a> {
     fn check(&mut self) {
         self.finished = true;
         if self.ended().is_none() && self.agent.is_some() {
+            // A pod is gone from the API server before the last of it is from the disk: that is
+            // its agent's work, and would be the next agent's if this one ended now.
+            leaks::settled(|| self.pod_leaks());
             self.stop();
         }
         self.plane.api().delete("nodes", "", &self.name);

@@ -112,7 +112,7 @@ pub(crate) fn the_lease_is_renewed_and_the_node_says_what_it_is(world: &World) {
     let info = &node["status"]["nodeInfo"];
     assert_eq!(info["operatingSystem"], "linux", "{info}");
     assert!(info["kubeletVersion"].as_str().is_some_and(|v| v.starts_with("v1.36")), "{info}");
-    assert!(info["containerRuntimeVersion"].to_string().contains("copepod"), "{info}");
+    assert!(info["containerRuntimeVersion"].to_string().contains("wasmtime://"), "{info}");
     for (label, value) in [
         ("kubernetes.io/hostname", place.node.name()),
         ("kubernetes.io/os", "linux"),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use copepod_tests::cluster::Node;
@@ -64,10 +65,13 @@ pub(crate) fn sandboxes(node: &Node) -> BTreeMap<String, Vec<Process>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // Its standard error is the log.
-        let log = fs::read_link(entry.path().join("fd/2")).unwrap_or_default();
-        let Ok(below) = log.strip_prefix(&logs) else { continue };
-        let Some(pod) = below.iter().next() else { continue };
+        // It holds its log, and its agent holds none for longer than it takes to hand it over.
+        let open = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        let mut open = open.flat_map(|fd| fs::read_link(fd.path()));
+        let Some(log) = open.find_map(|to| to.strip_prefix(&logs).map(Path::to_owned).ok()) else {
+            continue;
+        };
+        let Some(pod) = log.iter().next() else { continue };
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
         let start = after.split_whitespace().nth(19).and_then(|text| text.parse().ok());

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::End;
 use super::admit::Admission;
@@ -30,6 +30,8 @@ use crate::worker::{Shared, Snapshot, Supplier, Workers};
 
 /// The grace of a pod of which nobody knows any more (upstream's orphans).
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// How long what is being cleaned away is waited for at the end.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// How often the loop goes round without news: what is due by time alone, node-wide.
 const ROUND: Duration = Duration::from_secs(10);
 
@@ -66,7 +68,12 @@ impl Agent {
         loop {
             // Each arm only takes: what it takes is worked on after it.
             tokio::select! {
-                () = end.wait() => return,
+                () = end.wait() => {
+                    // What is half removed is better removed whole; the next agent finds the rest.
+                    let rest = async { while self.cleaning.join_next().await.is_some() {} };
+                    let _ = timeout(END_WITHIN, rest).await;
+                    return;
+                }
                 Some(change) = changes.recv() => match change {
                     PodChange::Synced(pods) => {
                         self.sync(pods).await;

@@ -52,6 +52,9 @@ use crate::worker::{Shared, Workers};
 pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(), NodeError> {
     let mut end = End::new().map_err(NodeError::Signals)?;
     let kubeconfig = Kubeconfig::read(&config.kubeconfig, &config.node.name, Timestamp::now())?;
+    if let Some(expires) = kubeconfig.expires {
+        tracing::info!(%expires, "the node's client certificate is good until then");
+    }
     let ledger = Arc::new(build::ledger(&config)?);
     let images = build::images(&config)?;
     let cgroups = build::cgroups(&config);
@@ -69,7 +72,6 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let name = &config.node.name;
     let recorder = Recorder::start(client.clone(), name, rate.per_second, rate.burst);
     let handle = node::start(client.clone(), build::node(&config), recorder.clone());
-    handle.set_problems(build::problems(&network));
     let board = Board::new(Arc::clone(&ledger));
     let health = match config.server.healthz {
         Some(address) => {
@@ -96,6 +98,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         }
         None => None,
     };
+    // Ready only now: who is told so may ask for logs at once.
+    handle.set_problems(build::problems(&network));
     let objects = ObjectStore::start(client.clone());
     let news = Arc::new(News::new(recorder.clone()));
     let agent = Agent {

@@ -19,7 +19,7 @@ pub(crate) const NO_NETWORK: &str = "container runtime network not ready: Networ
                                      error: ";
 
 /// The pod has no sandbox; upstream's event.
-fn no_sandbox(why: String) -> Failure {
+pub(crate) fn no_sandbox(why: String) -> Failure {
     Failure {
         reason: "FailedCreatePodSandBox".into(),
         message: format!("Failed to create pod sandbox: {why}"),

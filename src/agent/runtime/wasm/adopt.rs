@@ -195,7 +195,8 @@ async fn end_of(dir: &Path, about: &About, oom: &OomKills) -> Option<Exit> {
     }
     let records = read_state(dir);
     let recorded = records.as_ref().is_ok_and(Records::has_exit);
-    let concluded = conclude(None, records, Ok(End::Unseen(None))).ok()?;
+    let end = End::Unseen(kept::read_signal(dir));
+    let concluded = conclude(None, records, Ok(end)).ok()?;
     let mut exit = oom.blame(Ok(concluded), recorded).ok()?;
     if exit.reason == Reason::OomKilled.as_str() && !recorded {
         // It is known after all how it ended.
