@@ -164,10 +164,14 @@ fn an_oom_kill_is_counted() {
     // It keeps the last line, which never ends.
     let hog = output(&leaf, "exec tail /dev/zero");
     assert_eq!(hog.status.signal(), Some(9), "{hog:?}");
-    assert_eq!(leaf.oom_kills().expect("reads"), 1);
+    // The one that is chosen is killed a second time with its group.
+    let each = if cgroups.version() == Version::V1 { 1..=1 } else { 1..=2 };
+    let first = leaf.oom_kills().expect("reads");
+    assert!(each.contains(&first), "{first}");
     assert_eq!(other.oom_kills().expect("reads"), 0, "of another container");
     assert_eq!(output(&leaf, "exec tail /dev/zero").status.signal(), Some(9));
-    assert_eq!(leaf.oom_kills().expect("reads"), 2);
+    let second = leaf.oom_kills().expect("reads");
+    assert!(each.contains(&(second - first)), "{first}, {second}");
     if let Ok(peak) = leaf.memory_peak() {
         assert!((8 << 20..=16 << 20).contains(&peak), "{peak}");
     }
@@ -176,8 +180,9 @@ fn an_oom_kill_is_counted() {
     cgroups.make_leaf("u", Class::Guaranteed, "o", &Limits::default()).expect("frees");
     cgroups.make_pod("u", Class::Guaranteed, &limits).expect("limits");
     assert_eq!(output(&other, "exec tail /dev/zero").status.signal(), Some(9));
-    assert_eq!(other.oom_kills().expect("reads"), 1);
-    assert_eq!(leaf.oom_kills().expect("reads"), 2);
+    let third = other.oom_kills().expect("reads");
+    assert!(each.contains(&third), "{third}");
+    assert_eq!(leaf.oom_kills().expect("reads"), second);
 }
 
 #[test]
