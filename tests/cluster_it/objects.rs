@@ -106,7 +106,7 @@ pub(crate) fn a_token_is_taken_by_the_api_server_while_its_pod_is_there(world: &
 pub(crate) fn what_a_pod_names_is_read_waited_for_and_followed(world: &World) {
     let place = Place::new(world);
     let api = place.api();
-    let map = json!({"metadata": {"name": "map"}, "data": {"text": "first", "other": "o"}});
+    let map = json!({"metadata": {"name": "map"}, "data": {"text": "first\n", "other": "o"}});
     let secret = json!({"metadata": {"name": "hidden"}, "stringData": {"word": "open sesame"}});
     // Read again and again, for longer than a change needs to come.
     let again: [&[&str]; 2] = [&["read", "/map/text"], &["wait", "200"]];
@@ -139,7 +139,7 @@ pub(crate) fn what_a_pod_names_is_read_waited_for_and_followed(world: &World) {
     assert!(waiting.to_string().contains("secret \\\"hidden\\\" not found"), "{waiting}");
     api.create("secrets", &place.namespace, &secret);
 
-    let log = place.wait_line("follows", "first");
+    let log = place.wait_line("follows", "\nfirst\nfirst\n");
     let running = place.wait_ready("follows");
     let mut expected = String::from("WORD=open sesame\n");
     let _ = writeln!(expected, "NODE={}", place.node.name());
@@ -148,8 +148,8 @@ pub(crate) fn what_a_pod_names_is_read_waited_for_and_followed(world: &World) {
         assert!(log.contains(line), "{line:?} is not in\n{log}");
     }
     // A change is seen by the guest that runs, and without a gap.
-    api.patch("configmaps", &place.namespace, "map", &json!({"data": {"text": "second"}}));
-    let log = place.wait_line("follows", "second");
+    api.patch("configmaps", &place.namespace, "map", &json!({"data": {"text": "second\n"}}));
+    let log = place.wait_line("follows", "\nsecond\nsecond\n");
     assert!(log.lines().all(|line| !line.contains("read /map/text")), "{log}");
     place.finish();
 }

@@ -121,6 +121,7 @@ pub(crate) fn twenty_pods_outlive_twenty_kills_of_the_agent(world: &World) {
             all.iter().find(|(folder, _)| folder.ends_with(uid)).map(|(_, list)| list.clone());
         one.unwrap_or_default()
     };
+    assert!(before.iter().all(|pod| of(pod, &processes).len() == 1), "{processes:?}");
 
     for kill in 0..KILLS {
         churn(&place, &mut chance, kill);
