@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::{Event, Facts};
 use copepod_pod::admission::{Rejection, rejected_status};
+use copepod_pod::{Event, Facts};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
@@ -130,7 +130,8 @@ impl Agent {
 
     /// These are all pods that there are.
     async fn sync(&mut self, pods: Vec<Arc<Pod>>) {
-        let uids: BTreeSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let uids: BTreeSet<String> =
+            pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         let gone: Vec<String> = {
             let known = self.board.lock();
             known.keys().filter(|uid| !uids.contains(*uid)).cloned().collect()
@@ -296,7 +297,8 @@ impl Agent {
     async fn share_cpus(&self) {
         let Some(cgroups) = self.shared.host.cgroups.clone() else { return };
         let active = self.active();
-        let shared = spawn_blocking(move || cgroups.update_classes(active.iter().map(|pod| &**pod)));
+        let shared =
+            spawn_blocking(move || cgroups.update_classes(active.iter().map(|pod| &**pod)));
         match shared.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot share cpus"),

@@ -189,9 +189,11 @@ pub(super) fn fixed_facts(config: &Config) -> Facts {
 /// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`).
 fn enforce(cgroups: &Cgroups, allocatable: &Amounts) {
     let memory = allocatable.get("memory").and_then(|memory| u64::try_from(memory.value()).ok());
-    let shares = allocatable.get("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
+    let shares =
+        allocatable.get("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
     let cpu_weight = shares.map(copepod_pod::resources::pod_cpu_weight);
-    let limits = Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
+    let limits =
+        Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
     if let Err(error) = cgroups.set_pods_limits(&limits) {
         tracing::warn!(error = chain(&error), "cannot hold pods to what is allocatable");
     }

@@ -74,9 +74,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let handle = node::start(client.clone(), build::node(&config), recorder.clone());
     let board = Board::new(Arc::clone(&ledger));
     let health = match config.server.healthz {
-        Some(address) => {
-            Some(Server::start_health(Bind::Address(address), board.clone()).await?)
-        }
+        Some(address) => Some(Server::start_health(Bind::Address(address), board.clone()).await?),
         None => None,
     };
 

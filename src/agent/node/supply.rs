@@ -32,10 +32,10 @@ impl Supplier for ClusterSupplier {
     fn supply(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<Arc<Objects>, Failure>> {
         let objects = self.objects.clone();
         async move {
-            objects.gather(&pod).await.map_err(|error| Failure {
-                reason: "FailedMount".into(),
-                message: chain(&error),
-            })
+            objects
+                .gather(&pod)
+                .await
+                .map_err(|error| Failure { reason: "FailedMount".into(), message: chain(&error) })
         }
         .boxed()
     }

@@ -80,11 +80,19 @@ fn pod_refusals(refused: &mut Refused, spec: &PodSpec, host: HostCapabilities) {
     when(os, "os.name", "Failed to admit pod as the OS field doesn't match node OS");
     let ephemeral = is_some(spec.ephemeral_containers.as_ref());
     // One that is added later must not keep the rest from being set up again.
-    when(ephemeral && !host.cluster, "ephemeralContainers", "not possible: they are added to a pod that runs");
+    when(
+        ephemeral && !host.cluster,
+        "ephemeralContainers",
+        "not possible: they are added to a pod that runs",
+    );
     when(is_some(spec.resource_claims.as_ref()), "resourceClaims", NO_DEVICES);
     let Some(context) = &spec.security_context else { return };
     let sysctls = is_some(context.sysctls.as_ref());
-    when(sysctls && !host.cluster, "securityContext.sysctls", "not served: guests share this host's network");
+    when(
+        sysctls && !host.cluster,
+        "securityContext.sysctls",
+        "not served: guests share this host's network",
+    );
     when(context.windows_options.is_some(), "securityContext.windowsOptions", "not Linux");
     let (seccomp, apparmor) =
         (context.seccomp_profile.as_ref(), context.app_armor_profile.as_ref());

@@ -84,7 +84,9 @@ impl ReadError {
     /// after a pod was bound that passes in some milliseconds.
     pub(super) fn is_early(&self) -> bool {
         match self {
-            Self::Status { code: 403, message, .. } => UNRELATED.iter().any(|text| message.contains(text)),
+            Self::Status { code: 403, message, .. } => {
+                UNRELATED.iter().any(|text| message.contains(text))
+            }
             Self::Status { code: 404, kind, .. } => ["pod", "pods"].contains(&kind.as_str()),
             Self::Status { .. }
             | Self::Timeout

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::super::Container;
 use super::kept::{self, About, timestamp};
 use super::monitor::{self, End, Living, Records, conclude, finish, read_state};
-use super::spawn::{Socket, connect};
 use super::oom::OomKills;
+use super::spawn::{Socket, connect};
 use super::waited::Waited;
 use super::{Entry, Wasm, exec};
 use crate::ledger::LedgerError;
@@ -97,7 +97,9 @@ impl Wasm {
                 Err(source) => return Err(AdoptError::State { dir, source }),
             };
             match (about, state) {
-                (Some(about), Some(state)) => self.take_over((dir, owner), about, state, cgroups).await?,
+                (Some(about), Some(state)) => {
+                    self.take_over((dir, owner), about, state, cgroups).await?
+                }
                 (about, _) => never_ran(&dir, about.as_ref()),
             }
         }
