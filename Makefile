@@ -24,10 +24,18 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup guests build install lint test bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet guests build install lint test bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
-TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo
+TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
+    /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables ip:iproute2
+# The same for the bench.
+BENCH_TOOLS := wrk:wrk containerd:containerd ctr:containerd runc:runc busybox:busybox-static
+
+# Installs the packages of those of $(1), PROGRAM:PACKAGE, that are missing; $(2) says who needs them.
+INSTALL = missing=; for tool in $(1); do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool\#*:}"; done; \
+    [ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] || { echo "$(2) needs:$$missing" >&2; exit 1; }; \
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -69,14 +77,36 @@ lint: setup ## formatting and clippy, warnings are errors
 	    cargo clippy -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %) -- -D warnings; \
 	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
 
-PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples'
+PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
+    COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes'
 
 test-setup: ## the real parts that the tests need (installs what is missing)
-	@for tool in $(TEST_TOOLS); do command -v "$${tool%:*}" >/dev/null || missing="$${missing:-} $${tool#*:}"; done; \
-	    [ -z "$${missing:-}" ] || { [ "$$(id -u)" = 0 ] || { echo "the tests need:$$missing" >&2; exit 1; }; \
-	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
+	@$(call INSTALL,$(TEST_TOOLS),make test)
 
-test: test-setup lint build guests ## lint, build, and every test
+# Kubernetes' own programs, from Go modules of one version (tests/kubernetes/go.mod). Built anew only
+# when what they are built from has changed, by content: a clone's files are all new. The first time
+# takes 8 minutes, later times are the linker's; Go keeps its caches where it always does.
+KUBERNETES := $(CACHE)/kubernetes
+KUBERNETES_VERSION := $(shell sed -nE 's/^\tk8s\.io\/kubernetes (v[0-9.]+)$$/\1/p' tests/kubernetes/go.mod)
+GO_BUILD = cd tests/kubernetes && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags "-s -w \
+    -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) \
+    -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBERNETES_VERSION:v%=%))) \
+    -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION)))"
+# Builds the package $(1) as $(KUBERNETES)/$(2), unless it is there and its sources are as they were.
+GO_PROGRAM = command -v go >/dev/null || { echo "go is missing: install Go $$(sed -n 's/^go //p' tests/kubernetes/go.mod) or newer, see https://go.dev/dl" >&2; exit 1; }; \
+    mkdir -p '$(KUBERNETES)'; exec 9>'$(KUBERNETES)/lock'; flock 9; \
+    sources=$$({ cat tests/kubernetes/{go.mod,go.sum,main.go}; echo '$(1)'; } | sha256sum); \
+    [ -x '$(KUBERNETES)/$(2)' ] && [ "$$sources" = "$$(cat '$(KUBERNETES)/$(2).sources' 2>/dev/null)" ] || { \
+        rm -f '$(KUBERNETES)/$(2).sources'; (exec 9>&-; $(GO_BUILD) -o '$(KUBERNETES)/$(2).new' '$(1)'); \
+        mv -f '$(KUBERNETES)/$(2).new' '$(KUBERNETES)/$(2)'; echo "$$sources" >'$(KUBERNETES)/$(2).sources'; }
+
+kubernetes: ## the control plane and kubectl that the tests talk to, kept outside the checkout
+	@$(TIME) ($(call GO_PROGRAM,.,kubernetes))
+
+kubelet: ## the kubelet that the bench compares with
+	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/cmd/kubelet,kubelet))
+
+test: test-setup lint build guests kubernetes ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
 # The command of the wasmtime that is linked (Cargo.toml), for comparison: built once, which takes a
@@ -84,17 +114,16 @@ test: test-setup lint build guests ## lint, build, and every test
 WASMTIME_VERSION := $(shell sed -nE 's/^wasmtime = .*version = "=([0-9.]+)".*/\1/p' Cargo.toml)
 WASMTIME := $(CACHE)/tools/bin/wasmtime
 
-bench-setup: ## what the bench compares with and measures by (installs what is missing)
-	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "wrk is missing: install it" >&2; exit 1; }; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y wrk >/dev/null; }
+bench-setup: test-setup kubernetes kubelet ## what the bench compares with and measures by (installs what is missing)
+	@$(call INSTALL,$(BENCH_TOOLS),make bench)
 	@[ "$$($(WASMTIME) --version 2>/dev/null | cut -d' ' -f2)" = '$(WASMTIME_VERSION)' ] || \
 	    CARGO_TARGET_DIR='$(CACHE)/tools/target' cargo install -q --locked --root '$(CACHE)/tools' \
 	        wasmtime-cli --version '$(WASMTIME_VERSION)'
 
-bench: build guests bench-setup ## start, requests per second, memory beside wasmtime's (ARGS="--output json")
+bench: build guests bench-setup ## start, requests per second, memory beside wasmtime's; a node beside the kubelet (ARGS="--output json")
 	@export CRITERION_HOME='$(TARGET)/criterion'; rm -rf -- "$$CRITERION_HOME"; \
 	    cargo bench -q --locked --workspace --bench step --bench log -- --noplot --quiet >&2; \
-	    $(PROGRAMS) WASMTIME='$(WASMTIME)' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
+	    $(PROGRAMS) WASMTIME='$(WASMTIME)' COPEPOD_KUBELET='$(KUBERNETES)/kubelet' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
-	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)'
+	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)'

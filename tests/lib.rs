@@ -1,8 +1,11 @@
 //! What the integration tests and the benches share: where the programs and guests are, waiting
-//! for a predicate, and running `copepod` as a user would, in temporary directories of its own.
+//! for a predicate, running `copepod` as a user would, in temporary directories of its own, and a
+//! real cluster.
 
 pub mod bomb;
+pub mod cluster;
 pub mod driver;
+pub mod https;
 pub mod registry;
 
 use std::ffi::OsStr;

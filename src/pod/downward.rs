@@ -249,6 +249,7 @@ mod tests {
             allocatable_cpu_millis: 3200,
             allocatable_memory_bytes: 1 << 30,
             allocatable_storage_bytes: 7,
+            ..Facts::default()
         }
     }
 

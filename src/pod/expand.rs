@@ -117,7 +117,8 @@ mod tests {
 
     /// The environment of a container that has plain values only.
     fn env_of(container: &Container) -> Vec<(String, String)> {
-        let (pod, objects, facts) = (Pod::default(), Objects::default(), Facts::default());
+        let (mut pod, objects, facts) = (Pod::default(), Objects::default(), Facts::default());
+        pod.spec.get_or_insert_default().enable_service_links = Some(false);
         environment(&pod, container, &objects, &facts, &BTreeMap::new()).unwrap()
     }
 

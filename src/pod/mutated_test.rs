@@ -63,7 +63,7 @@ proptest! {
             }
         }
         let _ = crate::hosts_file(&pod, &facts, "");
-        let _ = crate::resolv_conf(&pod, None, "");
+        let _ = crate::resolv_conf(&pod, &facts, "");
         let _ = crate::hostname(&pod, &facts);
     }
 }

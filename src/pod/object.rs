@@ -164,7 +164,7 @@ pub fn normalise_secret(secret: &mut Secret) {
 }
 
 /// What the node knows and a pod may ask for (`fieldRef`, `resourceFieldRef`, `/etc/hosts`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The node's name.
     pub node_name: String,

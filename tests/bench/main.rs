@@ -2,8 +2,8 @@
 //!
 //! `make bench` builds and installs what this needs, runs the criterion benches (`step.rs`,
 //! `log.rs`) and then this: [`start`] (from command to first line or first answer), [`serve`]
-//! (requests per second), [`memory`] (of idle sandboxes, and after many requests). It prints a
-//! table, or with `--output json` the JSON that it always writes into a file. Arguments name the
+//! (requests per second), [`memory`] (of idle sandboxes, and after many requests), [`node`] (a node
+//! of a cluster, beside a kubelet). It prints a table, or with `--output json` the JSON that it always writes into a file. Arguments name the
 //! parts to be run; none is all of them.
 //!
 //! Machines drift, so whatever is compared is measured in turn, round by round; figures are
@@ -13,6 +13,7 @@ mod criterion;
 mod machine;
 mod measure;
 mod memory;
+mod node;
 mod program;
 mod report;
 mod serve;
@@ -28,12 +29,17 @@ use machine::Machine;
 use program::Programs;
 use report::Report;
 
-const USAGE: &str = "usage: figures [--output table|json] [--file FILE] [start|serve|memory]...";
+const USAGE: &str =
+    "usage: figures [--output table|json] [--file FILE] [start|serve|memory|node]...";
 
 /// A part of the bench, by the name it has on the command line.
 type Part = (&'static str, fn(&Programs, &mut Report) -> Result<()>);
-const PARTS: [Part; 3] =
-    [("start", start::measure), ("serve", serve::measure), ("memory", memory::measure)];
+const PARTS: [Part; 4] = [
+    ("start", start::measure),
+    ("serve", serve::measure),
+    ("memory", memory::measure),
+    ("node", node::measure),
+];
 
 struct Options {
     json: bool,

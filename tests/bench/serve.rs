@@ -64,15 +64,15 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> Result<()> {
                 (ours, Some(theirs))
             };
             let n = format!("{connections} connection{}", if connections == 1 { "" } else { "s" });
-            let (copepod, wasmtime) = sample(|round| round.per_second);
+            let (copepod, other) = sample(|round| round.per_second);
             let aim = Aim::NotLess;
-            report.row(Row { what: n.clone(), unit: "1/s", copepod, wasmtime, aim });
-            let (copepod, wasmtime) = sample(|round| round.p99_ms);
+            report.row(Row { what: n.clone(), unit: "1/s", copepod, other, aim });
+            let (copepod, other) = sample(|round| round.p99_ms);
             let what = format!("{n}, 99th percentile");
-            report.row(Row { what, unit: "ms", copepod, wasmtime, aim: Aim::None });
-            let (copepod, wasmtime) = sample(|round| round.cpu_us);
+            report.row(Row { what, unit: "ms", copepod, other, aim: Aim::None });
+            let (copepod, other) = sample(|round| round.cpu_us);
             let what = format!("{n}, processor time of each");
-            report.row(Row { what, unit: "us", copepod, wasmtime, aim: Aim::None });
+            report.row(Row { what, unit: "us", copepod, other, aim: Aim::None });
         }
     }
     Ok(())

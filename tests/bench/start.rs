@@ -90,7 +90,7 @@ fn pair(what: String, warm: bool, once: &dyn Fn(&Home, bool) -> Result<Duration>
         .try_into()
         .expect("as many samples as measures");
     let aim = if warm { Aim::NotMore } else { Aim::None };
-    Ok(Row { what, unit: "ms", copepod, wasmtime: Some(wasmtime), aim })
+    Ok(Row { what, unit: "ms", copepod, other: Some(wasmtime), aim })
 }
 
 fn first_line(mut command: Command) -> Result<Duration> {

@@ -142,7 +142,7 @@ fn a_server_listens_in_the_network_that_it_joined() {
     let mut asks = Command::new("nsenter");
     asks.arg(format!("--net={}", path.display())).args(["bash", "-c"]);
     asks.arg(
-        "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
+        "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET /healthz HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n' >&3; cat <&3",
     );
     let mut asks = asks.stdout(Stdio::piped()).spawn().expect("starts");
     let mut answer = String::new();

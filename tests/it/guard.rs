@@ -4,19 +4,15 @@
 //! that test, also while other tests run.
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use copepod_tests::cluster::leaks;
 use copepod_tests::{Home, holds_within};
-use rustix::process::{Pid, Signal, getpid, kill_process};
+use rustix::process::{Signal, kill_process};
 
 /// A process that was killed or let go is gone from /proc a moment later: this long at most.
 const SETTLE: Duration = Duration::from_secs(2);
-
-/// Levels of folders looked into for files: deeper than any path the agent makes.
-const DEPTH_MAX: usize = 16;
 
 /// Watches over one [`Home`]; fails the test by [`Guard::finish`] or, at the latest, when dropped.
 pub(crate) struct Guard {
@@ -47,7 +43,7 @@ impl Guard {
             left = self.leaks();
             left.is_empty()
         });
-        for (pid, _) in processes(&self.home) {
+        for (pid, _) in leaks::processes(&self.home) {
             let _ = kill_process(pid, Signal::KILL); // found, and must not meet the next test
         }
         assert!(clean, "left behind:\n{}", left.join("\n"));
@@ -56,21 +52,9 @@ impl Guard {
     /// What is left now, a line each.
     fn leaks(&self) -> Vec<String> {
         let mut left: Vec<String> =
-            processes(&self.home).into_iter().map(|(_, about)| about).collect();
-        for (what, table) in [("mount", "/proc/self/mountinfo"), ("socket", "/proc/net/unix")] {
-            let text = fs::read_to_string(table).expect("/proc is mounted");
-            let home = self.home.to_string_lossy();
-            let lines = text.lines().filter(|line| line.contains(&*home));
-            left.extend(lines.map(|line| format!("{what}: {line}")));
-        }
-        let mut files = Vec::new();
-        walk(&self.home, DEPTH_MAX, &mut files);
-        for file in files {
-            let socket = fs::symlink_metadata(&file).is_ok_and(|f| f.file_type().is_socket());
-            if socket || file.starts_with(&self.tmp) {
-                left.push(format!("file: {}", file.display()));
-            }
-        }
+            leaks::processes(&self.home).into_iter().map(|(_, about)| about).collect();
+        left.extend(leaks::mounts_and_sockets(&self.home));
+        left.extend(leaks::files(&self.home, &[&self.tmp]));
         left
     }
 }
@@ -79,49 +63,6 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if !self.finished && !std::thread::panicking() {
             self.check();
-        }
-    }
-}
-
-/// All processes but this one that have `home` in their arguments, environment or open files.
-fn processes(home: &Path) -> Vec<(Pid, String)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").expect("/proc is mounted").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let Some(process) = Pid::from_raw(pid).filter(|process| *process != getpid()) else {
-            continue;
-        };
-        // One that ends meanwhile has no files left here, and one of another user shows none.
-        let about = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
-        let arguments = about("cmdline");
-        let open = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-        let named = has(&arguments, home)
-            || has(&about("environ"), home)
-            || open.flat_map(|fd| fs::read_link(fd.path())).any(|to| to.starts_with(home));
-        if named {
-            let text = String::from_utf8_lossy(&arguments).replace('\0', " ");
-            let name = String::from_utf8_lossy(&about("comm")).trim().to_owned();
-            found.push((process, format!("process: {pid} {name}: {text}")));
-        }
-    }
-    found
-}
-
-fn has(text: &[u8], path: &Path) -> bool {
-    let path = path.as_os_str().as_bytes();
-    text.windows(path.len()).any(|part| part == path)
-}
-
-/// Collects everything below `dir` that is not a folder.
-fn walk(dir: &Path, depth: usize, into: &mut Vec<PathBuf>) {
-    assert!(depth > 0, "{} is deeper than any path the agent makes", dir.display());
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            walk(&entry.path(), depth - 1, into);
-        } else {
-            into.push(entry.path());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One request to the API server with an end.
 
+use std::error::Error;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,8 +30,8 @@ pub(super) enum CallError {
     #[error("no answer from the API server within {0:?}")]
     Late(Duration),
     /// No connection, or one that broke.
-    #[error("no answer from the API server")]
-    Broken(#[source] Box<kube::Error>),
+    #[error("cannot reach the API server: {0}")]
+    Broken(String),
     /// What was to be sent could not be put into words.
     #[error("cannot write a request")]
     Json(#[source] serde_json::Error),
@@ -92,12 +93,20 @@ pub(super) async fn call<T>(
 }
 
 fn of(error: kube::Error) -> CallError {
-    let kube::Error::Api(status) = error else { return CallError::Broken(Box::new(error)) };
+    let kube::Error::Api(status) = error else { return CallError::Broken(innermost(&error)) };
     let mut message = status.message;
     message.truncate(message.floor_char_boundary(WORDS_MAX));
     let seconds = status.details.map_or(0, |details| details.retry_after_seconds);
     let retry_after = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
     CallError::Refused { code: status.code, reason: status.reason, message, retry_after }
+}
+
+/// The text of the cause at the bottom: what stands above it in kube repeats it, some of it twice.
+pub(super) fn innermost(mut error: &dyn Error) -> String {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 /// Now, in the whole seconds that the API keeps: what comes back then equals what was sent.

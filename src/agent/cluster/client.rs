@@ -25,7 +25,7 @@ use tower::Service;
 use self::body::{Answer, refusal};
 use self::dial::{DialError, Endpoint};
 use self::pool::{Lane, Stream};
-pub(crate) use self::retry::{Backoff, random, retry_after};
+pub(crate) use self::retry::{Backoff, random, retry_after, told};
 use super::kubeconfig::{Bearer, Kubeconfig};
 
 /// Streams of one connection: the API server allows 100 (`http2MaxStreamsPerConnection`) and

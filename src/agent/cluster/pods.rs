@@ -20,8 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use self::lines::{Lines, LinesError};
-use super::client::{Backoff, random, retry_after};
-use crate::telemetry::chain;
+use super::client::{Backoff, random, retry_after, told};
 
 /// Changes that wait for who works with them. A relist is one, however long; past this the watch
 /// stands still, which the server bears for a while.
@@ -92,12 +91,16 @@ impl PodsError {
     /// Whether what we know is too old, or from another life of the server: nothing can follow it.
     fn is_out_of_time(&self) -> bool {
         match self {
-            PodsError::Start(kube::Error::Api(status)) => {
+            PodsError::List(kube::Error::Api(status))
+            | PodsError::Start(kube::Error::Api(status)) => {
                 !matches!(status.code, 401 | 403 | 429 | 500 | 502 | 503)
             }
             PodsError::Ended { code, .. } => *code == 410,
-            PodsError::Start(_) | PodsError::Broken(_) => false,
-            PodsError::List(_) | PodsError::ListText(_) | PodsError::NoVersion => true,
+            PodsError::List(_)
+            | PodsError::Start(_)
+            | PodsError::ListText(_)
+            | PodsError::NoVersion
+            | PodsError::Broken(_) => false,
         }
     }
 
@@ -117,8 +120,15 @@ pub(crate) fn watch(client: Client, node: &str, times: Times) -> mpsc::Receiver<
     let (changes, receiver) = mpsc::channel(QUEUE);
     let backoff = Backoff::new(times.first, times.max);
     let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}");
-    let mut source =
-        Source { client, path, times, backoff, changes: changes.clone(), since: Since::Cached };
+    let mut source = Source {
+        client,
+        path,
+        times,
+        backoff,
+        changes: changes.clone(),
+        since: Since::Cached,
+        is_out: false,
+    };
     tokio::spawn(async move {
         tokio::select! {
             () = changes.closed() => {}
@@ -146,6 +156,8 @@ struct Source {
     backoff: Backoff,
     changes: mpsc::Sender<PodChange>,
     since: Since,
+    /// The last request failed.
+    is_out: bool,
 }
 
 /// Nobody wants to know more.
@@ -157,7 +169,9 @@ impl Source {
             let (pods, mut version) = match self.list().await {
                 Ok(listed) => listed,
                 Err(error) => {
-                    self.since = Since::Newest;
+                    if error.is_out_of_time() {
+                        self.since = Since::Newest;
+                    }
                     self.pause(&error).await;
                     continue;
                 }
@@ -170,6 +184,7 @@ impl Source {
                 let ended = self.follow(&mut version, &mut heard).await?;
                 if heard {
                     failures = 0;
+                    self.is_out = false;
                     self.backoff.reset();
                 }
                 match ended {
@@ -195,7 +210,11 @@ impl Source {
 
     async fn pause(&mut self, error: &PodsError) {
         let wait = self.backoff.wait(error.asked());
-        tracing::warn!(?wait, "{}", chain(error));
+        // Once for an outage: what follows says the same.
+        match std::mem::replace(&mut self.is_out, true) {
+            false => tracing::warn!(?wait, "{}", told(error)),
+            true => tracing::debug!(?wait, "{}", told(error)),
+        }
         sleep(wait).await;
     }
 
@@ -237,7 +256,7 @@ impl Source {
                 Ok(event) => event,
                 Err(error) => {
                     // The others are not to suffer for it, and asking again would not help.
-                    tracing::error!("cannot read a pod of the watch: {}", chain(&error));
+                    tracing::error!("cannot read a pod of the watch: {}", told(&error));
                     continue;
                 }
             };
@@ -302,7 +321,7 @@ fn parse_list(text: &str) -> Result<List<Pod>, serde_json::Error> {
         let pod = |item: serde_json::Value| {
             let name = item.pointer("/metadata/name").map(ToString::to_string).unwrap_or_default();
             let pod = serde_json::from_value(item);
-            pod.inspect_err(|e| tracing::error!("cannot read pod {name}: {}", chain(e))).ok()
+            pod.inspect_err(|e| tracing::error!("cannot read pod {name}: {}", told(e))).ok()
         };
         let items = loose.items.into_iter().filter_map(pod).collect();
         Ok(List { items, metadata: loose.metadata })

@@ -160,8 +160,9 @@ async fn what_is_too_old_is_listed_again() {
 #[tokio::test]
 async fn refusals_are_waited_out() {
     let broken = || Reply::Json(500, json!({"kind": "Status", "code": 500, "message": "no"}));
+    let late = json!({"kind": "Status", "code": 504, "message": "Too large resource version"});
     let replies = [
-        broken(),
+        Reply::Json(504, late),
         Reply::Busy(429, "0", "Too many requests"),
         list(5, json!([pod("a", 3)])),
         broken(),

@@ -202,7 +202,6 @@ impl Table {
             Done::Deleted => entry.stage = Stage::Deleted,
             Done::Written(pod) => {
                 entry.written(pod, again);
-                entry.stage = Stage::Settled;
                 if again || entry.is_to_delete() {
                     self.make_due(uid);
                 }

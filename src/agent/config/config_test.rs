@@ -247,7 +247,7 @@ fn defaults_are_upstreams_for_a_file() {
     assert_eq!(config.server.tokens, Some(Duration::from_secs(120)));
     let (authorized, unauthorized) = (Duration::from_secs(300), Duration::from_secs(30));
     assert_eq!(config.server.authorization, Authorization::Webhook { authorized, unauthorized });
-    assert_eq!(config.pods.pods(64), 110);
+    assert_eq!((config.pods.max_pods, config.pods.pods_per_core), (110, 0));
     assert_eq!(config.pods.pids, None);
     assert_eq!(config.node.status_report, Duration::from_secs(300));
     assert_eq!(config.node.lease, Duration::from_secs(40));
@@ -256,8 +256,8 @@ fn defaults_are_upstreams_for_a_file() {
     assert_eq!(config.logs, LogConfig { max_size: Some(10 << 20), max_files: 5 });
     assert!(config.cgroups.enforce_pods && config.cgroups.per_qos);
     let hard = &config.reserved.eviction_hard;
-    assert_eq!(hard[&Signal::MemoryAvailable].of(1 << 40), 100 << 20);
-    assert_eq!(hard[&Signal::NodeFsAvailable].of(1000), 100);
+    assert_eq!(hard[&Signal::MemoryAvailable], Threshold::Quantity(quantity("100Mi").unwrap()));
+    assert_eq!(hard[&Signal::NodeFsAvailable], Threshold::Part(0.1));
     assert_eq!(hard.len(), 5);
 }
 
@@ -269,8 +269,7 @@ fn zeroes_and_other_values_are_read_as_upstream_reads_them() {
          enforceNodeAllocatable: [none]\naddress: '::'\ncgroupRoot: null",
     );
     assert_eq!(config.server.listen, Some("[::]:10250".parse().unwrap()));
-    assert_eq!(config.pods.pods(4), 12);
-    assert_eq!(config.pods.pods(1000), 110);
+    assert_eq!((config.pods.max_pods, config.pods.pods_per_core), (110, 3));
     assert_eq!(config.node.status_report, Duration::from_secs(30), "as the update's");
     assert_eq!(config.pods.pids, None);
     assert_eq!(config.dns.resolv_conf, None);
@@ -499,6 +498,10 @@ fn wrong_values_are_named_with_what_was_expected() {
             "registerWithTaints[0]: invalid taint key: name part must consist of",
         ),
         ("podLogsDir: /a/../b", "podLogsDir: pod logs path \"/a/../b\" must be normalized"),
+        (
+            "allowedUnsafeSysctls: [net.a, vm.b]",
+            "allowedUnsafeSysctls[1]: the sysctls \"vm.b\" are not known to be namespaced",
+        ),
         ("userNamespaces: {idsPerPod: 5}", "userNamespaces.idsPerPod: must not be less than 65536"),
         (
             "crashLoopBackOff: {maxContainerRestartPeriod: 0.5s}",
@@ -639,4 +642,13 @@ fn without_a_file_the_defaults_are_secure_and_that_is_said() {
     assert!(!config.server.anonymous);
     assert!(matches!(config.server.authorization, Authorization::Webhook { .. }));
     assert_eq!(warnings[0].name, "--config");
+}
+
+#[test]
+fn the_configuration_to_start_from_is_good_and_wholly_honoured() {
+    let file = decode("kubelet-config.yaml", include_str!("../../../deploy/kubelet-config.yaml"));
+    let mut flags = NodeFlags::for_test();
+    flags.config = Some("/var/lib/kubelet/config.yaml".into());
+    let (_, warnings) = join(&flags, &file.unwrap(), &machine()).unwrap();
+    assert_eq!(warnings, []);
 }

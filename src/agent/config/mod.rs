@@ -141,23 +141,14 @@ pub(crate) struct DnsConfig {
 /// Bounds on pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodLimits {
+    /// Most pods, however many cores there are.
     pub(crate) max_pods: u32,
-    /// 0: no such bound.
+    /// Most pods for each core; 0: no such bound.
     pub(crate) pods_per_core: u32,
     /// Most processes and threads of a pod; `None`: no bound of its own.
     pub(crate) pids: Option<u64>,
     /// Sysctls (or prefixes ending in `*`) that pods may set beside the safe ones.
     pub(crate) unsafe_sysctls: Vec<String>,
-}
-
-impl PodLimits {
-    /// Most pods of a machine with so many cores (upstream `machine info setter`).
-    pub(crate) fn pods(&self, cores: u32) -> u32 {
-        match self.pods_per_core {
-            0 => self.max_pods,
-            each => self.max_pods.min(each.saturating_mul(cores)),
-        }
-    }
 }
 
 /// Control groups.

@@ -80,21 +80,6 @@ pub(crate) enum Threshold {
     Part(f32),
 }
 
-impl Threshold {
-    /// How much that is of a whole, in the whole's units (upstream `GetThresholdQuantity`).
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "upstream's arithmetic; a part of 0 to 1 stays in range"
-    )]
-    pub(crate) fn of(self, whole: i64) -> i64 {
-        match self {
-            Self::Quantity(quantity) => quantity.value(),
-            Self::Part(part) => (whole as f64 * f64::from(part)) as i64,
-        }
-    }
-}
-
 /// Reads the part; what is wrong is found and left out.
 pub(super) fn reserved(file: &KubeletConfiguration, findings: &mut Findings) -> Reserved {
     let defaults = || {
@@ -171,7 +156,7 @@ fn threshold(signal: &str, text: &str) -> Result<Option<Threshold>, String> {
         return Ok(None);
     }
     if let Some(part) = percentage(text)? {
-        if !(part >= 0.0) {
+        if part.is_nan() || part < 0.0 {
             return Err(format!("eviction percentage threshold {signal} must be >= 0%: {text}"));
         }
         if part > 1.0 {

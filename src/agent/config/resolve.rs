@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use copepod_pod::admission::SysctlAllowList;
 use k8s_openapi::api::core::v1::Taint;
 
 use super::findings::{Findings, absolute};
@@ -208,6 +209,11 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
     // Below zero it is no bound of a pod's own; zero is one that nothing can start in.
     let pids = file.pod_pids_limit.and_then(|limit| u64::try_from(limit).ok());
     let unsafe_sysctls = file.allowed_unsafe_sysctls.clone().unwrap_or_default();
+    for (i, pattern) in unsafe_sysctls.iter().enumerate() {
+        if let Err(error) = SysctlAllowList::new((0, 0), std::slice::from_ref(pattern)) {
+            findings.field(&format!("allowedUnsafeSysctls[{i}]"), error.to_string());
+        }
+    }
     PodLimits {
         max_pods: findings.count("maxPods", non_zero(file.max_pods, MAX_PODS)),
         pods_per_core: findings.count("podsPerCore", file.pods_per_core.unwrap_or_default()),

@@ -81,14 +81,16 @@ fn read_answer(mut answer: &[u8], addresses: &mut Vec<IpAddr>) -> io::Result<boo
         let length =
             usize::try_from(message.header.length).map_err(|_| io::ErrorKind::InvalidData)?;
         answer = answer.get(length.next_multiple_of(4).max(1)..).unwrap_or_default();
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) => {
-                addresses.extend(own_address(&message));
-            }
-            // What nobody asked for; the enum is open.
-            _ => {}
+        if let NetlinkPayload::Done(_) = message.payload {
+            return Ok(true);
+        }
+        if let NetlinkPayload::Error(error) = message.payload {
+            return Err(error.to_io());
+        }
+        if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) =
+            message.payload
+        {
+            addresses.extend(own_address(&message));
         }
     }
     Ok(false)

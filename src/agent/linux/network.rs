@@ -141,13 +141,11 @@ fn raise_loopback() -> io::Result<()> {
     socket.recv(&mut answer, 0)?;
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer);
     let answer = answer.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: expected an acknowledgement"))
-        }
-    }
+    let NetlinkPayload::Error(error) = answer.payload else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "expected an acknowledgement"));
+    };
+    // An acknowledgement is an error without a code.
+    if error.code.is_none() { Ok(()) } else { Err(error.to_io()) }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use copepod_pod::quantity::Quantity;
 use copepod_pod::admission::{KernelVersion, NodeFacts, Rejection, SysctlAllowList, admit};
+use copepod_pod::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use rustix::system::uname;
 use tokio::sync::watch;

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::Event;
 use copepod_pod::admission::{Rejection, rejected_status};
+use copepod_pod::{Event, Facts};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::End;
 use super::admit::Admission;
@@ -30,6 +30,8 @@ use crate::worker::{Shared, Snapshot, Supplier, Workers};
 
 /// The grace of a pod of which nobody knows any more (upstream's orphans).
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// How long what is being cleaned away is waited for at the end.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// How often the loop goes round without news: what is due by time alone, node-wide.
 const ROUND: Duration = Duration::from_secs(10);
 
@@ -45,6 +47,10 @@ pub(super) struct Agent {
     pub(super) node: NodeHandle,
     pub(super) network: Network,
     pub(super) admission: Admission,
+    /// What pods may ask of the node, for the workers.
+    pub(super) facts: watch::Sender<Facts>,
+    /// The part of it that does not change.
+    pub(super) fixed: Facts,
     pub(super) news: Arc<News>,
     /// Pods that are cleaned away: each gives its uid, and whether that was done.
     pub(super) cleaning: JoinSet<(String, bool)>,
@@ -55,13 +61,19 @@ impl Agent {
     pub(super) async fn run(mut self, mut changes: mpsc::Receiver<PodChange>, mut end: End) {
         let mut dirty: BTreeSet<String> = BTreeSet::new();
         let mut network = self.network.changes();
+        let mut object = self.node.node();
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
         loop {
             // Each arm only takes: what it takes is worked on after it.
             tokio::select! {
-                () = end.wait() => return,
+                () = end.wait() => {
+                    // What is half removed is better removed whole; the next agent finds the rest.
+                    let rest = async { while self.cleaning.join_next().await.is_some() {} };
+                    let _ = timeout(END_WITHIN, rest).await;
+                    return;
+                }
                 Some(change) = changes.recv() => match change {
                     PodChange::Synced(pods) => {
                         self.sync(pods).await;
@@ -84,6 +96,10 @@ impl Agent {
                     }
                 }
                 Ok(()) = network.changed() => self.node.set_problems(build::problems(&self.network)),
+                Ok(()) = object.changed() => {
+                    let node = object.borrow_and_update().clone();
+                    node.into_iter().for_each(|node| self.learn(&node));
+                }
                 Some(done) = self.cleaning.join_next() => match done {
                     Ok((uid, true)) => drop(self.board.lock().remove(&uid)),
                     // Tried again with the next round.
@@ -102,9 +118,20 @@ impl Agent {
         }
     }
 
+    /// The node's object is another one now.
+    fn learn(&self, node: &Node) {
+        let new = build::facts(node, &self.fixed);
+        self.facts.send_if_modified(|old| {
+            let changed = *old != new;
+            *old = new;
+            changed
+        });
+    }
+
     /// These are all pods that there are.
     async fn sync(&mut self, pods: Vec<Arc<Pod>>) {
-        let uids: BTreeSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let uids: BTreeSet<String> =
+            pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         let gone: Vec<String> = {
             let known = self.board.lock();
             known.keys().filter(|uid| !uids.contains(*uid)).cloned().collect()
@@ -270,7 +297,8 @@ impl Agent {
     async fn share_cpus(&self) {
         let Some(cgroups) = self.shared.host.cgroups.clone() else { return };
         let active = self.active();
-        let shared = spawn_blocking(move || cgroups.update_classes(active.iter().map(|pod| &**pod)));
+        let shared =
+            spawn_blocking(move || cgroups.update_classes(active.iter().map(|pod| &**pod)));
         match shared.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot share cpus"),

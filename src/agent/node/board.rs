@@ -118,7 +118,9 @@ impl Pods for Board {
 
     fn running(&self) -> Vec<Running> {
         let pods = self.lock();
-        pods.values().filter_map(|known| running(&known.pod, &known.snapshot.borrow().status)).collect()
+        pods.values()
+            .filter_map(|known| running(&known.pod, &known.snapshot.borrow().status))
+            .collect()
     }
 
     fn sync_loop(&self) -> Result<(), String> {
@@ -127,16 +129,18 @@ impl Pods for Board {
             return Ok(());
         }
         // Upstream's words.
-        Err(format!("sync Loop took longer than expected; last went round {:?} ago", beat.elapsed()))
+        Err(format!(
+            "sync Loop took longer than expected; last went round {:?} ago",
+            beat.elapsed()
+        ))
     }
 }
 
 /// The pod with its containers that run; none if there is none.
 fn running(pod: &Pod, status: &PodStatus) -> Option<Running> {
     let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let runs = |one: &&ContainerStatus| {
-        one.state.as_ref().is_some_and(|state| state.running.is_some())
-    };
+    let runs =
+        |one: &&ContainerStatus| one.state.as_ref().is_some_and(|state| state.running.is_some());
     let containers: Vec<_> =
         all.filter(runs).map(|one| (one.name.clone(), one.image.clone())).collect();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use copepod_pod::quantity::Quantity;
-use copepod_pod::resources::QuotaPolicy;
+use copepod_pod::resources::{Amounts, QuotaPolicy};
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
+use tokio::sync::watch;
 
 use crate::cluster::node::{NodeOptions, Threshold};
 use crate::config::{self, Config, Signal};
@@ -124,33 +125,41 @@ pub(super) fn node(config: &Config) -> NodeOptions {
     }
 }
 
-/// What this machine does for pods, as the node's object has it.
-pub(super) fn host(
-    config: &Config,
-    node: &Node,
-    cgroups: Option<PodCgroups>,
-    network: Network,
-) -> Host {
-    let status = node.status.clone().unwrap_or_default();
-    let allocatable = status.allocatable.unwrap_or_default();
-    let amount = |name: &str| allocatable.get(name).and_then(|text| Quantity::parse(&text.0).ok());
-    let value = |name: &str| amount(name).map_or(0, |amount| amount.value());
-    let addresses = status.addresses.unwrap_or_default();
-    let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
-    let host_ips: Vec<IpAddr> =
-        internal.filter_map(|address| address.address.parse().ok()).collect();
-    if let Some(cgroups) = cgroups.as_ref().filter(|_| config.cgroups.enforce_pods) {
-        enforce(&cgroups.cgroups, &amount);
-    }
-    let millis = amount("cpu").map_or(0, |cpu| cpu.milli_value());
-    let facts = Facts {
-        node_name: config.node.name.clone(),
+/// What of a node's object the node's own resources are.
+fn allocatable(node: &Node) -> Amounts {
+    let status = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    let all = status.into_iter().flatten();
+    all.filter_map(|(name, text)| Some((name.clone(), Quantity::parse(&text.0).ok()?))).collect()
+}
+
+/// What pods may ask of the node, as its object is now; `fixed` is what does not change.
+pub(super) fn facts(node: &Node, fixed: &Facts) -> Facts {
+    let allocatable = allocatable(node);
+    let value = |name: &str| allocatable.get(name).map_or(0, Quantity::value);
+    let millis = allocatable.get("cpu").map_or(0, Quantity::milli_value);
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let internal = addresses.into_iter().flatten().filter(|one| one.type_ == "InternalIP");
+    let host_ips: Vec<IpAddr> = internal.filter_map(|one| one.address.parse().ok()).collect();
+    Facts {
         addresses: PodAddresses { host_ips: host_ips.clone(), pod_ips: host_ips },
         allocatable_cpu_millis: u64::try_from(millis).unwrap_or(0),
         allocatable_memory_bytes: u64::try_from(value("memory")).unwrap_or(0),
         allocatable_storage_bytes: u64::try_from(value("ephemeral-storage")).unwrap_or(0),
-        ..dns(config)
-    };
+        ..fixed.clone()
+    }
+}
+
+/// What this machine does for pods.
+pub(super) fn host(
+    config: &Config,
+    node: &Node,
+    facts: watch::Receiver<Facts>,
+    cgroups: Option<PodCgroups>,
+    network: Network,
+) -> Host {
+    if let Some(cgroups) = cgroups.as_ref().filter(|_| config.cgroups.enforce_pods) {
+        enforce(&cgroups.cgroups, &allocatable(node));
+    }
     Host {
         facts,
         changes_user: true,
@@ -161,10 +170,11 @@ pub(super) fn host(
     }
 }
 
-/// The part of the facts that pods' names are looked up by.
-fn dns(config: &Config) -> Facts {
+/// The part of the facts that does not change: the node's name, how pods look up names.
+pub(super) fn fixed_facts(config: &Config) -> Facts {
     let dns = &config.dns;
     Facts {
+        node_name: config.node.name.clone(),
         cluster_dns: Some(ClusterDns {
             servers: dns.servers.iter().map(ToString::to_string).collect(),
             domain: dns.domain.clone(),
@@ -177,11 +187,13 @@ fn dns(config: &Config) -> Facts {
 }
 
 /// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`).
-fn enforce(cgroups: &Cgroups, amount: &impl Fn(&str) -> Option<Quantity>) {
-    let memory = amount("memory").and_then(|memory| u64::try_from(memory.value()).ok());
-    let shares = amount("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
+fn enforce(cgroups: &Cgroups, allocatable: &Amounts) {
+    let memory = allocatable.get("memory").and_then(|memory| u64::try_from(memory.value()).ok());
+    let shares =
+        allocatable.get("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
     let cpu_weight = shares.map(copepod_pod::resources::pod_cpu_weight);
-    let limits = Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
+    let limits =
+        Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
     if let Err(error) = cgroups.set_pods_limits(&limits) {
         tracing::warn!(error = chain(&error), "cannot hold pods to what is allocatable");
     }
@@ -197,7 +209,7 @@ pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
         None => ServingCertificate::SelfSigned {
             dir: config.dirs.cert.clone(),
             host: config.node.name.clone(),
-            addresses: host.facts.addresses.host_ips.clone(),
+            addresses: host.facts().addresses.host_ips,
         },
     };
     ServerOptions {

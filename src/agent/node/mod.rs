@@ -20,8 +20,9 @@ mod supply;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub(crate) use error::NodeError;
 
@@ -51,6 +52,9 @@ use crate::worker::{Shared, Workers};
 pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(), NodeError> {
     let mut end = End::new().map_err(NodeError::Signals)?;
     let kubeconfig = Kubeconfig::read(&config.kubeconfig, &config.node.name, Timestamp::now())?;
+    if let Some(expires) = kubeconfig.expires {
+        tracing::info!(%expires, "the node's client certificate is good until then");
+    }
     let ledger = Arc::new(build::ledger(&config)?);
     let images = build::images(&config)?;
     let cgroups = build::cgroups(&config);
@@ -68,12 +72,9 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let name = &config.node.name;
     let recorder = Recorder::start(client.clone(), name, rate.per_second, rate.burst);
     let handle = node::start(client.clone(), build::node(&config), recorder.clone());
-    handle.set_problems(build::problems(&network));
     let board = Board::new(Arc::clone(&ledger));
     let health = match config.server.healthz {
-        Some(address) => {
-            Some(Server::start_health(Bind::Address(address), board.clone()).await?)
-        }
+        Some(address) => Some(Server::start_health(Bind::Address(address), board.clone()).await?),
         None => None,
     };
 
@@ -82,7 +83,9 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         object = handle.seen() => object,
         () = end.wait() => return Ok(()),
     };
-    let host = build::host(&config, &object, cgroups, network.clone());
+    let fixed = build::fixed_facts(&config);
+    let (facts, of_host) = watch::channel(build::facts(&object, &fixed));
+    let host = build::host(&config, &object, of_host, cgroups, network.clone());
     let shared = Arc::new(Shared { runtime: wasm, images, ledger, host });
     board.serve(Arc::clone(&shared));
     let server = match config.server.listen {
@@ -93,6 +96,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         }
         None => None,
     };
+    // Ready only now: who is told so may ask for logs at once.
+    handle.set_problems(build::problems(&network));
     let objects = ObjectStore::start(client.clone());
     let news = Arc::new(News::new(recorder.clone()));
     let agent = Agent {
@@ -106,6 +111,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         recorder,
         node: handle,
         network,
+        facts,
+        fixed,
         news,
         cleaning: JoinSet::new(),
     };

@@ -57,9 +57,8 @@ impl Outlet for News {
 /// Where the container stands in the pod (upstream `fieldPath`).
 fn field_path(pod: &Pod, container: &str) -> Option<String> {
     let spec = pod.spec.as_ref()?;
-    let among = |all: &[k8s_openapi::api::core::v1::Container]| {
-        all.iter().any(|one| one.name == container)
-    };
+    let among =
+        |all: &[k8s_openapi::api::core::v1::Container]| all.iter().any(|one| one.name == container);
     if among(&spec.containers) {
         return Some(format!("spec.containers{{{container}}}"));
     }

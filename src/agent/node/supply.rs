@@ -9,8 +9,12 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::cluster::classes;
 use crate::cluster::objects::ObjectStore;
+use crate::sources::support::{HostCapabilities, refusals};
 use crate::telemetry::chain;
-use crate::worker::Supplier;
+use crate::worker::{Supplier, no_sandbox};
+
+/// What a node can do for a pod.
+const HERE: HostCapabilities = HostCapabilities { changes_user: true, mounts: true, cluster: true };
 
 /// Asks the API server, through the store of what is watched there.
 pub(super) struct ClusterSupplier {
@@ -28,10 +32,10 @@ impl Supplier for ClusterSupplier {
     fn supply(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<Arc<Objects>, Failure>> {
         let objects = self.objects.clone();
         async move {
-            objects.gather(&pod).await.map_err(|error| Failure {
-                reason: "FailedMount".into(),
-                message: chain(&error),
-            })
+            objects
+                .gather(&pod)
+                .await
+                .map_err(|error| Failure { reason: "FailedMount".into(), message: chain(&error) })
         }
         .boxed()
     }
@@ -39,14 +43,16 @@ impl Supplier for ClusterSupplier {
     fn handler(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>> {
         let client = self.client.clone();
         async move {
+            let refused = refusals(&pod, HERE);
+            if !refused.is_empty() {
+                let texts = refused.iter().map(ToString::to_string).collect::<Vec<_>>();
+                return Err(no_sandbox(texts.join("; ")));
+            }
             let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone());
             let Some(class) = class.filter(|class| !class.is_empty()) else {
                 return Ok(String::new());
             };
-            classes::handler(client, &class).await.map_err(|error| Failure {
-                reason: "FailedCreatePodSandBox".into(),
-                message: format!("Failed to create pod sandbox: {}", chain(&error)),
-            })
+            classes::handler(client, &class).await.map_err(|error| no_sandbox(chain(&error)))
         }
         .boxed()
     }

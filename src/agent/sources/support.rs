@@ -15,6 +15,8 @@ pub(crate) struct HostCapabilities {
     pub(crate) changes_user: bool,
     /// The agent may mount.
     pub(crate) mounts: bool,
+    /// There is an API server behind it, and each pod has a network of its own.
+    pub(crate) cluster: bool,
 }
 
 /// A field of which this host does less than a cluster's node.
@@ -34,7 +36,7 @@ const VOLUMES: [&str; 6] =
 pub(crate) fn refusals(pod: &Pod, host: HostCapabilities) -> Vec<FieldError> {
     let mut refused = Refused(Vec::new());
     let Some(spec) = &pod.spec else { return refused.0 };
-    pod_refusals(&mut refused, spec);
+    pod_refusals(&mut refused, spec, host);
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
         volume_refusals(&mut refused, &format!("spec.volumes[{i}]"), volume, host);
     }
@@ -42,7 +44,7 @@ pub(crate) fn refusals(pod: &Pod, host: HostCapabilities) -> Vec<FieldError> {
     for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
         for (i, container) in containers.iter().enumerate() {
             let path = format!("spec.{list}[{i}]");
-            container_refusals(&mut refused, &path, container);
+            container_refusals(&mut refused, &path, container, host);
             security_refusals(&mut refused, &format!("{path}.securityContext"), container);
         }
     }
@@ -67,7 +69,7 @@ fn is_some<T>(list: Option<&Vec<T>>) -> bool {
     list.is_some_and(|list| !list.is_empty())
 }
 
-fn pod_refusals(refused: &mut Refused, spec: &PodSpec) {
+fn pod_refusals(refused: &mut Refused, spec: &PodSpec, host: HostCapabilities) {
     let mut when =
         |broken: bool, field: &str, text: &str| refused.when(broken, format!("spec.{field}"), text);
     when(spec.host_pid == Some(true), "hostPID", NO_PROCESSES);
@@ -77,11 +79,20 @@ fn pod_refusals(refused: &mut Refused, spec: &PodSpec) {
     // The text of upstream's admission.
     when(os, "os.name", "Failed to admit pod as the OS field doesn't match node OS");
     let ephemeral = is_some(spec.ephemeral_containers.as_ref());
-    when(ephemeral, "ephemeralContainers", "not possible: they are added to a pod that runs");
+    // One that is added later must not keep the rest from being set up again.
+    when(
+        ephemeral && !host.cluster,
+        "ephemeralContainers",
+        "not possible: they are added to a pod that runs",
+    );
     when(is_some(spec.resource_claims.as_ref()), "resourceClaims", NO_DEVICES);
     let Some(context) = &spec.security_context else { return };
     let sysctls = is_some(context.sysctls.as_ref());
-    when(sysctls, "securityContext.sysctls", "not served: guests share this host's network");
+    when(
+        sysctls && !host.cluster,
+        "securityContext.sysctls",
+        "not served: guests share this host's network",
+    );
     when(context.windows_options.is_some(), "securityContext.windowsOptions", "not Linux");
     let (seccomp, apparmor) =
         (context.seccomp_profile.as_ref(), context.app_armor_profile.as_ref());
@@ -117,7 +128,7 @@ fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume, host: Hos
     let sources = volume.projected.iter().flat_map(|all| all.sources.iter().flatten());
     for (i, source) in sources.enumerate() {
         for (field, set) in [
-            ("serviceAccountToken", source.service_account_token.is_some()),
+            ("serviceAccountToken", source.service_account_token.is_some() && !host.cluster),
             ("clusterTrustBundle", source.cluster_trust_bundle.is_some()),
             ("podCertificate", source.pod_certificate.is_some()),
         ] {
@@ -134,7 +145,7 @@ fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume, host: Hos
     );
 }
 
-fn container_refusals(refused: &mut Refused, path: &str, one: &Container) {
+fn container_refusals(refused: &mut Refused, path: &str, one: &Container, host: HostCapabilities) {
     let mut when = |broken: bool, field: &str, text: &str| {
         refused.when(broken, format!("{path}.{field}"), text)
     };
@@ -162,6 +173,8 @@ fn container_refusals(refused: &mut Refused, path: &str, one: &Container) {
     for (list, amounts) in [("limits", &needs.limits), ("requests", &needs.requests)] {
         for name in amounts.iter().flatten().map(|(name, _)| name) {
             let known = ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str());
+            // A node's admission knows its resources.
+            let known = known || host.cluster;
             when(!known, &format!("resources.{list}[{name}]"), "this host has no such resource");
         }
     }

@@ -20,12 +20,12 @@ fn pod(spec: Value, container: Value) -> Pod {
 }
 
 fn refused(spec: Value, container: Value) -> Vec<String> {
-    let host = HostCapabilities { changes_user: true, mounts: true };
+    let host = HostCapabilities { changes_user: true, mounts: true, cluster: false };
     refusals(&pod(spec, container), host).into_iter().map(|e| e.path).collect()
 }
 
 fn noticed(spec: Value, container: Value, changes_user: bool) -> Vec<String> {
-    let host = HostCapabilities { changes_user, mounts: changes_user };
+    let host = HostCapabilities { changes_user, mounts: changes_user, cluster: false };
     let all = notices(&pod(spec, container), host);
     all.into_iter().map(|notice| notice.field).filter(|field| field != "hostNetwork").collect()
 }
@@ -53,7 +53,7 @@ fn a_pod_within_the_served_fields_is_neither_refused_nor_noticed() {
         "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
             "procMount": "Default", "privileged": false, "readOnlyRootFilesystem": true}});
     let pod = pod(spec, container);
-    let root = HostCapabilities { changes_user: true, mounts: true };
+    let root = HostCapabilities { changes_user: true, mounts: true, cluster: false };
     assert_eq!(refusals(&pod, root), []);
     assert_eq!(notices(&pod, HostCapabilities::default()), []);
     let without = refusals(&pod, HostCapabilities::default());
@@ -207,4 +207,19 @@ fn what_a_node_would_do_is_noticed_once_by_field() {
             text: "the pod has no network of its own: its guests use this host's".into()
         }]
     );
+}
+
+#[test]
+fn a_cluster_has_what_a_lone_host_has_not() {
+    let token = json!({"volumes": [{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token"}},
+    ]}}], "securityContext": {"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}});
+    let needs = json!({"resources": {"limits": {"example.com/x": "1"}}});
+    let pod = pod(token, needs);
+    let alone = HostCapabilities { changes_user: true, mounts: true, cluster: false };
+    let fields = |host| -> Vec<String> {
+        refusals(&pod, host).into_iter().map(|refused| refused.path).collect()
+    };
+    assert_eq!(fields(alone).len(), 3);
+    assert_eq!(fields(HostCapabilities { cluster: true, ..alone }), [""; 0]);
 }

@@ -98,3 +98,54 @@ fn class(pod: &Pod) -> Class {
         _ => Class::Burstable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::linux::cgroup::Options;
+
+    #[test]
+    fn a_pods_groups_are_made_and_removed_by_its_spec() {
+        let root = format!("copepod-test-{}", uuid::Uuid::new_v4().simple());
+        let options = Options { cgroup_root: root, ..Options::default() };
+        let cgroups = match Cgroups::open(&options) {
+            Ok(cgroups) => Arc::new(cgroups),
+            Err(_) if !rustix::process::geteuid().is_root() => return,
+            Err(CgroupError::NotMounted) => return,
+            Err(error) => panic!("{}", chain(&error)),
+        };
+        let groups = PodCgroups {
+            cgroups: Arc::clone(&cgroups),
+            quota: QuotaPolicy::default(),
+            pod_pids: Some(100),
+            node_memory_bytes: 1 << 30,
+        };
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "1", "memory": "512Mi"},
+                                        "limits": {"memory": "512Mi"}}}]}}))
+            .expect("a pod");
+        groups.set_up(&pod).expect("makes");
+        groups.set_up(&pod).expect("is there");
+        groups.update_classes([&pod]).expect("sets");
+        let container = &pod.spec.as_ref().expect("a spec").containers[0];
+        let spec = groups.leaf(&pod, container);
+        assert_eq!((spec.class, spec.limits.memory_bytes), (Class::Burstable, Some(512 << 20)));
+        assert_eq!((spec.limits.cpu_shares, spec.limits.cpu_weight), (Some(1024), Some(100)));
+        assert_eq!(groups.oom_score_adj(&pod, container), 500);
+        let leaf = spec.make("u", "0123").expect("makes");
+        let place = |path: &std::path::PathBuf| path.ends_with("kubepods/burstable/podu/0123");
+        assert!(leaf.paths().iter().all(place), "{leaf:?}");
+        groups.tear_down("u").expect("removes");
+        groups.tear_down("u").expect("is gone");
+        assert_eq!(cgroups.find_leaf("u", "0123").expect("looks"), None);
+        cgroups.remove_all().expect("removes");
+
+        let odd: Pod = serde_json::from_value(json!({"metadata": {"uid": "a/b"}})).expect("a pod");
+        let failure = groups.set_up(&odd).expect_err("no name");
+        assert_eq!(failure.reason, "FailedCreatePodContainer");
+        assert!(failure.message.starts_with("unable to ensure pod container exists: "));
+    }
+}

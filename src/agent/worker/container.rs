@@ -136,7 +136,7 @@ pub(super) fn describe(
 ) -> Result<Container, DescribeError> {
     let Context { pod, name, attempt, prepared, objects, ready } = context;
     let files = &ready.files;
-    let facts = Facts { addresses: ready.addresses.clone(), ..host.facts.clone() };
+    let facts = Facts { addresses: ready.addresses.clone(), ..host.facts() };
     let spec = find(&pod, &name).ok_or_else(|| DescribeError::Unknown(name.clone()))?;
     let prepared = prepared.ok_or_else(|| DescribeError::NoImage(name.clone()))?;
     let pod_spec = pod.spec.clone().unwrap_or_default();

@@ -7,6 +7,7 @@ use copepod_pod::{Facts, PodAddresses};
 use rustix::fs::statvfs;
 use rustix::process::geteuid;
 use rustix::system::{sysinfo, uname};
+use tokio::sync::watch;
 
 use super::PodCgroups;
 use crate::linux;
@@ -15,8 +16,9 @@ use crate::network::Network;
 /// What this host does for pods where a cluster's node would do otherwise.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
-    /// What pods may ask for; without a network namespace every pod's address is the host's.
-    pub(crate) facts: Facts,
+    /// What pods may ask for, as it is now: a node's labels, addresses and resources may change.
+    /// Without a network namespace every pod's address is the host's.
+    pub(crate) facts: watch::Receiver<Facts>,
     /// Whether guests can be given another user, and files to other groups (the agent is root).
     pub(crate) changes_user: bool,
     /// Whether the agent may mount.
@@ -30,6 +32,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// What pods may ask for now.
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts.borrow().clone()
+    }
+
     /// This machine without a cluster: the loopback address for all, all of its resources, guests
     /// that end with the agent. Pods' files lie on the file system of `state`.
     pub(crate) fn alone(state: &Path) -> Self {
@@ -49,7 +56,8 @@ impl Host {
             ..Facts::default()
         };
         Self {
-            facts,
+            // They never change.
+            facts: watch::channel(facts).1,
             changes_user: is_root,
             mounts: is_root && linux::can_mount(),
             cgroups: None,

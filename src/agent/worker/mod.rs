@@ -21,7 +21,7 @@ pub(crate) use cgroup::PodCgroups;
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 pub(crate) use outlet::{Outlet, Silent};
-pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER};
+pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
 pub(crate) use supply::{Given, Supplier};
 
 use std::collections::HashMap;
@@ -191,7 +191,12 @@ struct Worker<R> {
 impl<R: Runtime> Worker<R> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
         let clock = Clock(Instant::now());
-        // Nothing before the first look: what an earlier agent started must not start twice.
+        // Nothing before the first look: what an earlier agent started must not start twice. What
+        // was told already is known by then: nothing of a pod that is to end is set up.
+        while let Ok(event) = inbox.try_recv() {
+            let (state, _) = step(self.state, event, clock.now());
+            self.state = state;
+        }
         let mut event = Event::Observed(self.shared.runtime.list(&self.uid));
         loop {
             let (state, actions) = step(self.state, event, clock.now());

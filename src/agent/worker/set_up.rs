@@ -19,7 +19,7 @@ pub(crate) const NO_NETWORK: &str = "container runtime network not ready: Networ
                                      error: ";
 
 /// The pod has no sandbox; upstream's event.
-fn no_sandbox(why: String) -> Failure {
+pub(crate) fn no_sandbox(why: String) -> Failure {
     Failure {
         reason: "FailedCreatePodSandBox".into(),
         message: format!("Failed to create pod sandbox: {why}"),
@@ -60,12 +60,15 @@ impl<R: Send + Sync + 'static> SetUpJob<R> {
         let objects = self.objects().await?;
         let mut files = self.volumes(objects).await?;
         let Attachment { netns, pod_ips } = self.attach().await?;
-        let of_node = &self.shared.host.facts;
+        let of_node = self.shared.host.facts();
         let mut addresses = of_node.addresses.clone();
+        if addresses.host_ips.is_empty() {
+            return Err(no_sandbox("the node has no address yet".into()));
+        }
         if netns.is_some() {
             addresses.pod_ips = pod_ips;
         }
-        let facts = Facts { addresses: addresses.clone(), ..of_node.clone() };
+        let facts = Facts { addresses: addresses.clone(), ..of_node };
         let pod = Arc::clone(&self.pod);
         (files.single, files.warnings) = blocking(move || volume::single(&pod, &facts)).await;
         Ok(Ready { files: Arc::new(files), addresses, network: netns })
@@ -131,7 +134,7 @@ impl<R: Send + Sync + 'static> SetUpJob<R> {
 
     async fn volumes(&self, objects: Arc<Objects>) -> Result<Files, Failure> {
         let (pod, shared, place) = (Arc::clone(&self.pod), Arc::clone(&self.shared), self.place());
-        let files = blocking(move || volume::set_up(&pod, &objects, &shared.host.facts, &place));
+        let files = blocking(move || volume::set_up(&pod, &objects, &shared.host.facts(), &place));
         files.await.map_err(|e| failure("FailedMount", &e))
     }
 

@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<u8> {
     let images = Images::open(args.cache_dir.unwrap_or_else(home::cache), "/proc/self/exe".into())?;
     let images = images.with_registries(args.registry.options());
     plan.prepare(&images, &*bar_or_quiet()).await;
-    plan.look_at_ports(&host.facts.addresses.pod_ips);
+    plan.look_at_ports(&host.facts().addresses.pod_ips);
     let text = match args.output {
         Output::Text => text(&plan, &host),
         Output::Json => format!("{:#}\n", object(&plan, &host)),

@@ -249,5 +249,5 @@ pub(super) fn notices(loaded: &Loaded, host: &Host) -> Vec<Notice> {
 }
 
 fn capabilities(&Host { changes_user, mounts, .. }: &Host) -> HostCapabilities {
-    HostCapabilities { changes_user, mounts }
+    HostCapabilities { changes_user, mounts, cluster: false }
 }

@@ -93,7 +93,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     plan.sound()?;
     plan.prepare(&images, &*bar_or_quiet()).await;
     plan.sound()?;
-    plan.look_at_ports(&host.facts.addresses.pod_ips);
+    plan.look_at_ports(&host.facts().addresses.pod_ips);
     plan.sound()?;
     let loaded = plan.into_pods();
 

@@ -1,5 +1,6 @@
 //! When to ask again.
 
+use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -54,6 +55,23 @@ pub(crate) fn retry_after(error: &kube::Error) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
+/// An error and its causes in one line. kube repeats the cause of some of its errors in their own
+/// text: it is told once.
+pub(crate) fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    // kube's name for what our own transport says.
+    text.replace("ServiceError: ", "")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +102,16 @@ mod tests {
         let numbers: Vec<f64> = (0..100).map(|_| random()).collect();
         assert!(numbers.iter().all(|n| (0.0..1.0).contains(n)));
         assert!(numbers.iter().any(|n| *n < 0.5) && numbers.iter().any(|n| *n >= 0.5));
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = std::io::Error::other("refused");
+        let address = "127.0.0.1:1".parse().unwrap();
+        let dial = super::super::DialError::Connect { address, source: refused };
+        let client = super::super::ClientError::Dial(std::sync::Arc::new(dial));
+        let error = kube::Error::Service(Box::new(client));
+        let expected = "cannot connect to the API server: cannot connect to 127.0.0.1:1: refused";
+        assert_eq!(told(&error), expected);
     }
 }

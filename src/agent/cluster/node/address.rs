@@ -106,11 +106,14 @@ fn found(options: &NodeOptions, host: &HostAddresses) -> Option<IpAddr> {
 /// `validateNodeIP`
 fn check(address: IpAddr, host: &HostAddresses) -> Result<(), AddressError> {
     if !is_node_address(address) {
-        let kind = match address {
-            _ if address.is_loopback() => "loopback address",
-            _ if address.is_multicast() => "a multicast address",
-            _ if address.is_unspecified() => "an all zeros address",
-            _ => "a link-local unicast address",
+        let kind = if address.is_loopback() {
+            "loopback address"
+        } else if address.is_multicast() {
+            "a multicast address"
+        } else if address.is_unspecified() {
+            "an all zeros address"
+        } else {
+            "a link-local unicast address"
         };
         return Err(AddressError::Kind { kind });
     }

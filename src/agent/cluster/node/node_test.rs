@@ -22,8 +22,10 @@ struct Api {
     /// The node was put there.
     changed: Arc<Notify>,
     /// Answers that go before the true ones: method and path with a status.
-    refusals: Arc<Mutex<Vec<(Method, &'static str, StatusCode)>>>,
+    refusals: Arc<Mutex<Vec<Refusal>>>,
 }
+
+type Refusal = (Method, &'static str, StatusCode);
 
 const NODE: &str = "/api/v1/nodes/n1";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";

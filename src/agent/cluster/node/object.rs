@@ -337,8 +337,8 @@ fn set_runtime(status: &mut NodeStatus, options: &NodeOptions) {
     status.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint: Some(port) });
     let names = options.runtime_handlers.iter().map(String::as_str).chain([""]);
     let handler = |name: &str| NodeRuntimeHandler {
-        // The default one's name is the empty one, which upstream leaves out.
-        name: (!name.is_empty()).then(|| name.to_owned()),
+        // Never left out: the API server shows the default one's, too, and would seem to differ.
+        name: Some(name.to_owned()),
         features: Some(NodeRuntimeHandlerFeatures {
             recursive_read_only_mounts: Some(false),
             user_namespaces: Some(false),

@@ -49,6 +49,74 @@ fn json_of(node: &Node) -> Value {
     serde_json::to_value(node).expect("json")
 }
 
+/// What [`a_new_node_as_a_whole`] expects.
+fn new_node(options: &NodeOptions) -> Value {
+    let features = json!({"recursiveReadOnlyMounts": false, "userNamespaces": false});
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": "n1",
+            "labels": {
+                "beta.kubernetes.io/arch": "amd64", "beta.kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64", "kubernetes.io/hostname": "n1",
+                "kubernetes.io/os": "linux", "pool": "wasm",
+            },
+            "annotations": {
+                "volumes.kubernetes.io/controller-managed-attach-detach": "true",
+            },
+        },
+        "spec": {"taints": [{"key": "a", "value": "b", "effect": "NoSchedule"}]},
+        "status": {
+            "capacity": {
+                "cpu": "4", "memory": "8Gi", "pods": "110", "ephemeral-storage": "100Gi",
+                "hugepages-2Mi": "1Gi", "hugepages-1Gi": "0",
+            },
+            "allocatable": {
+                "cpu": "4", "memory": "7Gi", "pods": "110", "ephemeral-storage": "100Gi",
+                "hugepages-2Mi": "1Gi", "hugepages-1Gi": "0",
+            },
+            "addresses": [
+                {"type": "InternalIP", "address": "10.0.0.7"},
+                {"type": "Hostname", "address": "n1"},
+            ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
+            "nodeInfo": {
+                "machineID": "m", "systemUUID": "s", "bootID": "b1", "kernelVersion": "6.1",
+                "osImage": "Debian", "containerRuntimeVersion": "wasmtime://48.0.8",
+                "kubeletVersion": options.kubelet_version, "kubeProxyVersion": "",
+                "operatingSystem": "linux", "architecture": "amd64",
+            },
+            "runtimeHandlers": [{"name": "", "features": features}, {"name": "wasm", "features": features}],
+            "features": {"supplementalGroupsPolicy": false},
+            "declaredFeatures": ["A", "B"],
+            "conditions": conditions(),
+        },
+    })
+}
+
+fn conditions() -> Value {
+    let time = "1970-01-01T00:00:00Z";
+    let condition = |name: &str, reason: &str, message: &str| {
+        json!({"type": name, "status": "False", "reason": reason, "message": message,
+            "lastHeartbeatTime": time, "lastTransitionTime": time})
+    };
+    json!([
+        condition(
+            "MemoryPressure",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        condition("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        condition("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available",),
+        condition(
+            "Ready",
+            "KubeletNotReady",
+            "container runtime status check may not have completed yet",
+        ),
+    ])
+}
+
 #[test]
 fn a_new_node_as_a_whole() {
     let mut options = options();
@@ -58,73 +126,7 @@ fn a_new_node_as_a_whole() {
     options.declared_features = vec!["B".into(), "A".into()];
     let Wanted { node, events, address_error } =
         initial(&options, &facts(), &Inputs::default(), &at(0));
-    let time = "1970-01-01T00:00:00Z";
-    let condition = |name: &str, reason: &str, message: &str| {
-        json!({"type": name, "status": "False", "reason": reason, "message": message,
-            "lastHeartbeatTime": time, "lastTransitionTime": time})
-    };
-    let features = json!({"recursiveReadOnlyMounts": false, "userNamespaces": false});
-    assert_eq!(
-        json_of(&node),
-        json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {
-                "name": "n1",
-                "labels": {
-                    "beta.kubernetes.io/arch": "amd64", "beta.kubernetes.io/os": "linux",
-                    "kubernetes.io/arch": "amd64", "kubernetes.io/hostname": "n1",
-                    "kubernetes.io/os": "linux", "pool": "wasm",
-                },
-                "annotations": {
-                    "volumes.kubernetes.io/controller-managed-attach-detach": "true",
-                },
-            },
-            "spec": {"taints": [{"key": "a", "value": "b", "effect": "NoSchedule"}]},
-            "status": {
-                "capacity": {
-                    "cpu": "4", "memory": "8Gi", "pods": "110", "ephemeral-storage": "100Gi",
-                    "hugepages-2Mi": "1Gi", "hugepages-1Gi": "0",
-                },
-                "allocatable": {
-                    "cpu": "4", "memory": "7Gi", "pods": "110", "ephemeral-storage": "100Gi",
-                    "hugepages-2Mi": "1Gi", "hugepages-1Gi": "0",
-                },
-                "addresses": [
-                    {"type": "InternalIP", "address": "10.0.0.7"},
-                    {"type": "Hostname", "address": "n1"},
-                ],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
-                "nodeInfo": {
-                    "machineID": "m", "systemUUID": "s", "bootID": "b1", "kernelVersion": "6.1",
-                    "osImage": "Debian", "containerRuntimeVersion": "wasmtime://48.0.8",
-                    "kubeletVersion": options.kubelet_version, "kubeProxyVersion": "",
-                    "operatingSystem": "linux", "architecture": "amd64",
-                },
-                "runtimeHandlers": [{"features": features}, {"name": "wasm", "features": features}],
-                "features": {"supplementalGroupsPolicy": false},
-                "declaredFeatures": ["A", "B"],
-                "conditions": [
-                    condition(
-                        "MemoryPressure",
-                        "KubeletHasSufficientMemory",
-                        "kubelet has sufficient memory available",
-                    ),
-                    condition("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-                    condition(
-                        "PIDPressure",
-                        "KubeletHasSufficientPID",
-                        "kubelet has sufficient PID available",
-                    ),
-                    condition(
-                        "Ready",
-                        "KubeletNotReady",
-                        "container runtime status check may not have completed yet",
-                    ),
-                ],
-            },
-        })
-    );
+    assert_eq!(json_of(&node), new_node(&options));
     assert_eq!(address_error, None);
     let first = &events[0];
     assert_eq!(first.message, "Node n1 status is now: NodeHasSufficientMemory");

@@ -50,14 +50,11 @@ fn without_heartbeats(node: &Node) -> Node {
 /// A node as JSON without its spec.
 fn plain(node: &Node) -> serde_json::Result<Map<String, Value>> {
     let node = Node { spec: Some(NodeSpec::default()), ..node.clone() };
-    match serde_json::to_value(node)? {
-        Value::Object(mut map) => {
-            // An empty list is none, to the API server as well.
-            map.values_mut().for_each(drop_empty);
-            Ok(map)
-        }
-        _ => Ok(Map::new()),
-    }
+    let mut value = serde_json::to_value(node)?;
+    let mut map = value.as_object_mut().map(mem::take).unwrap_or_default();
+    // An empty list is none, to the API server as well.
+    map.values_mut().for_each(drop_empty);
+    Ok(map)
 }
 
 /// Removes empty lists and maps.
@@ -89,9 +86,9 @@ fn changes(old: &Map<String, Value>, new: &Map<String, Value>) -> Option<Map<Str
             patch.insert(key.clone(), change);
         }
     }
-    let gone = old.iter().filter(|(key, before)| {
-        !new.contains_key(*key) && !(*key == ADDRESSES && before.is_array())
-    });
+    let is_addresses = |key: &str, value: &Value| key == ADDRESSES && value.is_array();
+    let gone =
+        old.iter().filter(|(key, before)| !(new.contains_key(*key) || is_addresses(key, before)));
     for (key, _) in gone {
         patch.insert(key.clone(), Value::Null);
     }
@@ -110,7 +107,7 @@ fn conditions(old: Option<&Value>, new: &[Value]) -> Value {
             continue;
         };
         change.insert("type".into(), now["type"].clone());
-        patch.push(Value::Object(mem::take(&mut change)));
+        patch.push(Value::Object(change));
     }
     Value::Array(patch)
 }

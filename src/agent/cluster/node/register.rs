@@ -1,45 +1,15 @@
 //! The registration of our node, with the API server's answers read as upstream reads them.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use tokio::time::sleep;
-use tracing::{info, warn};
 
-use super::object::{Facts, initial, reconciled};
-use super::{BackOff, LIMIT, Shared, patch};
-use crate::cluster::call::{CallError, call, now};
-use crate::telemetry::chain;
+use super::object::reconciled;
+use super::{LIMIT, patch};
+use crate::cluster::call::{CallError, call};
 
-/// Registers our node, however long it takes; gives it as the API server has it then.
-pub(super) async fn register(api: &Api<Node>, shared: &Arc<Shared>, facts: &Facts) -> Node {
-    let mut back_off = BackOff::new();
-    let name = &shared.options.name;
-    loop {
-        let inputs = shared.inputs();
-        let wanted = initial(&shared.options, facts, &inputs, &now());
-        if let Some(error) = &wanted.address_error {
-            warn!(node = name, error = chain(error), "the node has no address to report");
-        }
-        match try_register(api, &wanted.node).await {
-            Ok(node) => {
-                info!(node = name, "the node is registered");
-                // Of a new node, since there was none of it to compare with.
-                wanted.events.into_iter().for_each(|event| shared.say(event));
-                return node;
-            }
-            Err(error) => {
-                warn!(node = name, error = chain(&error), "the node is not registered yet");
-                let asked = error.retry_after().unwrap_or_default().min(super::BACK_OFF_MAX);
-                sleep(back_off.next().max(asked)).await;
-            }
-        }
-    }
-}
-
-async fn try_register(api: &Api<Node>, wanted: &Node) -> Result<Node, CallError> {
+/// Registers our node `wanted`, new or there before; gives it as the API server has it then.
+pub(super) async fn register(api: &Api<Node>, wanted: &Node) -> Result<Node, CallError> {
     match call(LIMIT, api.create(&PostParams::default(), wanted)).await {
         Ok(node) => return Ok(node),
         // Of that name there is one; or we may not make any, which does not mean that there is none.

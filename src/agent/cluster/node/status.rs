@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::address::HostAddresses;
-use super::object::{Facts, Said, Wanted, updated};
+use super::object::{Facts, Said, Wanted, initial, updated};
 use super::register::{register, write};
-use super::{BackOff, JITTER, LIMIT, Shared, patch};
+use super::{BACK_OFF_MAX, BackOff, JITTER, LIMIT, Shared, patch};
 use crate::cluster::call::{CallError, call, now};
 use crate::cluster::spread;
 use crate::linux::machine::Machine;
@@ -110,9 +110,34 @@ impl Reporter {
         }
     }
 
+    /// Registers our node, however long it takes.
     async fn register(&mut self) {
-        if self.shared.options.register {
-            self.written = Some(register(&self.api, &self.shared, &self.facts).await);
+        if !self.shared.options.register {
+            return;
+        }
+        let mut back_off = BackOff::new();
+        loop {
+            let Wanted { node, events, address_error } =
+                initial(&self.shared.options, &self.facts, &self.shared.inputs(), &now());
+            if let Some(error) = address_error {
+                warn!(error = chain(&error), "the node has no address to report");
+            }
+            let name = &self.shared.options.name;
+            match register(&self.api, &node).await {
+                Ok(node) => {
+                    info!(node = name, "the node is registered");
+                    self.written = Some(node);
+                    events.into_iter().for_each(|event| self.shared.say(event));
+                    return;
+                }
+                Err(error) => {
+                    warn!(node = name, error = chain(&error), "the node is not registered yet");
+                    let asked = error.retry_after().unwrap_or_default().min(BACK_OFF_MAX);
+                    sleep(back_off.next().max(asked)).await;
+                }
+            }
+            // A link that has come up since has brought an address.
+            self.look().await;
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{BackOff, Shared};
-use crate::telemetry::chain;
+use crate::cluster::call::innermost;
 
 /// Publishes our node in each version that the API server shows, for ever. While it shows nothing,
 /// the last version stays.
@@ -37,7 +37,7 @@ pub(super) async fn run(
                 }));
             }
             Err(error) => {
-                let error = chain(&error);
+                let error = innermost(&error);
                 if is_away {
                     debug!(error, "the watch of our node broke again");
                 } else {

@@ -31,8 +31,12 @@ const STATUS_MAX: usize = 64 << 10;
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// What a watch's buffer keeps once it is empty.
 const BUFFER_KEPT: usize = 16 << 10;
-/// In the message of a refusal by the node authorizer (upstream `node_authorizer.go`).
-const UNRELATED: &str = "no relationship found between node";
+/// In the message of a refusal by the node authorizer (upstream `node_authorizer.go`), and by
+/// NodeRestriction of a token: neither has heard yet that the pod is ours.
+const UNRELATED: [&str; 2] = [
+    "no relationship found between node",
+    "node requested token bound to a pod scheduled on a different node",
+];
 
 /// Why something could not be read from the API server.
 #[derive(Debug, Error)]
@@ -80,7 +84,9 @@ impl ReadError {
     /// after a pod was bound that passes in some milliseconds.
     pub(super) fn is_early(&self) -> bool {
         match self {
-            Self::Status { code: 403, message, .. } => message.contains(UNRELATED),
+            Self::Status { code: 403, message, .. } => {
+                UNRELATED.iter().any(|text| message.contains(text))
+            }
             Self::Status { code: 404, kind, .. } => ["pod", "pods"].contains(&kind.as_str()),
             Self::Status { .. }
             | Self::Timeout
@@ -190,11 +196,7 @@ impl Server {
 
     /// The answer if it is a good one.
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ReadError> {
-        let answer = self.client.send(request).await.map_err(|error| match error {
-            // What is wrong, without what `kube` says around it.
-            kube::Error::Service(why) => ReadError::Transport(why),
-            other => ReadError::transport(other),
-        })?;
+        let answer = self.client.send(request).await.map_err(bare)?;
         let code = answer.status();
         if code.is_success() {
             return Ok(answer);
@@ -214,6 +216,14 @@ impl Server {
         }
         Err(refusal)
     }
+}
+
+/// What went wrong with a request, without what `kube` says around it.
+fn bare(error: kube::Error) -> ReadError {
+    if let kube::Error::Service(why) = error {
+        return ReadError::Transport(why);
+    }
+    ReadError::transport(error)
 }
 
 /// A failure that the server describes; `code` if the status has none.

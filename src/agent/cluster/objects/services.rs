@@ -10,12 +10,9 @@ use tokio::sync::watch;
 
 use super::changes::lock;
 use super::request::ReadError;
-use super::watch::{Scope, Sink, Which};
+use super::watch::{LIST_MAX, Scope, Sink, Which};
 
-/// Most services that are kept: five times what upstream is tested with. Of more, pods are told
-/// nothing.
-const SERVICES_MAX: usize = 50_000;
-/// Where every pod's API server is.
+/// The API server, of which every pod is told.
 const MASTER: (&str, &str) = ("default", "kubernetes");
 
 /// By namespace and name.
@@ -71,10 +68,10 @@ impl Services {
 fn put(known: &mut Known, service: &Service) {
     let facts = ServiceFacts::of(service);
     let key = (facts.namespace.clone(), facts.name.clone());
-    if known.len() < SERVICES_MAX || known.contains_key(&key) {
+    if known.len() < LIST_MAX || known.contains_key(&key) {
         known.insert(key, Arc::new(facts));
-    } else if known.len() == SERVICES_MAX {
-        tracing::warn!("more than {SERVICES_MAX} services: pods are not told of all of them");
+    } else if known.len() == LIST_MAX {
+        tracing::warn!("more than {LIST_MAX} services: pods are not told of all of them");
     }
 }
 

@@ -22,6 +22,8 @@ const WATCH_SHORT: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Objects in one answer to a list of many (client-go's default).
 const PAGE: usize = 500;
+/// Most objects that are listed: five times as many services as upstream is tested with.
+pub(super) const LIST_MAX: usize = 50_000;
 
 /// An object that has a name.
 pub(super) trait Named:
@@ -127,7 +129,8 @@ async fn list<K: Named>(
                 let url = format!("{}?fieldSelector={selector}&limit={PAGE}{next}", scope.path);
                 let page: Page<K> = server.get(&url, PAGE_MAX).await?;
                 all.extend(page.items.unwrap_or_default());
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                let token = page.metadata.continue_.filter(|token| !token.is_empty());
+                match token.filter(|_| all.len() < LIST_MAX) {
                     Some(token) => next = format!("&continue={token}"),
                     None => return Ok((all, page.metadata.resource_version.unwrap_or_default())),
                 }

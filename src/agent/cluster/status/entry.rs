@@ -8,9 +8,8 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::write::Job;
-use crate::cluster::client::{Backoff, retry_after};
+use crate::cluster::client::{Backoff, retry_after, told};
 use crate::cluster::patch::{is_terminal, status_patch};
-use crate::telemetry::chain;
 
 /// Marks the API's copy of a pod that comes from elsewhere.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -133,9 +132,13 @@ impl Entry {
 
     /// The API took a patch and has this now. What it made of it otherwise is not sent again.
     pub(super) fn written(&mut self, pod: Arc<Pod>, again: bool) {
+        self.stage = Stage::Settled;
         if version(&pod) >= version(&self.pod) {
             self.pod = pod;
             self.is_answer = true;
+        } else if pod.status != self.pod.status {
+            // Others were there after us.
+            self.stage = Stage::Changed;
         }
         if let Some(wanted) = &mut self.wanted {
             wanted.sent = !again;
@@ -149,7 +152,7 @@ impl Entry {
         let wait = self.backoff.wait(retry_after(error));
         let (namespace, name) = (self.pod.namespace().unwrap_or_default(), self.pod.name_any());
         if self.failures == 0 {
-            tracing::warn!("status of pod {namespace}/{name} not written: {}", chain(error));
+            tracing::warn!("status of pod {namespace}/{name} not written: {}", told(error));
         }
         self.failures = self.failures.saturating_add(1);
         wait

@@ -52,18 +52,19 @@ impl Job {
             Ok(done) => return done,
             Err(error) => error,
         };
-        match &error {
-            kube::Error::Api(status) if status.code == 404 => Done::Gone,
-            // Is it still the same pod? 422: its uid cannot be patched.
-            kube::Error::Api(status) if matches!(status.code, 409 | 422) => {
-                match api.get_opt(&name).await {
-                    Ok(Some(found)) if found.uid() == uid => {
-                        Done::Failed { error, newest: Some(slim(found)) }
-                    }
-                    Ok(Some(_) | None) => Done::Gone,
-                    Err(_) => Done::Failed { error, newest: None },
+        let kube::Error::Api(refusal) = &error else {
+            return Done::Failed { error, newest: None };
+        };
+        match refusal.code {
+            404 => Done::Gone,
+            // Is it still the same pod? 409: of a DELETE's precondition; 422: a uid is not patched.
+            409 | 422 => match api.get_opt(&name).await {
+                Ok(Some(found)) if found.uid() == uid => {
+                    Done::Failed { error, newest: Some(slim(found)) }
                 }
-            }
+                Ok(Some(_) | None) => Done::Gone,
+                Err(_) => Done::Failed { error, newest: None },
+            },
             _ => Done::Failed { error, newest: None },
         }
     }

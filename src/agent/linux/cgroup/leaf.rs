@@ -53,7 +53,8 @@ impl Leaf {
     }
 
     /// How many of its processes were killed for want of memory, be it its own, its pod's or the
-    /// host's; none where memory is not counted.
+    /// host's; none where memory is not counted. Where all are killed together, version 2 counts the
+    /// one that was chosen twice (Linux 6.1).
     ///
     /// # Errors
     /// `NotFound` once it is removed.

@@ -433,6 +433,15 @@ impl Cgroups {
         self.make(&self.name(class, None, None)?, &limits, Level::Inner)
     }
 
+    /// Removes everything, up to and with the group below which `kubepods` stands, for tests that
+    /// have one of their own.
+    #[cfg(test)]
+    pub(crate) fn remove_all(&self) -> Result<(), CgroupError> {
+        let root = self.root.parent().filter(|root| *root != Path::new("")).expect("of its own");
+        let mut all = self.hierarchies.iter();
+        all.try_for_each(|h| leaf::remove_tree(&h.mount.join(root), DEPTH_MAX))
+    }
+
     /// Makes the group `name` where it is not there, and sets its limits.
     fn make(&self, name: &Path, limits: &Limits, level: Level) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {

@@ -15,19 +15,15 @@ struct Scene {
 }
 
 impl Scene {
-    /// `None` where this user may not make groups, or nothing is mounted.
+    /// `None` for an ordinary user, and where nothing is mounted.
     fn new() -> Option<Self> {
         let name = format!("copepod-test-{}", uuid::Uuid::new_v4().simple());
         let options = Options { cgroup_root: name.clone(), ..Options::default() };
         match Cgroups::open(&options) {
             Ok(cgroups) => Some(Self { cgroups, name }),
-            Err(error) => {
-                eprintln!(
-                    "no control groups here: {error}: {:?}",
-                    std::error::Error::source(&error)
-                );
-                None
-            }
+            Err(CgroupError::NotMounted) => None,
+            Err(_) if !rustix::process::geteuid().is_root() => None,
+            Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
         }
     }
 
@@ -46,9 +42,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        for hierarchy in &self.cgroups.hierarchies {
-            leaf::remove_tree(&hierarchy.mount.join(&self.name), DEPTH_MAX).expect("removes");
-        }
+        self.cgroups.remove_all().expect("removes");
     }
 }
 
@@ -170,10 +164,14 @@ fn an_oom_kill_is_counted() {
     // It keeps the last line, which never ends.
     let hog = output(&leaf, "exec tail /dev/zero");
     assert_eq!(hog.status.signal(), Some(9), "{hog:?}");
-    assert_eq!(leaf.oom_kills().expect("reads"), 1);
+    // The one that is chosen is killed a second time with its group.
+    let each = if cgroups.version() == Version::V1 { 1..=1 } else { 1..=2 };
+    let first = leaf.oom_kills().expect("reads");
+    assert!(each.contains(&first), "{first}");
     assert_eq!(other.oom_kills().expect("reads"), 0, "of another container");
     assert_eq!(output(&leaf, "exec tail /dev/zero").status.signal(), Some(9));
-    assert_eq!(leaf.oom_kills().expect("reads"), 2);
+    let second = leaf.oom_kills().expect("reads");
+    assert!(each.contains(&(second - first)), "{first}, {second}");
     if let Ok(peak) = leaf.memory_peak() {
         assert!((8 << 20..=16 << 20).contains(&peak), "{peak}");
     }
@@ -182,8 +180,9 @@ fn an_oom_kill_is_counted() {
     cgroups.make_leaf("u", Class::Guaranteed, "o", &Limits::default()).expect("frees");
     cgroups.make_pod("u", Class::Guaranteed, &limits).expect("limits");
     assert_eq!(output(&other, "exec tail /dev/zero").status.signal(), Some(9));
-    assert_eq!(other.oom_kills().expect("reads"), 1);
-    assert_eq!(leaf.oom_kills().expect("reads"), 2);
+    let third = other.oom_kills().expect("reads");
+    assert!(each.contains(&third), "{third}");
+    assert_eq!(leaf.oom_kills().expect("reads"), second);
 }
 
 #[test]
@@ -298,7 +297,9 @@ fn version_2_has_one_hierarchy_with_controllers_from_the_top_down() {
         fs::read_to_string(dir.path().join(path.trim_start_matches('/'))).unwrap_or_default()
     };
     let leaf = cgroups.make_leaf("u", Class::Burstable, ID, &limits()).expect("makes");
-    for group in ["", "a", "a/b", "a/b/kubepods/burstable", "a/b/kubepods/burstable/podu"] {
+    for group in
+        ["", "a", "a/b", "a/b/kubepods", "a/b/kubepods/burstable", "a/b/kubepods/burstable/podu"]
+    {
         // The last one written; the kernel would keep all.
         assert_eq!(file(&format!("{group}/cgroup.subtree_control")), "+pids", "{group}");
     }

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::super::Container;
 use super::kept::{self, About, timestamp};
 use super::monitor::{self, End, Living, Records, conclude, finish, read_state};
-use super::spawn::{Socket, connect};
 use super::oom::OomKills;
+use super::spawn::{Socket, connect};
 use super::waited::Waited;
 use super::{Entry, Wasm, exec};
 use crate::ledger::LedgerError;
@@ -97,7 +97,9 @@ impl Wasm {
                 Err(source) => return Err(AdoptError::State { dir, source }),
             };
             match (about, state) {
-                (Some(about), Some(state)) => self.take_over((dir, owner), about, state, cgroups).await?,
+                (Some(about), Some(state)) => {
+                    self.take_over((dir, owner), about, state, cgroups).await?
+                }
                 (about, _) => never_ran(&dir, about.as_ref()),
             }
         }
@@ -195,7 +197,8 @@ async fn end_of(dir: &Path, about: &About, oom: &OomKills) -> Option<Exit> {
     }
     let records = read_state(dir);
     let recorded = records.as_ref().is_ok_and(Records::has_exit);
-    let concluded = conclude(None, records, Ok(End::Unseen(None))).ok()?;
+    let end = End::Unseen(kept::read_signal(dir));
+    let concluded = conclude(None, records, Ok(end)).ok()?;
     let mut exit = oom.blame(Ok(concluded), recorded).ok()?;
     if exit.reason == Reason::OomKilled.as_str() && !recorded {
         // It is known after all how it ended.

@@ -2,7 +2,8 @@
 //!
 //! `about` is written before the start: where the log and the termination message are. `ended` is
 //! written before an end is told that the sandbox could not record by itself, or whose message comes
-//! from the guest's files: an agent that comes later tells the same. Both are the agent's alone, so
+//! from the guest's files, `signal` before a signal is sent: an agent that comes later tells the same.
+//! All are the agent's alone, so
 //! that no guest that broke out can send it to other paths.
 
 use std::fs;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use copepod_pod::Exit;
 use jiff::Timestamp;
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::super::{Container, TerminationMessage};
@@ -18,6 +20,7 @@ use crate::ledger::write_whole;
 
 const ABOUT: &str = "about";
 const ENDED: &str = "ended";
+const SIGNAL: &str = "signal";
 
 /// Where an attempt's traces are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +104,24 @@ pub(super) fn timestamp(ns: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+/// Writes that the attempt's process is sent a signal now: should the agent die before it hears of
+/// the end, another one knows what ended it. A later signal takes the place of an earlier one.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn keep_signal(dir: &Path, signal: Signal) -> io::Result<()> {
+    fs::write(dir.join(SIGNAL), signal.as_raw().to_string())
+}
+
+/// The last signal that the attempt's process was sent, if any was.
+pub(super) fn read_signal(dir: &Path) -> Option<Signal> {
+    let number: i32 = fs::read_to_string(dir.join(SIGNAL)).ok()?.parse().ok()?;
+    [Signal::TERM, Signal::KILL].into_iter().find(|signal| signal.as_raw() == number)
+}
+
 /// Forgets what an earlier try of the same attempt left.
 pub(super) fn forget_end(dir: &Path) {
     // Mostly there is nothing.
     let _ = fs::remove_file(dir.join(ENDED));
+    let _ = fs::remove_file(dir.join(SIGNAL));
 }

@@ -152,6 +152,7 @@ impl Runtime for Wasm {
 
     async fn remove(&self, id: &str) {
         let Some(entry) = self.table.lock().remove(id) else { return };
+        entry.oom.remove_leaf().await;
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
         logs::remove(&entry.about.log);

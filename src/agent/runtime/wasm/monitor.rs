@@ -102,13 +102,11 @@ impl Monitor {
                 Some(grace) = stops.recv() => {
                     let wished = Instant::now() + grace.min(GRACE_MAX);
                     let signal = if grace.is_zero() { Signal::KILL } else { Signal::TERM };
-                    process.signal(signal);
-                    told = Some(signal);
+                    told = Some(send(&process, signal, &place, self.keeps()));
                     kill_at = Some(kill_at.map_or(wished, |at| at.min(wished)));
                 }
                 () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
-                    process.signal(Signal::KILL);
-                    told = Some(Signal::KILL);
+                    told = Some(send(&process, Signal::KILL, &place, self.keeps()));
                     kill_at = None;
                 }
             }
@@ -124,6 +122,11 @@ impl Monitor {
         let end = status.map(|status| status.map_or(End::Unseen(told), End::Seen));
         self.ended(&place, end).await;
         socket.ended();
+    }
+
+    /// Whether another agent may hear of the end.
+    fn keeps(&self) -> bool {
+        self.container.as_ref().is_none_or(|container| !container.die_with_agent)
     }
 
     async fn hear(&mut self, frame: FromSandbox, place: &Place<'_>) {
@@ -191,6 +194,15 @@ impl Monitor {
         // Closed: the agent ends, and nobody asks any more.
         let _ = self.happenings.send(happening).await;
     }
+}
+
+/// Sends a signal, and keeps that it is sent for an agent that only hears of the end.
+fn send(process: &Waited, signal: Signal, place: &Place<'_>, keep: bool) -> Signal {
+    if keep && let Err(error) = kept::keep_signal(place.dir, signal) {
+        tracing::warn!(path = %place.dir.display(), %error, "cannot keep that a signal is sent");
+    }
+    process.signal(signal);
+    signal
 }
 
 /// What a state file holds.

@@ -2,7 +2,8 @@
 //!
 //! A killed sandbox leaves no record, and its wait status says no more than SIGKILL. Its group
 //! counts each process of it that the kernel killed for want of memory; those that were commands
-//! beside the container are told apart by their own ends.
+//! beside the container are told apart by their own ends. Where all of a group are killed together
+//! (version 2), no command dies of it alone: a kill that is counted twice does no harm.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,0 +1,132 @@
+//! The node in a real cluster. One control plane and one registry are started for all tests here;
+//! each test that needs one has a node and a namespace of its own. `make test` builds what is run.
+
+mod join;
+mod network;
+mod objects;
+mod outage;
+mod place;
+mod refusals;
+mod resources;
+mod smoke;
+mod survive;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use copepod_tests::cluster::{ControlPlane, Options};
+use copepod_tests::registry::Registry;
+use copepod_tests::{Home, guest};
+use libtest_mimic::{Arguments, Trial};
+
+/// Far longer than anything here takes, on a machine with other work too.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Tests mostly wait for one another's programs, so more of them run at once than there are
+/// processors; but not so many that a node's time is measured in others' work.
+const THREADS: usize = 4;
+
+/// What the tests share.
+struct World {
+    plane: ControlPlane,
+    registry: Registry,
+    home: Home,
+    /// Pushed already, by name.
+    images: Mutex<BTreeMap<String, String>>,
+}
+
+impl World {
+    /// With this control plane; the shared one, or one whose API server a test takes away.
+    fn with(plane: ControlPlane) -> Self {
+        Self {
+            plane,
+            registry: Registry::start(),
+            home: Home::with_empty_cache(),
+            images: Mutex::default(),
+        }
+    }
+
+    /// Ends the control plane, and fails if anything is left of it.
+    #[track_caller]
+    fn finish(self) {
+        self.plane.finish();
+    }
+
+    /// The reference of an image with this guest (of `wasm-examples`), pushed when it is first
+    /// asked for.
+    #[track_caller]
+    fn image(&self, name: &str) -> String {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = images.get(name) {
+            return image.clone();
+        }
+        let image = format!("{}/{name}:1", self.registry.host());
+        let file = guest(name);
+        let file = file.to_str().expect("a path in UTF-8");
+        let output = self.home.copepod(["image", "push", file, &image]).output(SOON);
+        assert!(output.status.success(), "{output:?}");
+        images.insert(name.to_owned(), image.clone());
+        image
+    }
+}
+
+type Test = (&'static str, fn(&World));
+
+/// Names each test as libtest would. One that is not listed is dead code, which the lint finds.
+macro_rules! tests {
+    ($($room:ident::$name:ident),* $(,)?) => {
+        [$((concat!(stringify!($room), "::", stringify!($name)), $room::$name)),*]
+    };
+}
+
+fn main() -> ExitCode {
+    let tests: [Test; _] = tests![
+        smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
+        smoke::a_pod_without_a_node_stays_pending,
+        smoke::a_node_has_rights_of_its_own_alone,
+        join::a_deployment_is_run_followed_rolled_and_deleted,
+        join::a_node_that_was_deleted_registers_again,
+        join::the_lease_is_renewed_and_the_node_says_what_it_is,
+        objects::every_pod_has_its_account_and_the_services,
+        objects::a_token_is_taken_by_the_api_server_while_its_pod_is_there,
+        objects::what_a_pod_names_is_read_waited_for_and_followed,
+        network::each_pod_has_an_address_and_its_own_low_port,
+        network::a_pod_keeps_its_address_over_restarts_of_container_and_agent,
+        network::a_pod_of_the_hosts_network_has_the_nodes_address,
+        network::without_a_network_the_node_is_not_ready_and_host_pods_run,
+        resources::a_pods_group_has_its_limits_and_goes_with_it,
+        resources::a_guest_that_takes_too_much_memory_is_oom_killed,
+        refusals::a_kubeconfig_of_another_node_makes_no_node,
+        refusals::a_cluster_of_another_authority_is_not_believed,
+        refusals::an_expired_certificate_makes_no_node,
+        refusals::all_faults_of_a_configuration_are_told_at_once,
+        refusals::a_root_directory_has_one_agent,
+        refusals::a_pod_that_asks_for_what_is_not_served_is_told_so,
+        refusals::annotations_as_large_as_may_be_do_no_harm,
+        refusals::the_server_asks_who_it_is_and_whether_they_may,
+        refusals::slow_clients_hold_up_nobody_and_are_let_go,
+        survive::twenty_pods_outlive_twenty_kills_of_the_agent,
+        survive::what_happens_while_the_agent_is_away_is_made_good,
+        outage::pods_outlive_an_absence_of_the_api_server,
+        outage::an_api_server_that_says_nothing_is_left_for_another_connection,
+        outage::an_agent_starts_while_the_api_server_is_away,
+    ];
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let world: Arc<OnceLock<World>> = Arc::default();
+    let trials = tests.map(|(name, test)| {
+        let world = Arc::clone(&world);
+        Trial::test(name, move || {
+            test(world.get_or_init(|| World::with(ControlPlane::start(&Options::default()))));
+            Ok(())
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.into());
+    // Whatever failed, the control plane is ended and looked at.
+    if let Some(world) = Arc::into_inner(world).and_then(OnceLock::into_inner) {
+        world.finish();
+    }
+    conclusion.exit_code()
+}
