@@ -111,17 +111,17 @@ fn merge(state: &mut State, event: Event, now: Now) {
         }
         Event::Pulling { container } => state.record_pulling(&container),
         Event::Image { container, result } => {
-            if let Some(taken) = state.container(&container) {
-                if taken.take_image(result.clone(), now.mono) {
-                    state.record_image(&container, &result);
-                }
+            if let Some(taken) = state.container(&container)
+                && taken.take_image(result.clone(), now.mono)
+            {
+                state.record_image(&container, &result);
             }
         }
         Event::StartFailed { container, attempt, failure } => {
-            if let Some(known) = state.container(&container) {
-                if known.start_failed(attempt, failure.clone(), now.mono) {
-                    state.record_start_failure(&container, &failure);
-                }
+            if let Some(known) = state.container(&container)
+                && known.start_failed(attempt, failure.clone(), now.mono)
+            {
+                state.record_start_failure(&container, &failure);
             }
         }
         Event::TornDown(result) => {

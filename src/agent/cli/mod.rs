@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
-    Node(node::Args),
+    Node(Box<node::Args>),
     Check(run::check::Args),
     Ps(ps::Args),
     Logs(logs::Args),
@@ -52,10 +52,10 @@ enum Command {
 /// of ours (printed here, once), 2 for a wrong command line (clap), else what the command says.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::init(match &cli.command {
-        Command::Node(args) => Some(args.verbosity()),
-        _ => None,
-    });
+    // A node's configuration says how much it logs.
+    if !matches!(cli.command, Command::Node(_)) {
+        telemetry::init(None);
+    }
     // A half-dead agent is worse than one that is started again: a panic of any task ends it.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -65,7 +65,7 @@ pub(crate) fn main() -> ExitCode {
     linux::raise_descriptor_limit();
     let result = match cli.command {
         Command::Run(args) => on_one_thread(run::run(args)),
-        Command::Node(args) => on_one_thread(node::run(args)),
+        Command::Node(args) => on_one_thread(node::run(*args)),
         Command::Check(args) => on_one_thread(run::check::run(args)),
         Command::Ps(args) => on_one_thread(ps::run(args)),
         Command::Logs(args) => on_one_thread(logs::run(args)),

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 
 use super::{note, run};
 use crate::config::{Config, NodeFlags};
-use crate::node;
+use crate::{node, telemetry};
 
 /// Be a node of a cluster: register with its API server and run the pods that are bound here.
 ///
@@ -16,13 +16,6 @@ pub(super) struct Args {
     flags: NodeFlags,
 }
 
-impl Args {
-    /// How much is logged, as klog counts; what is no number is refused with the configuration.
-    pub(super) fn verbosity(&self) -> u8 {
-        self.flags.v.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -32,6 +25,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
         Ok(loaded) => loaded,
         Err(errors) => return Err(anyhow!("{errors}")),
     };
+    telemetry::init(Some(config.verbosity));
     for warning in warnings {
         note(&warning.to_string());
     }

@@ -124,11 +124,6 @@ impl Recorder {
         }
     }
 
-    /// How many events were dropped since they were too many.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
-    }
-
     /// Says that the API server has just answered: what waits for that is tried again.
     pub(crate) fn api_answers(&self) {
         self.shared.answers.notify_waiters();

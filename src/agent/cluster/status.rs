@@ -123,7 +123,8 @@ impl StatusWriter {
     }
 
     /// How many pods have something that is not in the API yet.
-    pub(crate) fn unsent(&self) -> watch::Receiver<usize> {
+    #[cfg(test)]
+    fn unsent(&self) -> watch::Receiver<usize> {
         self.shared.unsent.subscribe()
     }
 }

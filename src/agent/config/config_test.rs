@@ -254,7 +254,7 @@ fn defaults_are_upstreams_for_a_file() {
     assert_eq!(config.dirs.cert, Path::new("/var/lib/kubelet/pki"));
     assert_eq!(config.dns.resolv_conf.as_deref(), Some(Path::new("/etc/resolv.conf")));
     assert_eq!(config.logs, LogConfig { max_size: Some(10 << 20), max_files: 5 });
-    assert!(config.cgroups.enforce_pods && config.cgroups.per_qos);
+    assert!(config.cgroups.enforce_pods);
     let hard = &config.reserved.eviction_hard;
     assert_eq!(hard[&Signal::MemoryAvailable], Threshold::Quantity(quantity("100Mi").unwrap()));
     assert_eq!(hard[&Signal::NodeFsAvailable], Threshold::Part(0.1));
@@ -428,86 +428,89 @@ fn what_is_no_such_object_is_refused() {
     }
 }
 
+/// Values that are wrong, and how what is said of them begins.
+const WRONG: &[(&str, &str)] = &[
+    ("port: 70000", "port: 70000 must be between 1 and 65535, inclusive"),
+    ("healthzPort: -1", "healthzPort: -1 must be between 1 and 65535, inclusive"),
+    ("readOnlyPort: -1", "readOnlyPort: -1 must be between 0 and 65535, inclusive"),
+    ("address: localhost", "address: \"localhost\" is not a valid IP address"),
+    ("clusterDNS: [10.0.0.1, x]", "clusterDNS[1]: \"x\" is not a valid IP address"),
+    ("maxPods: -1", "maxPods: -1 must not be a negative number"),
+    ("eventBurst: -1", "eventBurst: -1 must not be a negative number"),
+    ("kubeAPIQPS: -1", "kubeAPIQPS: -1 must not be a negative number"),
+    ("nodeLeaseDurationSeconds: -1", "nodeLeaseDurationSeconds: must be greater than 0"),
+    ("nodeStatusUpdateFrequency: -1s", "nodeStatusUpdateFrequency: must not be negative"),
+    ("nodeStatusMaxImages: -2", "nodeStatusMaxImages: -2 must be -1 or greater"),
+    ("oomScoreAdj: -2000", "oomScoreAdj: -2000 must be between -1000 and 1000, inclusive"),
+    (
+        "imageGCHighThresholdPercent: 101",
+        "imageGCHighThresholdPercent: 101 must be between 0 and 100, inclusive",
+    ),
+    (
+        "imageGCLowThresholdPercent: 85",
+        "imageGCLowThresholdPercent: 85 must be less than imageGCHighThresholdPercent 85",
+    ),
+    ("runOnce: true", "runOnce: true, Runonce mode has been deprecated and should not be set"),
+    ("tlsCertFile: /a", "tlsPrivateKeyFile: missing: expected the key of tlsCertFile"),
+    ("tlsPrivateKeyFile: /a", "tlsCertFile: missing: expected the chain of tlsPrivateKeyFile"),
+    ("tlsMinVersion: TLS13", "tlsMinVersion: unknown tls version \"TLS13\": expected"),
+    ("authorization: {mode: RBAC}", "authorization.mode: unknown authorization mode RBAC"),
+    ("cgroupDriver: other", "cgroupDriver: option \"other\" specified: expected one of"),
+    ("hairpinMode: yes-please", "hairpinMode: option \"yes-please\" specified"),
+    (
+        "systemReserved: {cpu: 1x}",
+        "systemReserved.cpu: \"1x\" is no quantity: quantities must match",
+    ),
+    ("kubeReserved: {gpu: '1'}", "kubeReserved.gpu: cannot reserve \"gpu\" resource"),
+    (
+        "systemReserved: {memory: '-1'}",
+        "systemReserved.memory: resource quantity for \"memory\" cannot be negative: -1",
+    ),
+    ("evictionHard: {memory: 1Gi}", "evictionHard.memory: unsupported eviction signal memory"),
+    (
+        "evictionHard: {memory.available: 120%}",
+        "evictionHard.memory.available: eviction percentage threshold memory.available must be \
+         <= 100%: 120%",
+    ),
+    (
+        "evictionHard: {memory.available: '0'}",
+        "evictionHard.memory.available: eviction threshold memory.available must be positive: 0",
+    ),
+    (
+        "evictionSoft: {memory.available: 1Gi}",
+        "evictionSoft.memory.available: grace period must be specified for the soft eviction \
+         threshold memory.available",
+    ),
+    ("containerLogMaxFiles: 1", "containerLogMaxFiles: must be greater than 1"),
+    ("containerLogMaxSize: much", "containerLogMaxSize: \"much\" is no quantity"),
+    ("enforceNodeAllocatable: [all]", "enforceNodeAllocatable: option \"all\" specified"),
+    (
+        "enforceNodeAllocatable: [none, pods]",
+        "enforceNodeAllocatable: may not contain additional enforcements",
+    ),
+    (
+        "cgroupsPerQOS: false\nenforceNodeAllocatable: [pods]",
+        "enforceNodeAllocatable: cgroupsPerQOS must be set to true when \"pods\" is contained",
+    ),
+    (
+        "registerWithTaints: [{key: a b, effect: NoSchedule}]",
+        "registerWithTaints[0]: invalid taint key: name part must consist of",
+    ),
+    ("podLogsDir: /a/../b", "podLogsDir: pod logs path \"/a/../b\" must be normalized"),
+    (
+        "allowedUnsafeSysctls: [net.a, vm.b]",
+        "allowedUnsafeSysctls[1]: the sysctls \"vm.b\" are not known to be namespaced",
+    ),
+    ("userNamespaces: {idsPerPod: 5}", "userNamespaces.idsPerPod: must not be less than 65536"),
+    (
+        "crashLoopBackOff: {maxContainerRestartPeriod: 0.5s}",
+        "crashLoopBackOff.maxContainerRestartPeriod: must be set between 1s and 300s",
+    ),
+];
+
 #[test]
 fn wrong_values_are_named_with_what_was_expected() {
-    for (text, error) in [
-        ("port: 70000", "port: 70000 must be between 1 and 65535, inclusive"),
-        ("healthzPort: -1", "healthzPort: -1 must be between 1 and 65535, inclusive"),
-        ("readOnlyPort: -1", "readOnlyPort: -1 must be between 0 and 65535, inclusive"),
-        ("address: localhost", "address: \"localhost\" is not a valid IP address"),
-        ("clusterDNS: [10.0.0.1, x]", "clusterDNS[1]: \"x\" is not a valid IP address"),
-        ("maxPods: -1", "maxPods: -1 must not be a negative number"),
-        ("eventBurst: -1", "eventBurst: -1 must not be a negative number"),
-        ("kubeAPIQPS: -1", "kubeAPIQPS: -1 must not be a negative number"),
-        ("nodeLeaseDurationSeconds: -1", "nodeLeaseDurationSeconds: must be greater than 0"),
-        ("nodeStatusUpdateFrequency: -1s", "nodeStatusUpdateFrequency: must not be negative"),
-        ("nodeStatusMaxImages: -2", "nodeStatusMaxImages: -2 must be -1 or greater"),
-        ("oomScoreAdj: -2000", "oomScoreAdj: -2000 must be between -1000 and 1000, inclusive"),
-        (
-            "imageGCHighThresholdPercent: 101",
-            "imageGCHighThresholdPercent: 101 must be between 0 and 100, inclusive",
-        ),
-        (
-            "imageGCLowThresholdPercent: 85",
-            "imageGCLowThresholdPercent: 85 must be less than imageGCHighThresholdPercent 85",
-        ),
-        ("runOnce: true", "runOnce: true, Runonce mode has been deprecated and should not be set"),
-        ("tlsCertFile: /a", "tlsPrivateKeyFile: missing: expected the key of tlsCertFile"),
-        ("tlsPrivateKeyFile: /a", "tlsCertFile: missing: expected the chain of tlsPrivateKeyFile"),
-        ("tlsMinVersion: TLS13", "tlsMinVersion: unknown tls version \"TLS13\": expected"),
-        ("authorization: {mode: RBAC}", "authorization.mode: unknown authorization mode RBAC"),
-        ("cgroupDriver: other", "cgroupDriver: option \"other\" specified: expected one of"),
-        ("hairpinMode: yes-please", "hairpinMode: option \"yes-please\" specified"),
-        (
-            "systemReserved: {cpu: 1x}",
-            "systemReserved.cpu: \"1x\" is no quantity: quantities must match",
-        ),
-        ("kubeReserved: {gpu: '1'}", "kubeReserved.gpu: cannot reserve \"gpu\" resource"),
-        (
-            "systemReserved: {memory: '-1'}",
-            "systemReserved.memory: resource quantity for \"memory\" cannot be negative: -1",
-        ),
-        ("evictionHard: {memory: 1Gi}", "evictionHard.memory: unsupported eviction signal memory"),
-        (
-            "evictionHard: {memory.available: 120%}",
-            "evictionHard.memory.available: eviction percentage threshold memory.available must be \
-             <= 100%: 120%",
-        ),
-        (
-            "evictionHard: {memory.available: '0'}",
-            "evictionHard.memory.available: eviction threshold memory.available must be positive: 0",
-        ),
-        (
-            "evictionSoft: {memory.available: 1Gi}",
-            "evictionSoft.memory.available: grace period must be specified for the soft eviction \
-             threshold memory.available",
-        ),
-        ("containerLogMaxFiles: 1", "containerLogMaxFiles: must be greater than 1"),
-        ("containerLogMaxSize: much", "containerLogMaxSize: \"much\" is no quantity"),
-        ("enforceNodeAllocatable: [all]", "enforceNodeAllocatable: option \"all\" specified"),
-        (
-            "enforceNodeAllocatable: [none, pods]",
-            "enforceNodeAllocatable: may not contain additional enforcements",
-        ),
-        (
-            "cgroupsPerQOS: false\nenforceNodeAllocatable: [pods]",
-            "enforceNodeAllocatable: cgroupsPerQOS must be set to true when \"pods\" is contained",
-        ),
-        (
-            "registerWithTaints: [{key: a b, effect: NoSchedule}]",
-            "registerWithTaints[0]: invalid taint key: name part must consist of",
-        ),
-        ("podLogsDir: /a/../b", "podLogsDir: pod logs path \"/a/../b\" must be normalized"),
-        (
-            "allowedUnsafeSysctls: [net.a, vm.b]",
-            "allowedUnsafeSysctls[1]: the sysctls \"vm.b\" are not known to be namespaced",
-        ),
-        ("userNamespaces: {idsPerPod: 5}", "userNamespaces.idsPerPod: must not be less than 65536"),
-        (
-            "crashLoopBackOff: {maxContainerRestartPeriod: 0.5s}",
-            "crashLoopBackOff.maxContainerRestartPeriod: must be set between 1s and 300s",
-        ),
-    ] {
+    for (text, error) in WRONG {
         let error_is = wrong(text);
         let error = format!("/etc/node/config.yaml: {error}");
         assert!(error_is.starts_with(&error), "{text}: {error_is}");
@@ -593,7 +596,7 @@ fn flags_win_over_the_file() {
     assert_eq!(taints, ["wasm=only:NoSchedule", "x=:NoExecute", cloud]);
     assert!(!config.node.register && config.node.external_cloud);
     assert_eq!(config.node.provider_id, "mine");
-    assert_eq!(config.verbosity, Some(5));
+    assert_eq!(config.verbosity, 5);
     assert_eq!(config.dirs.root, Path::new("/data"));
     assert_eq!(config.dirs.cert, Path::new("/data/pki"));
     assert_eq!(config.dirs.cni_bins.len(), 2);

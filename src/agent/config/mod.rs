@@ -74,8 +74,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogConfig,
     /// Most events sent.
     pub(crate) events: Rate,
-    /// Most verbose diagnostics, 0 to 10 as klog has them; `None`: not said.
-    pub(crate) verbosity: Option<u8>,
+    /// Most verbose diagnostics, 0 to 10 as klog has them.
+    pub(crate) verbosity: u8,
 }
 
 /// The node's identity and its object.
@@ -156,8 +156,6 @@ pub(crate) struct PodLimits {
 pub(crate) struct CgroupConfig {
     /// Below which `kubepods` lies; `/` is the top.
     pub(crate) root: String,
-    /// One above the pods of each class of service.
-    pub(crate) per_qos: bool,
     /// All pods together are held to what is allocatable (`enforceNodeAllocatable: [pods]`).
     pub(crate) enforce_pods: bool,
 }

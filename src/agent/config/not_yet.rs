@@ -104,6 +104,7 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("rotateCertificates", file.rotate_certificates, false),
         ("serverTLSBootstrap", file.server_tls_bootstrap, false),
         ("enableContentionProfiling", file.enable_contention_profiling, false),
+        ("cgroupsPerQOS", file.cgroups_per_qos, true),
         ("cpuCFSQuota", file.cpu_cfs_quota, true),
         ("serializeImagePulls", file.serialize_image_pulls, true),
         ("protectKernelDefaults", file.protect_kernel_defaults, false),

@@ -227,7 +227,6 @@ fn cgroups(file: &KubeletConfiguration) -> CgroupConfig {
     let enforce = file.enforce_node_allocatable.as_ref();
     CgroupConfig {
         root: root.unwrap_or_else(|| "/".into()),
-        per_qos: file.cgroups_per_qos != Some(false),
         enforce_pods: enforce.is_none_or(|list| list.iter().any(|what| what == ENFORCE_PODS)),
     }
 }
@@ -252,11 +251,7 @@ fn logs(file: &KubeletConfiguration, findings: &mut Findings) -> LogConfig {
     LogConfig { max_size, max_files: u32::try_from(files).unwrap_or_default() }
 }
 
-fn verbosity(
-    flags: &NodeFlags,
-    file: &KubeletConfiguration,
-    findings: &mut Findings,
-) -> Option<u8> {
+fn verbosity(flags: &NodeFlags, file: &KubeletConfiguration, findings: &mut Findings) -> u8 {
     let of_file = file.logging.as_ref().and_then(|logging| logging.verbosity);
     let level = match flags.v.as_deref().map(str::parse::<u32>) {
         Some(Ok(level)) if level <= MAX_VERBOSITY => Some(level),
@@ -267,5 +262,5 @@ fn verbosity(
         }
         None => of_file.map(|level| level.min(MAX_VERBOSITY)),
     };
-    level.and_then(|level| u8::try_from(level).ok())
+    level.and_then(|level| u8::try_from(level).ok()).unwrap_or(0)
 }

@@ -128,3 +128,9 @@ pub(crate) fn has_landlock() -> bool {
         .handle_access(AccessFs::from_all(ABI::V1))
         .is_ok()
 }
+
+/// Whether this kernel enforces AppArmor profiles.
+pub(crate) fn has_apparmor() -> bool {
+    // A file of one letter; absent where the kernel lacks it.
+    fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+}

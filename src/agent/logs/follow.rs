@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(seen(&mut follower), ["err", "two-three"]);
 
         append(&log, "t stdout F before\n");
-        rotate(&log, jiff::Timestamp::now()).expect("rotates");
+        rotate(&log, 5, jiff::Timestamp::now()).expect("rotates");
         assert_eq!(seen(&mut follower), ["before"]);
         append(&log, "t stdout F after\n");
         append(&dir.path().join("2.log"), "t stdout F second\n");

@@ -15,9 +15,6 @@ use std::{fs, io};
 
 use jiff::Timestamp;
 
-/// How many files of one attempt are kept, the current one with them (upstream's
-/// `containerLogMaxFiles`).
-const MAX_FILES: usize = 5;
 /// Longest line that is put together from its parts, in bytes; a longer one is given in pieces.
 const LINE_MAX: usize = 1 << 20;
 
@@ -73,12 +70,12 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Moves `log` aside as `LOG.YYYYMMDD-HHMMSS` (upstream's name) and removes the oldest past the
-/// number that is kept.
+/// Moves `log` aside as `LOG.YYYYMMDD-HHMMSS` (upstream's name) and removes the oldest, so that
+/// there are `files` with the next one.
 ///
 /// # Errors
 /// That of the rename; a file that cannot be removed is left.
-pub(crate) fn rotate(log: &Path, now: Timestamp) -> io::Result<()> {
+pub(crate) fn rotate(log: &Path, files: u32, now: Timestamp) -> io::Result<()> {
     let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
     let newest = rotated(log)?.pop().and_then(|path| path.file_name()?.to_str().map(String::from));
     // Several in one second, or a clock set back: a name that sorts behind all others.
@@ -88,7 +85,7 @@ pub(crate) fn rotate(log: &Path, now: Timestamp) -> io::Result<()> {
     };
     fs::rename(log, to)?;
     let mut old = rotated(log)?;
-    let surplus = old.len().saturating_sub(MAX_FILES - 1);
+    let surplus = (old.len() + 1).saturating_sub(files as usize);
     for path in old.drain(..surplus) {
         let _ = fs::remove_file(path);
     }
@@ -150,19 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn five_files_are_kept() {
+    fn so_many_files_are_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("0.log");
         let now: Timestamp = "2026-11-22T03:00:00Z".parse().expect("a time");
         for n in 0..7 {
             fs::write(&log, n.to_string()).expect("writes");
-            rotate(&log, now).expect("rotates");
+            rotate(&log, 5, now).expect("rotates");
         }
-        let kept: Vec<String> = rotated(&log)
-            .expect("lists")
-            .iter()
-            .map(|path| fs::read_to_string(path).expect("reads"))
-            .collect();
-        assert_eq!(kept, ["3", "4", "5", "6"]);
+        let kept = || -> Vec<String> {
+            let files = rotated(&log).expect("lists");
+            files.iter().map(|path| fs::read_to_string(path).expect("reads")).collect()
+        };
+        assert_eq!(kept(), ["3", "4", "5", "6"]);
+        fs::write(&log, "7").expect("writes");
+        rotate(&log, 2, now).expect("rotates");
+        assert_eq!(kept(), ["7"]);
     }
 }

@@ -274,7 +274,7 @@ mod tests {
         append(&path, "t stdout F one\nt stdout F tw");
         assert_eq!(all(&mut reader).0, "one\n");
         append(&path, "o\nt stdout F before\n");
-        rotate(&path, Timestamp::now()).expect("rotates");
+        rotate(&path, 5, Timestamp::now()).expect("rotates");
         append(&path, "t stdout F after\n");
         assert_eq!(all(&mut reader).0, "two\nbefore\nafter\n");
         fs::remove_file(&path).expect("removes");

@@ -65,13 +65,6 @@ pub(crate) struct NetworkOptions {
     pub(crate) state_dir: PathBuf,
 }
 
-impl NetworkOptions {
-    /// Where every runtime looks for configurations.
-    pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
-    /// Where plugins are: upstream's directory, Debian's, Fedora's.
-    pub(crate) const BIN_DIRS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
-}
-
 /// A pod's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attachment {

@@ -9,6 +9,7 @@ use rustix::system::uname;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::linux;
 
 /// What decides about new pods.
 pub(super) struct Admission {
@@ -28,6 +29,8 @@ impl Admission {
             // Checked with the configuration.
             sysctls: sysctls.unwrap_or_default(),
             strict_groups: true,
+            // Guests are jailed by our own profile, so that the runtime's default is kept.
+            apparmor: linux::has_apparmor(),
             ..NodeFacts::default()
         };
         Self { node, fixed }

@@ -18,6 +18,7 @@ use crate::linux;
 use crate::linux::cgroup::{Cgroups, Limits, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
+use crate::runtime::LogLimits;
 use crate::server::{
     AuthenticationOptions, AuthorizationMode, ServerOptions, ServingCertificate, TlsOptions,
     TlsVersion,
@@ -152,14 +153,10 @@ pub(super) fn facts(node: &Node, fixed: &Facts) -> Facts {
 /// What this machine does for pods.
 pub(super) fn host(
     config: &Config,
-    node: &Node,
     facts: watch::Receiver<Facts>,
     cgroups: Option<PodCgroups>,
     network: Network,
 ) -> Host {
-    if let Some(cgroups) = cgroups.as_ref().filter(|_| config.cgroups.enforce_pods) {
-        enforce(&cgroups.cgroups, &allocatable(node));
-    }
     Host {
         facts,
         changes_user: true,
@@ -167,6 +164,11 @@ pub(super) fn host(
         die_with_agent: false,
         cgroups,
         network: Some(network),
+        log_limits: LogLimits {
+            // None is no bound.
+            bytes: config.logs.max_size.unwrap_or(u64::MAX),
+            files: config.logs.max_files,
+        },
     }
 }
 
@@ -186,17 +188,22 @@ pub(super) fn fixed_facts(config: &Config) -> Facts {
     }
 }
 
-/// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`).
-fn enforce(cgroups: &Cgroups, allocatable: &Amounts) {
+/// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`), where that is
+/// asked for; whether it was done.
+pub(super) fn enforce(config: &Config, cgroups: Option<&PodCgroups>, node: &Node) -> bool {
+    let Some(cgroups) = cgroups.filter(|_| config.cgroups.enforce_pods) else { return false };
+    let allocatable = allocatable(node);
     let memory = allocatable.get("memory").and_then(|memory| u64::try_from(memory.value()).ok());
     let shares =
         allocatable.get("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
     let cpu_weight = shares.map(copepod_pod::resources::pod_cpu_weight);
     let limits =
         Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
-    if let Err(error) = cgroups.set_pods_limits(&limits) {
-        tracing::warn!(error = chain(&error), "cannot hold pods to what is allocatable");
+    let done = cgroups.cgroups.set_pods_limits(&limits);
+    if let Err(error) = &done {
+        tracing::warn!(error = chain(error), "cannot hold pods to what is allocatable");
     }
+    done.is_ok()
 }
 
 /// The node's server.

@@ -42,8 +42,8 @@ use crate::config::Config;
 use crate::linux;
 use crate::network::Network;
 use crate::runtime::wasm::Wasm;
-use crate::server::{Bind, Server};
-use crate::worker::{Shared, Workers};
+use crate::server::Server;
+use crate::worker::{Host, Shared, Workers};
 
 /// Runs the node until it is told to end (SIGTERM, SIGINT). Containers outlive it.
 ///
@@ -74,7 +74,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let handle = node::start(client.clone(), build::node(&config), recorder.clone());
     let board = Board::new(Arc::clone(&ledger));
     let health = match config.server.healthz {
-        Some(address) => Some(Server::start_health(Bind::Address(address), board.clone()).await?),
+        Some(address) => Some(Server::start_health(address, board.clone()).await?),
         None => None,
     };
 
@@ -85,17 +85,13 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     };
     let fixed = build::fixed_facts(&config);
     let (facts, of_host) = watch::channel(build::facts(&object, &fixed));
-    let host = build::host(&config, &object, of_host, cgroups, network.clone());
+    if build::enforce(&config, cgroups.as_ref(), &object) {
+        handle.allocatable_enforced();
+    }
+    let host = build::host(&config, of_host, cgroups, network.clone());
     let shared = Arc::new(Shared { runtime: wasm, images, ledger, host });
     board.serve(Arc::clone(&shared));
-    let server = match config.server.listen {
-        Some(address) => {
-            let reviews = Arc::new(Reviews::new(client.clone()));
-            let options = build::server(&config, &shared.host);
-            Some(Server::start_tls(Bind::Address(address), board.clone(), reviews, options).await?)
-        }
-        None => None,
-    };
+    let server = serve(&config, &client, &board, &shared.host).await?;
     // Ready only now: who is told so may ask for logs at once.
     handle.set_problems(build::problems(&network));
     let objects = ObjectStore::start(client.clone());
@@ -122,6 +118,19 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         server.end().await;
     }
     Ok(())
+}
+
+/// The node's own server, if it is to have one.
+async fn serve(
+    config: &Config,
+    client: &kube::Client,
+    board: &Board,
+    host: &Host,
+) -> Result<Option<Server>, NodeError> {
+    let Some(address) = config.server.listen else { return Ok(None) };
+    let reviews = Arc::new(Reviews::new(client.clone()));
+    let options = build::server(config, host);
+    Ok(Some(Server::start_tls(address, board.clone(), reviews, options).await?))
 }
 
 /// What tells the agent to end.

@@ -57,12 +57,30 @@ pub(crate) struct Container {
     pub(crate) network: Option<PathBuf>,
     /// Bytes of memory; `None` is no limit.
     pub(crate) memory_limit_bytes: Option<u64>,
+    /// How much of its log is kept.
+    pub(crate) log_limits: LogLimits,
     /// Where an http guest listens.
     pub(crate) listen: Vec<SocketAddr>,
     /// The pod's `terminationGracePeriodSeconds`.
     pub(crate) grace_seconds: u64,
     /// Whether it ends with the agent.
     pub(crate) die_with_agent: bool,
+}
+
+/// How much of a container's log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogLimits {
+    /// Bytes of a file past which it is rotated; the largest number is no bound.
+    pub(crate) bytes: u64,
+    /// Files of one attempt, the one written to included.
+    pub(crate) files: u32,
+}
+
+impl Default for LogLimits {
+    /// Upstream's `containerLogMaxSize` and `containerLogMaxFiles`.
+    fn default() -> Self {
+        Self { bytes: 10 << 20, files: 5 }
+    }
 }
 
 /// Where a container leaves its termination message.

@@ -179,15 +179,6 @@ pub(crate) struct ServerOptions {
     pub(crate) debugging_handlers: bool,
 }
 
-/// Where a server listens.
-#[derive(Debug)]
-pub(crate) enum Bind {
-    /// At this address; port 0 is any that is free.
-    Address(SocketAddr),
-    /// Where this socket does already.
-    Listener(std::net::TcpListener),
-}
-
 /// Why a server does not start.
 #[derive(Debug, Error)]
 pub(crate) enum StartError {
@@ -200,9 +191,6 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The socket that was given is none to accept from.
-    #[error("cannot use the socket that was given")]
-    Listener(#[source] io::Error),
     /// Changes of logs cannot be seen.
     #[error("cannot watch logs")]
     LogWatch(#[source] io::Error),
@@ -213,7 +201,6 @@ pub(crate) enum StartError {
 
 /// A server at work; it ends at the latest with the event loop.
 pub(crate) struct Server {
-    address: Option<SocketAddr>,
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
@@ -233,25 +220,25 @@ impl Server {
                 async move { shared.answer(Caller::Owner, request).await }
             })
         };
-        Ok(Self::spawn(None, |end| accept(listener, OF_USER, end, drained, serve)))
+        Ok(Self::spawn(|end| accept(listener, OF_USER, end, drained, serve)))
     }
 
-    /// Serves `pods` over TLS to whom `reviewer` lets in. Files of certificates are read now, and
-    /// again when they have changed.
+    /// Serves `pods` over TLS at `address` to whom `reviewer` lets in. Files of certificates are read
+    /// now, and again when they have changed.
     ///
     /// # Errors
     /// [`StartError`].
     pub(crate) async fn start_tls(
-        bind: Bind,
+        address: SocketAddr,
         pods: impl Pods,
         reviewer: Arc<dyn Reviewer>,
         options: ServerOptions,
     ) -> Result<Self, StartError> {
-        Self::start_with(bind, pods, reviewer, options, TIMES).await
+        Self::serve_tls(listen(address).await?, pods, reviewer, options, TIMES)
     }
 
-    async fn start_with(
-        bind: Bind,
+    fn serve_tls(
+        listener: TcpListener,
         pods: impl Pods,
         reviewer: Arc<dyn Reviewer>,
         options: ServerOptions,
@@ -263,7 +250,6 @@ impl Server {
         let auth = Auth::new(node_name, authentication, authorization, reviewer)?;
         let mut shared = Shared::new(pods, NODE_STREAMS).map_err(StartError::LogWatch)?;
         shared.debugging = debugging_handlers;
-        let (listener, address) = bind.listen().await?;
         let shared = Arc::new(shared);
         let drained = shared.drained(NODE_STREAMS);
         let node = Arc::new(Node { shared, auth, acceptor });
@@ -273,17 +259,22 @@ impl Server {
                 Arc::clone(&node).answer(client, request)
             })
         };
-        let address = Some(address);
-        Ok(Self::spawn(address, |end| accept(listener, OF_NODE, end, drained, serve)))
+        Ok(Self::spawn(|end| accept(listener, OF_NODE, end, drained, serve)))
     }
 
-    /// Serves the health of what looks after `pods`, and nothing else, over plain HTTP to anyone
-    /// (upstream's `healthzBindAddress` and `healthzPort`).
+    /// Serves the health of what looks after `pods`, and nothing else, over plain HTTP at `address`
+    /// to anyone (upstream's `healthzBindAddress` and `healthzPort`).
     ///
     /// # Errors
-    /// [`StartError::Bind`], [`StartError::Listener`].
-    pub(crate) async fn start_health(bind: Bind, pods: impl Pods) -> Result<Self, StartError> {
-        let (listener, address) = bind.listen().await?;
+    /// [`StartError::Bind`].
+    pub(crate) async fn start_health(
+        address: SocketAddr,
+        pods: impl Pods,
+    ) -> Result<Self, StartError> {
+        Ok(Self::serve_health(listen(address).await?, pods))
+    }
+
+    fn serve_health(listener: TcpListener, pods: impl Pods) -> Self {
         let pods = Arc::new(pods);
         let serve = move |stream, ended| {
             let pods = Arc::clone(&pods);
@@ -298,11 +289,10 @@ impl Server {
             })
         };
         let drained = std::future::ready(());
-        Ok(Self::spawn(Some(address), |end| accept(listener, OF_HEALTH, end, drained, serve)))
+        Self::spawn(|end| accept(listener, OF_HEALTH, end, drained, serve))
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(
-        address: Option<SocketAddr>,
         accept: impl FnOnce(oneshot::Receiver<()>) -> F,
     ) -> Self {
         let (end, wish) = oneshot::channel();
@@ -313,12 +303,7 @@ impl Server {
             // Nobody waits any more: the agent is gone.
             let _ = done.send(());
         });
-        Self { address, end, ended }
-    }
-
-    /// Where it listens; `None` on a Unix socket.
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.address
+        Self { end, ended }
     }
 
     /// Takes no more requests and waits a moment for the answers that are under way.
@@ -329,20 +314,8 @@ impl Server {
     }
 }
 
-impl Bind {
-    async fn listen(self) -> Result<(TcpListener, SocketAddr), StartError> {
-        let listener = match self {
-            Self::Address(address) => TcpListener::bind(address)
-                .await
-                .map_err(|source| StartError::Bind { address, source })?,
-            Self::Listener(listener) => {
-                listener.set_nonblocking(true).map_err(StartError::Listener)?;
-                TcpListener::from_std(listener).map_err(StartError::Listener)?
-            }
-        };
-        let address = listener.local_addr().map_err(StartError::Listener)?;
-        Ok((listener, address))
-    }
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })
 }
 
 /// What all connections of a node share.

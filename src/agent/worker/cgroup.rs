@@ -136,8 +136,10 @@ mod tests {
         assert_eq!((spec.limits.cpu_shares, spec.limits.cpu_weight), (Some(1024), Some(100)));
         assert_eq!(groups.oom_score_adj(&pod, container), 500);
         let leaf = spec.make("u", "0123").expect("makes");
-        let place = |path: &std::path::PathBuf| path.ends_with("kubepods/burstable/podu/0123");
-        assert!(leaf.paths().iter().all(place), "{leaf:?}");
+        let in_place = |file: &std::path::PathBuf| {
+            file.parent().is_some_and(|dir| dir.ends_with("kubepods/burstable/podu/0123"))
+        };
+        assert!(leaf.entries().iter().all(in_place), "{leaf:?}");
         groups.tear_down("u").expect("removes");
         groups.tear_down("u").expect("is gone");
         assert_eq!(cgroups.find_leaf("u", "0123").expect("looks"), None);

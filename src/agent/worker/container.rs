@@ -182,6 +182,7 @@ pub(super) fn describe(
         oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(&pod, spec)),
         network: ready.network.clone(),
         memory_limit_bytes,
+        log_limits: host.log_limits,
         listen: listen(prepared.kind, spec, &facts),
         grace_seconds: grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(30),
         die_with_agent: host.die_with_agent,

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::PodCgroups;
 use crate::linux;
 use crate::network::Network;
+use crate::runtime::LogLimits;
 
 /// What this host does for pods where a cluster's node would do otherwise.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Host {
     pub(crate) cgroups: Option<PodCgroups>,
     /// The network of pods; `None`: guests share the host's.
     pub(crate) network: Option<Network>,
+    /// How much of each container's log is kept.
+    pub(crate) log_limits: LogLimits,
     /// Whether guests end with the agent.
     pub(crate) die_with_agent: bool,
 }
@@ -62,6 +65,7 @@ impl Host {
             mounts: is_root && linux::can_mount(),
             cgroups: None,
             network: None,
+            log_limits: LogLimits::default(),
             die_with_agent: true,
         }
     }

@@ -126,9 +126,10 @@ impl Rig {
         self.state = state;
         let mut actions = Vec::new();
         for action in all {
-            match action {
-                Action::Record(record) => self.records.push(told(&record)),
-                other => actions.push(other),
+            if let Action::Record(record) = &action {
+                self.records.push(told(record));
+            } else {
+                actions.push(action);
             }
         }
         self.actions.extend(actions.iter().cloned());

@@ -58,5 +58,5 @@ fn too_many_are_dropped_and_counted() {
     for n in 0..QUEUE + 3 {
         recorder.record(node_reference("node"), false, "R", n.to_string());
     }
-    assert_eq!(recorder.dropped(), 3);
+    assert_eq!(recorder.shared.dropped.load(Ordering::Relaxed), 3);
 }

@@ -5,13 +5,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// What there is too little of. Each is a condition, and pods are evicted for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pressure {
+pub(super) struct Pressure {
     /// Memory.
-    pub(crate) memory: bool,
+    pub(super) memory: bool,
     /// Room on a file system of the node.
-    pub(crate) disk: bool,
+    pub(super) disk: bool,
     /// Process ids.
-    pub(crate) pid: bool,
+    pub(super) pid: bool,
 }
 
 /// One state of a condition: its reason, its message, the reason of the node's event. Upstream's

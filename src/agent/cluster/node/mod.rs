@@ -2,7 +2,7 @@
 //!
 //! Owns: the whole object ([`object`], pure) and when which part of it is written. In:
 //! [`NodeOptions`], and through the [`NodeHandle`] what changes: why the node is not ready, its
-//! images, what it has too little of. Out: the node as the API server has it, on a watch channel;
+//! images. Out: the node as the API server has it, on a watch channel;
 //! events about the node.
 //! Starts three tasks ([`start`]), which end with the last handle: one watches our own node, one
 //! registers it and writes its status, one renews its lease. An API server that is away stops none
@@ -16,7 +16,6 @@ mod options;
 mod patch;
 mod register;
 mod status;
-mod taint;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,10 +26,8 @@ use tokio::sync::Notify;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
-pub(crate) use self::condition::Pressure;
 use self::object::{Inputs, Said};
-pub(crate) use self::options::{KUBELET_VERSION, NodeOptions, Threshold, WASM_RUNTIME_VERSION};
-pub(crate) use self::taint::{TaintError, parse_taints};
+pub(crate) use self::options::{NodeOptions, Threshold};
 use super::events::{Recorder, node_reference};
 
 /// The first pause after a failure (upstream's registration and lease).
@@ -57,7 +54,7 @@ struct Shared {
     options: NodeOptions,
     recorder: Recorder,
     inputs: Mutex<Inputs>,
-    /// Something that others wait for has changed: readiness or pressure.
+    /// Something that others wait for has changed: readiness.
     urgent: Notify,
 }
 
@@ -99,23 +96,13 @@ impl NodeHandle {
         self.shared.change(false, |inputs| inputs.images = images);
     }
 
-    /// Says what the node has too little of.
-    pub(crate) fn set_pressure(&self, pressure: Pressure) {
-        self.shared.change(true, |inputs| inputs.pressure = pressure);
-    }
-
-    /// Tells that pods' cgroup has the limits of what is allocatable.
+    /// Tells that pods' control group has the limits of what is allocatable.
     pub(crate) fn allocatable_enforced(&self) {
-        self.record(
-            false,
-            "NodeAllocatableEnforced",
-            "Updated Node Allocatable limit across pods".into(),
-        );
-    }
-
-    /// Records an event about the node.
-    pub(crate) fn record(&self, warning: bool, reason: &'static str, message: String) {
-        self.shared.say(Said { warning, reason, message });
+        self.shared.say(Said {
+            warning: false,
+            reason: "NodeAllocatableEnforced",
+            message: "Updated Node Allocatable limit across pods".into(),
+        });
     }
 }
 

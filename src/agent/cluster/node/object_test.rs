@@ -2,7 +2,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::node::{WASM_RUNTIME_VERSION, patch};
+use crate::cluster::node::options::WASM_RUNTIME_VERSION;
+use crate::cluster::node::patch;
 
 const GIB: u64 = 1 << 30;
 
@@ -117,11 +118,16 @@ fn conditions() -> Value {
     ])
 }
 
+fn taint(key: &str, value: Option<&str>, effect: &str) -> Taint {
+    let value = value.map(Into::into);
+    Taint { key: key.into(), value, effect: effect.into(), time_added: None }
+}
+
 #[test]
 fn a_new_node_as_a_whole() {
     let mut options = options();
     options.labels.insert("pool".into(), "wasm".into());
-    options.taints = crate::cluster::node::parse_taints("a=b:NoSchedule").expect("taints");
+    options.taints = vec![taint("a", Some("b"), "NoSchedule")];
     options.runtime_handlers = vec!["wasm".into()];
     options.declared_features = vec!["B".into(), "A".into()];
     let Wanted { node, events, address_error } =
@@ -217,7 +223,7 @@ fn a_node_that_was_there_gets_what_is_ours_again() {
     options.labels.insert("topology.kubernetes.io/zone".into(), "z".into());
     options.labels.insert("node.kubernetes.io/instance-type".into(), String::new());
     options.labels.insert("pool".into(), "new".into());
-    options.taints = crate::cluster::node::parse_taints("a:NoExecute").expect("taints");
+    options.taints = vec![taint("a", None, "NoExecute")];
     let wanted = initial(&options, &facts(), &Inputs::default(), &at(0)).node;
     let existing = json!({
         "metadata": {"name": "n1", "labels": {

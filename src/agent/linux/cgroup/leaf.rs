@@ -34,11 +34,6 @@ impl Leaf {
         Self { version, paths, memory }
     }
 
-    /// Its directories.
-    pub(crate) fn paths(&self) -> &[PathBuf] {
-        &self.paths
-    }
-
     /// The files by which a process of one thread enters it: each takes the text `0`.
     ///
     /// Of version 1 it is the list of threads, not of processes: a thread that moves itself waits
@@ -69,55 +64,7 @@ impl Leaf {
         Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
     }
 
-    /// Bytes of memory in use.
-    ///
-    /// # Errors
-    /// `NotFound` where memory is not counted, and once it is removed.
-    pub(crate) fn memory_current(&self) -> io::Result<u64> {
-        self.memory_file("memory.usage_in_bytes", "memory.current")
-    }
-
-    /// The most bytes of memory that were in use at any time.
-    ///
-    /// # Errors
-    /// `NotFound` where that is not counted (version 2 before Linux 5.19), and once it is removed.
-    pub(crate) fn memory_peak(&self) -> io::Result<u64> {
-        self.memory_file("memory.max_usage_in_bytes", "memory.peak")
-    }
-
-    fn memory_file(&self, v1: &str, v2: &str) -> io::Result<u64> {
-        let dir = self.memory.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let text = read(&dir.join(match self.version {
-            Version::V1 => v1,
-            Version::V2 => v2,
-        }))?;
-        text.trim().parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
-    }
-
-    /// The ids of the processes in it; none once it is removed. An id may be another process's by
-    /// the time it is used.
-    ///
-    /// # Errors
-    /// Those of reading it.
-    pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
-        let mut all = Vec::new();
-        for path in &self.paths {
-            all.extend(processes_of(path)?);
-        }
-        all.sort_unstable();
-        all.dedup();
-        Ok(all)
-    }
-
-    /// Kills what is in it, and waits for its end.
-    ///
-    /// # Errors
-    /// [`CgroupError::Kill`], also for what does not end in 10 s.
-    pub(crate) fn kill(&self) -> Result<(), CgroupError> {
-        self.paths.iter().try_for_each(|path| kill_in(path))
-    }
-
-    /// Removes it; what is gone already is no error. Nothing may run in it ([`Leaf::kill`]).
+    /// Removes it; what is gone already is no error. Nothing may run in it.
     ///
     /// # Errors
     /// [`CgroupError::Remove`], also for one that stays busy for 2 s.

@@ -4,8 +4,8 @@
 //! Owns: the tree below `kubepods`, which is `[burstable/|besteffort/]podUID/CONTAINER-ID` (upstream
 //! `pkg/kubelet/cm`), the limits in it, what is counted there, and its removal. Processes stand in
 //! leaves only; a sandbox enters its leaf by itself. In: names and limits in the kernel's numbers.
-//! Out: [`Leaf`]s. Every verb is idempotent and blocks for some file operations, [`Leaf::kill`] and
-//! what removes until processes have ended; starts no task.
+//! Out: [`Leaf`]s. Every verb is idempotent and blocks for some file operations, what removes until
+//! processes have ended; starts no task.
 //!
 //! Where a group stands is said by [`Cgroups::name`] alone.
 
@@ -282,11 +282,6 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Which version this host has.
-    pub(crate) fn version(&self) -> Version {
-        self.version
-    }
-
     /// The controllers that are not there: what they limit is not limited.
     pub(crate) fn missing(&self) -> &[Controller] {
         &self.missing
@@ -385,25 +380,6 @@ impl Cgroups {
             }
         }
         Ok(())
-    }
-
-    /// The uids of all pods that have a group, each once: those without a pod are left over.
-    ///
-    /// # Errors
-    /// [`CgroupError::Read`].
-    pub(crate) fn pod_uids(&self) -> Result<Vec<String>, CgroupError> {
-        let mut uids = Vec::new();
-        for class in Class::ALL {
-            let name = self.name(class, None, None)?;
-            for hierarchy in &self.hierarchies {
-                let names = leaf::groups_in(&hierarchy.mount.join(&name))?;
-                let names = names.iter().filter_map(|path| path.file_name()?.to_str());
-                uids.extend(names.filter_map(|name| name.strip_prefix(POD_PREFIX)).map(Into::into));
-            }
-        }
-        uids.sort_unstable();
-        uids.dedup();
-        Ok(uids)
     }
 
     /// Sets what all pods together may have (`enforceNodeAllocatable`).

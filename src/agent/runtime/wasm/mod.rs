@@ -29,7 +29,7 @@ use tokio::task::spawn_blocking;
 pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
-use super::{Container, Exec, ExecError, ExecExit, Happening, Runtime, What};
+use super::{Container, Exec, ExecError, ExecExit, Happening, LogLimits, Runtime, What};
 use crate::ledger::Ledger;
 use crate::{linux, logs};
 

@@ -20,9 +20,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::kept::{self, About, timestamp};
-use super::spawn::{LOG_LIMIT_BYTES, Process, Socket, Spawned, open_log};
+use super::spawn::{Process, Socket, Spawned, open_log};
 use super::waited::Waited;
-use super::{Container, Happening, Table, What, exec, last_words, oom};
+use super::{Container, Happening, LogLimits, Table, What, exec, last_words, oom};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.
@@ -129,6 +129,11 @@ impl Monitor {
         self.container.as_ref().is_none_or(|container| !container.die_with_agent)
     }
 
+    /// Those that the sandbox was started with; of one whose description was lost, the usual ones.
+    fn log_limits(&self) -> LogLimits {
+        self.container.as_ref().map(|container| container.log_limits).unwrap_or_default()
+    }
+
     async fn hear(&mut self, frame: FromSandbox, place: &Place<'_>) {
         match frame {
             // Once: a guest that broke out may say anything, as often as it likes.
@@ -146,7 +151,7 @@ impl Monitor {
             }
             FromSandbox::LogFull => {
                 if let Some(agent) = place.agent {
-                    rotate(&place.about.log, agent);
+                    rotate(&place.about.log, self.log_limits(), agent);
                 }
             }
         }
@@ -343,13 +348,13 @@ pub(super) async fn read_frames(mut from: OwnedReadHalf, into: mpsc::Sender<From
 
 /// Moves a full log aside and hands the sandbox a new one. On an error the sandbox goes on with
 /// the old one up to twice its limit.
-fn rotate(log: &Path, to: &UnixStream) {
+fn rotate(log: &Path, limits: LogLimits, to: &UnixStream) {
     let rotated = || -> io::Result<()> {
         // Asked for before it is due: a sandbox of ours does not, one that was broken may.
-        if log.metadata()?.len() < LOG_LIMIT_BYTES {
+        if log.metadata()?.len() < limits.bytes {
             return Ok(());
         }
-        logs::rotate(log, Timestamp::now())?;
+        logs::rotate(log, limits.files, Timestamp::now())?;
         let new = open_log(log)?;
         let frame = ToSandbox::Log.encode().map_err(io::Error::other)?;
         linux::send_with_fds(to, &frame, &[new.as_fd()])

@@ -29,9 +29,6 @@ use super::oom;
 use crate::ledger::{Ledger, write_whole};
 use crate::linux::cgroup::{CgroupError, Leaf};
 
-/// Bytes of a log after which it is rotated (upstream's `containerLogMaxSize`).
-pub(super) const LOG_LIMIT_BYTES: u64 = 10 << 20;
-
 /// How long a sandbox may take to hear its description: it reads nothing else first.
 pub(super) const TELL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -249,7 +246,7 @@ pub(super) fn describe(container: &Container, leaf: Option<&Leaf>) -> Descriptio
         oom_score_adj: container.oom_score_adj,
         network: container.network,
         memory_limit_bytes: container.memory_limit_bytes,
-        log_limit_bytes: LOG_LIMIT_BYTES,
+        log_limit_bytes: container.log_limits.bytes,
         listen: container.listen,
         grace_seconds: container.grace_seconds,
         die_with_agent: container.die_with_agent,

@@ -170,6 +170,7 @@ impl Fake {
 /// A server with its authority of clients, and what a client needs to trust it.
 struct Node {
     server: Server,
+    address: SocketAddr,
     pods: Fake,
     dir: TempDir,
     clients: Ca,
@@ -213,20 +214,20 @@ impl Node {
         };
         change(dir.path(), &mut options);
         let pods = Fake::new(dir.path());
-        let bind = Bind::Address((Ipv4Addr::LOCALHOST, 0).into());
-        let server = Server::start_with(bind, pods.clone(), Arc::new(Script), options, times);
-        let server = server.await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
+        let address = listener.local_addr().expect("an address");
+        let server = Server::serve_tls(listener, pods.clone(), Arc::new(Script), options, times);
         let mut roots = RootCertStore::empty();
         for authority in ["pki/kubelet.crt", "serving-ca.crt"] {
             if let Ok(pem) = fs::read(dir.path().join(authority)) {
                 roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("a root");
             }
         }
-        Self { server: server.expect("starts"), pods, dir, clients, roots }
+        Self { server: server.expect("starts"), address, pods, dir, clients, roots }
     }
 
     fn address(&self) -> SocketAddr {
-        self.server.address().expect("has a port")
+        self.address
     }
 
     fn config(&self, identity: Option<(String, String)>, alpn: &[&str]) -> ClientConfig {

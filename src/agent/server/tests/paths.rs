@@ -37,10 +37,10 @@ async fn each_path_is_upstreams() {
 #[tokio::test]
 async fn health_is_upstreams_on_both_ports() {
     let node = Node::start().await;
-    let bind = Bind::Address((Ipv4Addr::LOCALHOST, 0).into());
-    let health = Server::start_health(bind, node.pods.clone()).await.expect("starts");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
+    let base = format!("http://{}", listener.local_addr().expect("a port"));
+    let _health = Server::serve_health(listener, node.pods.clone());
     let client = node.client(None, false).client;
-    let base = format!("http://{}", health.address().expect("a port"));
     let plain = Client { client, base };
     assert_eq!(plain.ask("/pods").await.0, 404);
     for client in [node.admin(), plain] {
