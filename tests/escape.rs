@@ -54,12 +54,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The root of a hierarchy of either version.
 fn join_group() -> io::Result<()> {
     let write = |file| File::options().write(true).open(file).map(drop);
-    match write("/sys/fs/cgroup/cgroup.procs") {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            write("/sys/fs/cgroup/memory/cgroup.procs")
-        }
-        done => done,
+    let unified = write("/sys/fs/cgroup/cgroup.procs");
+    if unified.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return write("/sys/fs/cgroup/memory/cgroup.procs");
     }
+    unified
 }
 
 fn tell<E: std::fmt::Display>(name: &str, result: Result<(), E>) {

@@ -1,6 +1,8 @@
 //! The node in a real cluster. One control plane and one registry are started for all tests here;
 //! each test that needs one has a node and a namespace of its own. `make test` builds what is run.
 
+mod admission;
+mod classes;
 mod join;
 mod network;
 mod objects;
@@ -89,6 +91,9 @@ fn main() -> ExitCode {
         join::a_deployment_is_run_followed_rolled_and_deleted,
         join::a_node_that_was_deleted_registers_again,
         join::the_lease_is_renewed_and_the_node_says_what_it_is,
+        admission::a_pod_that_does_not_fit_fails_and_says_why,
+        classes::a_tainted_pool_takes_pods_of_the_class_alone,
+        classes::an_ordinary_image_is_refused_before_any_layer,
         objects::every_pod_has_its_account_and_the_services,
         objects::a_token_is_taken_by_the_api_server_while_its_pod_is_there,
         objects::what_a_pod_names_is_read_waited_for_and_followed,

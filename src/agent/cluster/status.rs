@@ -30,6 +30,9 @@ pub(crate) struct Times {
     pub(crate) first: Duration,
     /// Longest wait.
     pub(crate) max: Duration,
+    /// How long what nobody waits for may wait for what comes next: a start is one PATCH then, where
+    /// upstream has three.
+    pub(crate) settle: Duration,
     /// Between two looks for what others changed (upstream: `syncPeriod`).
     pub(crate) reconcile: Duration,
 }
@@ -39,6 +42,7 @@ impl Default for Times {
         Self {
             first: Duration::from_millis(100),
             max: Duration::from_secs(5),
+            settle: Duration::from_millis(100),
             reconcile: Duration::from_secs(10),
         }
     }
@@ -93,7 +97,11 @@ impl StatusWriter {
             .or_insert_with(|| Entry::new(Arc::clone(pod), times.first, times.max));
         entry.learn_if_newer(pod);
         if entry.want(status, terminated) {
-            table.make_due(&uid);
+            if entry.is_pressing() || times.settle.is_zero() {
+                table.make_due(&uid);
+            } else {
+                table.settle(&uid, Instant::now() + times.settle);
+            }
             self.shared.changed(&table);
         }
     }
@@ -147,7 +155,7 @@ impl Table {
     fn make_due(&mut self, uid: &str) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         match entry.stage {
-            Stage::Settled | Stage::Changed => {
+            Stage::Settled | Stage::Changed | Stage::Settling(_) => {
                 entry.stage = Stage::Due;
                 self.due.push_back(uid.to_owned());
             }
@@ -157,11 +165,21 @@ impl Table {
         }
     }
 
+    /// Has a pod looked at then, unless it is to be already.
+    fn settle(&mut self, uid: &str, then: Instant) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        match entry.stage {
+            Stage::Settled | Stage::Changed => entry.stage = Stage::Settling(then),
+            Stage::Busy { .. } => entry.stage = Stage::Busy { again: true },
+            Stage::Settling(_) | Stage::Due | Stage::Waiting(_) | Stage::Deleted => {}
+        }
+    }
+
     /// Those whose pause is over become due; gives when the next one is.
     fn end_pauses(&mut self, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         for (uid, entry) in &mut self.pods {
-            let Stage::Waiting(until) = entry.stage else { continue };
+            let (Stage::Waiting(until) | Stage::Settling(until)) = entry.stage else { continue };
             if until <= now {
                 entry.stage = Stage::Due;
                 self.due.push_back(uid.clone());

@@ -9,6 +9,7 @@ use crate::cluster::test_server::{Asked, Reply, Server, in_turn};
 const QUICK: Times = Times {
     first: Duration::from_millis(1),
     max: Duration::from_millis(20),
+    settle: Duration::ZERO,
     reconcile: Duration::from_millis(50),
 };
 const SLOW: Times = Times { reconcile: Duration::from_secs(3600), ..QUICK };
@@ -103,6 +104,29 @@ async fn the_latest_wins_and_one_request_of_a_pod_is_on_its_way_at_a_time() {
             .collect();
         assert!(of.is_sorted() && of.last() == Some(&49), "{name}: {of:?}");
     }
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_goes_with_what_comes_next() {
+    let server = Server::start(|asked: &Asked| answer(asked, 2, json!({}))).await;
+    // Never by itself within this test.
+    let times = Times { settle: Duration::from_secs(3600), ..SLOW };
+    let writer = StatusWriter::start(server.client(Options::default()), times);
+    let pod = pod("a", 1, json!({"status": {"phase": "Pending"}}));
+    writer.set(&pod, phase("Pending", "is set up"), false);
+    writer.set(&pod, phase("Pending", "is started"), false);
+    assert_eq!(*writer.unsent().borrow(), 1, "and it is not forgotten");
+    writer.set(&pod, phase("Running", "runs"), false);
+    all_sent(&writer).await;
+    let asked = server.asked.borrow().clone();
+    let bodies: Vec<_> = asked.iter().map(|asked| asked.body["status"].clone()).collect();
+    assert_eq!(bodies, [json!({"phase": "Running", "message": "runs"})]);
+
+    let times = Times { settle: Duration::from_millis(1), ..SLOW };
+    let writer = StatusWriter::start(server.client(Options::default()), times);
+    writer.set(&pod, phase("Pending", "waits"), false);
+    all_sent(&writer).await;
+    assert_eq!(server.asked.borrow().len(), 2, "it goes by itself");
 }
 
 #[tokio::test]

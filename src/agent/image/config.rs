@@ -27,6 +27,9 @@ pub(crate) enum ConfigError {
     /// It has no Wasm at all.
     #[error("it is an ordinary linux image without a Wasm file{0}")]
     NoWasm(String),
+    /// By its configuration alone it is no Wasm.
+    #[error("it is an ordinary linux image, whose program is {0:?}: this node runs Wasm alone")]
+    Ordinary(String),
     /// Several, and nothing says which.
     #[error(
         "its entrypoint {entrypoint:?} is no Wasm file, and it has {count}: name one as the container's command: {names}"
@@ -67,6 +70,26 @@ pub(super) fn read(bytes: &[u8]) -> Result<(ImageConfig, String, Vec<String>), C
     };
     let user = run.user().clone().unwrap_or_default();
     Ok((said, user, config.rootfs().diff_ids().clone()))
+}
+
+/// Whether an image may hold Wasm, by its configuration alone and the container's command: it is
+/// made for Wasm, or what it runs has a Wasm file's name, or nothing says what it runs.
+///
+/// # Errors
+/// [`ConfigError::Malformed`], [`ConfigError::Ordinary`].
+pub(super) fn may_be_wasm(bytes: &[u8], command: Option<&str>) -> Result<(), ConfigError> {
+    let config: ImageConfiguration =
+        serde_json::from_slice(bytes).map_err(|e| ConfigError::Malformed(shown(&e.to_string())))?;
+    let platform = [config.architecture().to_string(), config.os().to_string()];
+    let made_for_wasm = platform.iter().any(|name| name.starts_with("was"));
+    let (said, _, _) = read(bytes)?;
+    let own = said.entrypoint.first().or(said.cmd.first()).map(String::as_str);
+    match command.or(own) {
+        Some(program) if !made_for_wasm && !program.ends_with(".wasm") => {
+            Err(ConfigError::Ordinary(shown(program)))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The root of an image's files: paths in it are resolved as if it were the host's.
@@ -209,5 +232,39 @@ impl Root {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_ordinary_image_is_told_by_its_configuration() {
+        let config = |platform: (&str, &str), run: serde_json::Value| {
+            let (os, architecture) = platform;
+            let rootfs = json!({"type": "layers", "diff_ids": []});
+            let all =
+                json!({"os": os, "architecture": architecture, "config": run, "rootfs": rootfs});
+            all.to_string().into_bytes()
+        };
+        let linux = ("linux", "amd64");
+        for (platform, run, command, ordinary) in [
+            (linux, json!({"Entrypoint": ["/bin/sh"]}), None, true),
+            (linux, json!({"Cmd": ["sh"]}), None, true),
+            (linux, json!({"Entrypoint": ["/app.wasm"]}), Some("sh"), true),
+            (linux, json!({"Entrypoint": ["/bin/sh"]}), Some("/app.wasm"), false),
+            (linux, json!({"Entrypoint": ["/app.wasm"]}), None, false),
+            (linux, json!({}), None, false),
+            (("wasi", "wasm"), json!({"Entrypoint": ["/app"]}), None, false),
+            (("linux", "wasm32"), json!({"Entrypoint": ["/app"]}), None, false),
+        ] {
+            let said = may_be_wasm(&config(platform, run.clone()), command);
+            let told = matches!(said, Err(ConfigError::Ordinary(_)));
+            assert_eq!(told, ordinary, "{platform:?} {run} {command:?}: {said:?}");
+        }
+        assert!(matches!(may_be_wasm(b"{", None), Err(ConfigError::Malformed(_))));
     }
 }

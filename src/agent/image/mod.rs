@@ -134,6 +134,7 @@ pub(crate) struct Images {
     /// Held by the one compile job of this agent.
     turn: Mutex<()>,
     registries: RegistryOptions,
+    wasm_only: bool,
     /// Made when the first image of a registry is asked for.
     puller: OnceCell<Puller>,
 }
@@ -157,6 +158,7 @@ impl Images {
             program,
             turn: Mutex::new(()),
             registries: RegistryOptions::default(),
+            wasm_only: false,
             puller: OnceCell::new(),
         })
     }
@@ -164,6 +166,13 @@ impl Images {
     /// The same images, with what the user says of registries.
     pub(crate) fn with_registries(mut self, options: RegistryOptions) -> Self {
         self.registries = options;
+        self
+    }
+
+    /// The same images, of which those that are no Wasm by their configuration are refused before
+    /// any layer of theirs is fetched: a node that runs Wasm alone.
+    pub(crate) fn wasm_only(mut self) -> Self {
+        self.wasm_only = true;
         self
     }
 
@@ -252,7 +261,7 @@ impl Images {
         let open = || async {
             let dir = self.dir.join("images");
             let store = blocking(move || Store::open(dir)).await?;
-            Ok(Puller::new(store, self.registries.clone()))
+            Ok(Puller::new(store, self.registries.clone(), self.wasm_only))
         };
         self.puller.get_or_try_init(open).await
     }

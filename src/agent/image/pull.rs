@@ -9,10 +9,11 @@ use tokio::sync::Mutex;
 
 use super::PullPolicy;
 use super::blocking;
-use super::config::ConfigError;
+use super::config::{self, ConfigError};
 use super::digest::Digest;
 use super::manifest::{self, Blob, Content, ManifestError, Shape};
-use super::progress::{Progress, Shown, Stage};
+use super::progress::{Progress, Quiet, Shown, Stage};
+use super::pulled::CONFIG_MAX;
 use super::reference::Reference;
 use super::registry::{self, Registries, RegistryError, RegistryOptions, Tries};
 use super::store::{Ingest, Store, StoreError};
@@ -65,12 +66,14 @@ pub(super) struct Puller {
     pub(super) store: Store,
     pub(super) registries: Registries,
     turn: Mutex<()>,
+    /// Ordinary images are refused before any layer of theirs is fetched.
+    wasm_only: bool,
 }
 
 impl Puller {
     /// Takes the store, opened, and what the user says of registries.
-    pub(super) fn new(store: Store, options: RegistryOptions) -> Self {
-        Self { store, registries: Registries::new(options), turn: Mutex::new(()) }
+    pub(super) fn new(store: Store, options: RegistryOptions, wasm_only: bool) -> Self {
+        Self { store, registries: Registries::new(options), turn: Mutex::new(()), wasm_only }
     }
 
     /// Sees to it that an image is here. Call it while present in the store.
@@ -80,7 +83,7 @@ impl Puller {
     pub(super) async fn pull(
         &self,
         reference: &Reference,
-        policy: PullPolicy,
+        (policy, command): (PullPolicy, Option<&str>),
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
         let name = reference.to_string();
@@ -102,7 +105,7 @@ impl Puller {
                 return Ok(here);
             }
         }
-        self.fetch(reference, &name, progress).await
+        self.fetch(reference, (&name, command), progress).await
     }
 
     /// The image of this name, if all of it is here.
@@ -123,7 +126,7 @@ impl Puller {
     async fn fetch(
         &self,
         reference: &Reference,
-        name: &str,
+        (name, command): (&str, Option<&str>),
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
         let repository = &reference.repository;
@@ -138,13 +141,25 @@ impl Puller {
                 (chosen, shape)
             }
         };
+        let (so_far, fetched) = (AtomicU64::new(0), AtomicU64::new(0));
+        if let Shape::Image { config, .. } = &shape
+            && self.wasm_only
+        {
+            let shown = Shown::begin(&Quiet, Stage::Pull, name, config.bytes);
+            if !self.store.has(&config.digest, config.bytes) {
+                self.blob(reference, config, (&so_far, &fetched), &shown).await?;
+            }
+            let (store, digest) = (self.store.clone(), config.digest.clone());
+            let bytes = blocking(move || store.read(&digest, CONFIG_MAX)).await?;
+            let gone = || StoreError::Damaged { path: self.store.blob(&config.digest) };
+            config::may_be_wasm(&bytes.ok_or_else(gone)?, command)?;
+        }
         let mut missing = shape.blobs();
         missing.retain(|blob| !self.store.has(&blob.digest, blob.bytes));
         missing.sort();
         missing.dedup();
         let total = missing.iter().map(|blob| blob.bytes).sum();
         let shown = Shown::begin(progress, Stage::Pull, name, total);
-        let (so_far, fetched) = (AtomicU64::new(0), AtomicU64::new(0));
         stream::iter(missing.into_iter().map(Ok))
             .try_for_each_concurrent(AT_ONCE, |blob| {
                 self.blob(reference, blob, (&so_far, &fetched), &shown)

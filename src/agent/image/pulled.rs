@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Largest configuration that is read, which the manifest has bounded already.
-const CONFIG_MAX: u64 = 8 << 20;
+pub(super) const CONFIG_MAX: u64 = 8 << 20;
 
 /// An image that is on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Images {
     ) -> Result<(Pulled, Hold), PullError> {
         let store = puller.store.clone();
         let presence = blocking(move || store.enter()).await?;
-        let pulled = puller.pull(reference, request.policy, progress).await?;
+        let pulled = puller.pull(reference, (request.policy, request.command), progress).await?;
         let hold = puller.store.hold(&pulled.manifest)?;
         if pulled.fetched > 0 {
             drop(presence);

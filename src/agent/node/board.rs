@@ -1,5 +1,6 @@
 //! The pods that are on this node: what the agent's loop knows of each, and what its servers show.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -88,8 +89,13 @@ impl Board {
 impl Pods for Board {
     fn list(&self) -> Vec<Served> {
         let pods = self.lock();
-        let here = pods.values().filter(|known| !known.gone);
-        here.map(|known| Served { pod: Arc::clone(&known.pod), snapshot: known.snapshot.clone() })
+        let mut here: Vec<&Known> = pods.values().filter(|known| !known.gone).collect();
+        // Of two with one name the newer is meant: the older is on its way out.
+        here.sort_by_key(|known| {
+            Reverse(known.pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+        });
+        here.into_iter()
+            .map(|known| Served { pod: Arc::clone(&known.pod), snapshot: known.snapshot.clone() })
             .collect()
     }
 

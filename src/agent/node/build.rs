@@ -46,7 +46,7 @@ pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
 pub(super) fn images(config: &Config) -> Result<Images, ImageError> {
     let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
     let images = Images::open(dir, "/proc/self/exe".into())?;
-    Ok(images.with_registries(RegistryOptions::default()))
+    Ok(images.with_registries(RegistryOptions::default()).wasm_only())
 }
 
 /// The control groups of pods; none, with a warning, where the host has none that can be used.

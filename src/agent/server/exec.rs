@@ -22,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, Status
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
@@ -41,6 +41,8 @@ const MESSAGE_MAX: usize = 1 << 20;
 const CHUNK: usize = 32 << 10;
 /// How often a client is asked whether it is there: a command whose client is gone is ended.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long a client may take to close its half once all is said.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The channels of the protocol, by the byte before each message.
 pub(crate) mod channel {
@@ -208,12 +210,16 @@ impl Command {
             say(&mut to, channel::ERROR, &status(exit)).await?;
             to.close().await
         };
+        let mut feed = pin!(feed(from, stdin));
         tokio::select! {
-            () = feed(from, stdin) => {}
+            () = &mut feed => return,
             said = said => if let Err(error) = said {
-                tracing::debug!(%error, "a client went away");
+                return tracing::debug!(%error, "a client went away");
             }
         }
+        // What it still sends is taken until it closes too: with that unread the kernel would
+        // throw away what is on its way to the client.
+        let _ = timeout(PARTING, feed).await;
     }
 }
 
@@ -237,7 +243,7 @@ async fn relay<E>(
     let mut exec = pin!(exec);
     let mut ended = None;
     let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut ping = interval(PING_EVERY);
+    let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

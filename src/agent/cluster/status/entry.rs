@@ -23,6 +23,8 @@ pub(super) enum Stage {
     Changed,
     /// To be looked at as soon as there is room.
     Due,
+    /// To be looked at then: nobody waits for what has changed, and more comes in a moment.
+    Settling(Instant),
     /// A request is on its way; `again` if there is something new meanwhile.
     Busy { again: bool },
     /// To be looked at then, after a failure.
@@ -34,7 +36,7 @@ pub(super) enum Stage {
 impl Stage {
     pub(super) fn is_unsent(self) -> bool {
         match self {
-            Stage::Due | Stage::Busy { .. } | Stage::Waiting(_) => true,
+            Stage::Due | Stage::Settling(_) | Stage::Busy { .. } | Stage::Waiting(_) => true,
             Stage::Settled | Stage::Changed | Stage::Deleted => false,
         }
     }
@@ -106,6 +108,18 @@ impl Entry {
         true
     }
 
+    /// Whether somebody may wait for what is wanted: another phase or readiness than the API has, or
+    /// the end.
+    pub(super) fn is_pressing(&self) -> bool {
+        let Some(wanted) = &self.wanted else { return false };
+        let have = self.pod.status.as_ref();
+        let phase = have.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+        wanted.terminated
+            || wanted.status.phase.as_deref() != Some(phase)
+            || is_ready(Some(&wanted.status)) != is_ready(have)
+            || self.pod.metadata.deletion_timestamp.is_some()
+    }
+
     /// What is to be done next, if anything.
     pub(super) fn next(&mut self, uid: &str) -> Option<Job> {
         let wanted = self.wanted.as_mut()?;
@@ -165,6 +179,11 @@ impl Entry {
             wanted.sent = false;
         }
     }
+}
+
+fn is_ready(status: Option<&PodStatus>) -> bool {
+    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 /// Versions of one kind of object can be compared (KEP-5504; it was always so in fact).
