@@ -58,11 +58,13 @@ guests: setup ## the Wasm guests, each put beside its pod file
 
 # The agent always as part of the workspace, so that features are the same for build and tests and
 # wasmtime is compiled once; the sandbox by itself, so that no compiler gets into it, and beside
-# the agent, since its link-time optimisation keeps one core busy for a minute.
+# the agent, since its link-time optimisation keeps one core busy for a minute. The agent's debug
+# information goes here: cargo leaves it in a program whose package has settings of its own.
 build: setup ## the agent and the sandbox, into target/bin
 	@$(TIME) (cargo build --locked --release --workspace --bins & agent=$$!; \
 	    (cd src/sandbox && cargo build --locked --profile sandbox); wait $$agent; \
-	    $(COPY) '$(TARGET)/release/copepod' '$(BIN)/copepod'; \
+	    strip --strip-debug -o '$(TARGET)/release/copepod.stripped' '$(TARGET)/release/copepod'; \
+    $(COPY) '$(TARGET)/release/copepod.stripped' '$(BIN)/copepod'; \
 	    copy '$(TARGET)/$(HOST)/sandbox/copepod-sandbox' '$(BIN)/copepod-sandbox')
 
 install: build ## both programs into PREFIX/bin (/usr/local for root, else ~/.local)
