@@ -329,8 +329,12 @@ fn what_is_in_use_is_not_removed() {
     scene.push("http", &image);
     let port = crate::http::free_port();
     let run = scene.start_image(&image, &format!("ports: [{{containerPort: {port}}}]"), &[]);
-    let up = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-    copepod_tests::wait_until(SOON, "it is served", up);
+    // Not by its port, which somebody else may have had before.
+    let up = || {
+        let output = scene.home.copepod(["ps"]).output(SOON);
+        String::from_utf8_lossy(&output.stdout).contains("1/1")
+    };
+    copepod_tests::wait_until(SOON, "it runs", up);
     let kept = json(&scene.image(&["prune", "-o", "json"]));
     assert_eq!(kept["removed"], Value::Array(Vec::new()), "{kept}");
     run.signal(rustix::process::Signal::INT);
