@@ -84,10 +84,15 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Threads for what waits for a disk, at most: each costs memory, and more of them than this only
+/// wait for the same disk.
+const BLOCKING_THREADS: usize = 8;
+
 /// Runs a command on one thread, which waits; the processes that it starts end with that thread.
 fn on_one_thread(command: impl Future<Output = Result<u8>>) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("cannot start the event loop")?;
     let code = runtime.block_on(command);

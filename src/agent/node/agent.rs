@@ -22,6 +22,7 @@ use crate::cluster::node::NodeHandle;
 use crate::cluster::objects::ObjectStore;
 use crate::cluster::pods::PodChange;
 use crate::cluster::status::StatusWriter;
+use crate::linux;
 use crate::network::Network;
 use crate::runtime::Runtime;
 use crate::runtime::wasm::Wasm;
@@ -60,6 +61,8 @@ impl Agent {
     /// Runs until the end is told.
     pub(super) async fn run(mut self, mut changes: mpsc::Receiver<PodChange>, mut end: End) {
         let mut dirty: BTreeSet<String> = BTreeSet::new();
+        // Whether any pod has changed since the last round.
+        let mut busy = false;
         let mut network = self.network.changes();
         let mut object = self.node.node();
         let mut round = interval(ROUND);
@@ -86,6 +89,7 @@ impl Agent {
                     PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
                 },
                 uids = self.news.take() => {
+                    busy = true;
                     for uid in uids {
                         self.report(&uid);
                     }
@@ -110,6 +114,9 @@ impl Agent {
                     self.board.beat();
                     self.share_cpus().await;
                     self.show_images().await;
+                    if std::mem::take(&mut busy) {
+                        linux::trim_heap();
+                    }
                     for uid in std::mem::take(&mut dirty) {
                         self.clean(&uid);
                     }
