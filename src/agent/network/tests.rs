@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -409,45 +409,4 @@ fn a_configuration_may_come_and_go() {
         }
     });
     node.is_clean();
-}
-
-/// Prints how long an attachment takes; run by hand.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_an_attachment() {
-    let node = Node::new();
-    node.bridge("1.0.0");
-    let mut conf: Value =
-        serde_json::from_slice(&fs::read(node.path("conf/10-test.conflist")).expect("reads"))
-            .expect("is one");
-    conf["plugins"].as_array_mut().expect("a list").pop();
-    conf["plugins"][0]["ipMasq"] = false.into();
-    conf["plugins"][0]["ipam"]["ranges"].as_array_mut().expect("a list").pop();
-    node.configure(&conf);
-    node.run(async || {
-        let network = Network::open(node.options());
-        let (mut up, mut down) = (Vec::new(), Vec::new());
-        for i in 0..31 {
-            let uid = format!("p{i}");
-            let start = Instant::now();
-            soon(network.attach(&pod(&uid))).await.expect("attaches");
-            up.push(start.elapsed());
-            let start = Instant::now();
-            soon(network.detach(&uid)).await.expect("detaches");
-            down.push(start.elapsed());
-        }
-        let of_node = Namespaces::new(&node.path("run"));
-        let alone = (0..31).map(|_| {
-            let start = Instant::now();
-            of_node.make("x").expect("makes");
-            let took = start.elapsed();
-            of_node.remove("x").expect("removes");
-            took
-        });
-        let mut alone: Vec<_> = alone.collect();
-        for (what, times) in [("attach", &mut up), ("detach", &mut down), ("netns", &mut alone)] {
-            times.sort();
-            println!("{what}: median {:?}, least {:?}, most {:?}", times[15], times[0], times[30]);
-        }
-    });
 }
