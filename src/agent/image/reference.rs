@@ -3,13 +3,18 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::distribution::Reference as Parsed;
-
 use super::digest::Digest;
 use super::error::ImageError;
 
 /// Longest name; a path of the host can be no longer (`PATH_MAX`).
 const NAME_MAX: usize = 4096;
+
+/// Longest host and repository (`RepositoryNameTotalLengthMax`).
+const REPOSITORY_MAX: usize = 255;
+/// Longest tag.
+const TAG_MAX: usize = 128;
+/// The registry of names without one.
+const HUB: &str = "docker.io";
 
 /// What an image name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,31 +80,66 @@ pub(crate) fn resolve(image: &str, base: &Path) -> Result<Place, ImageError> {
     Ok(Place::Registry(reference))
 }
 
-/// Reads the name of an image of a registry; `None` for what is none.
+/// Reads the name of an image of a registry; `None` for what is none. The grammar is that of
+/// `distribution/reference`, the rule for what is a host docker's (`splitDockerDomain`). By hand: the
+/// regular expression of `oci-spec` takes 11 MiB for as long as the agent lives.
 pub(crate) fn reference(image: &str) -> Option<Reference> {
-    // To Go's parser a first component with a capital is a host: no repository has one.
-    let upper = image.split_once('/').filter(|(host, _)| {
-        host.contains(|c: char| c.is_ascii_uppercase())
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    });
-    let parsed: Parsed = match upper {
-        Some((_, rest)) => format!("host.invalid/{rest}").parse().ok()?,
-        None => image.parse().ok()?,
+    let (rest, digest) = match image.split_once('@') {
+        Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
+        None => (image, None),
     };
-    let digest = match parsed.digest() {
-        Some(digest) => Some(Digest::parse(digest)?),
-        None => None,
+    // A colon before the last slash is a port's.
+    let last = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match rest[last..].rsplit_once(':') {
+        Some((part, tag)) => (&rest[..last + part.len()], Some(tag)),
+        None => (rest, None),
     };
-    let name = parsed.repository();
-    if name.contains(|c: char| c.is_ascii_uppercase()) {
-        return None;
-    }
-    let host = upper.map_or(parsed.registry(), |(host, _)| host);
-    Some(Reference {
-        repository: Repository { host: host.to_owned(), name: name.to_owned() },
-        tag: parsed.tag().map(str::to_owned),
-        digest,
-    })
+    let is_host = |first: &str| {
+        first == "localhost" || first.contains(|c: char| ".:".contains(c) || c.is_ascii_uppercase())
+    };
+    let (host, path) = match name.split_once('/').filter(|(first, _)| is_host(first)) {
+        None => (HUB, name),
+        Some(("index.docker.io", path)) => (HUB, path),
+        Some(with_host) => with_host,
+    };
+    let of_docker = host == HUB && !path.contains('/');
+    let name = if of_docker { format!("library/{path}") } else { path.to_owned() };
+    let good = is_domain(host)
+        && name.split('/').all(is_component)
+        && host.len() + 1 + name.len() <= REPOSITORY_MAX
+        && tag.is_none_or(is_tag);
+    let tag = tag.or(digest.is_none().then_some("latest")).map(str::to_owned);
+    let repository = Repository { host: host.to_owned(), name };
+    good.then_some(Reference { repository, tag, digest })
+}
+
+/// `HOST` or `HOST:PORT`, each part of the host's name of letters, digits and inner dashes.
+fn is_domain(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, "0"), |(host, port)| (host, port));
+    let is_label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        label.bytes().all(inner) && !label.is_empty() && label.trim_matches('-') == label
+    };
+    host.split('.').all(is_label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// One part of a repository's name: small letters and digits, with one dot, one or two underscores or
+/// any number of dashes between them.
+fn is_component(text: &str) -> bool {
+    let is_word = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let ends = [bytes.first(), bytes.last()];
+    ends.into_iter().all(|end| end.is_some_and(is_word))
+        && text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|between| {
+            matches!(between, "" | "." | "_" | "__") || between.bytes().all(|b| b == b'-')
+        })
+}
+
+/// A tag: letters, digits and underscores, from the second on dots and dashes as well.
+fn is_tag(text: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let rest = |b: u8| is_word(b) || b == b'.' || b == b'-';
+    text.bytes().next().is_some_and(is_word) && text.bytes().all(rest) && text.len() <= TAG_MAX
 }
 
 #[cfg(test)]
@@ -138,6 +178,9 @@ mod tests {
             ("localhost:5000/a/b/c", "localhost:5000/a/b/c:latest"),
             ("ghcr.io/a/b:V1", "ghcr.io/a/b:V1"),
             ("UPPER/x", "UPPER/x:latest"),
+            ("docker.io/a", "docker.io/library/a:latest"),
+            ("a_b--c__d/f.g:_x.-1", "docker.io/a_b--c__d/f.g:_x.-1"),
+            ("a.b-c.io:80/x", "a.b-c.io:80/x:latest"),
         ] {
             assert_eq!(means(image), full);
         }
@@ -150,11 +193,15 @@ mod tests {
         let relative = ["file://x.wasm", "file://./x.wasm", "file://host/x.wasm"];
         let others = ["", "-x", "a b", ".", "..", "a//b", "http://a/b", "./x\n.wasm", "./a\0b"];
         let references = ["Upper", "docker.io/a/Upper", "a:", "a@sha256:00", "a:b:c", "h:x/a"];
-        for image in relative.iter().chain(&others).chain(&references) {
+        let more =
+            ["a..b", "a___b", "a_", "-a/b", "h.io/", "h.io:/a", "-h.io/a", "a:-x", "a:é", "a@b@c"];
+        for image in relative.iter().chain(&others).chain(&references).chain(&more) {
             assert_eq!(means(image), "InvalidImageName", "{image:?}");
         }
         assert_eq!(means(&format!("./{}", "x".repeat(5000))), "InvalidImageName");
         assert_eq!(means(&format!("a@sha512:{}", "0".repeat(128))), "InvalidImageName");
+        assert_eq!(means(&format!("a:{}", "x".repeat(129))), "InvalidImageName");
+        assert_eq!(means(&format!("h.io/{}", "x".repeat(251))), "InvalidImageName");
         let error = resolve("a b", Path::new("/")).unwrap_err().to_string();
         let text = "couldn't parse image name \"a b\": invalid reference format";
         assert_eq!(error, format!("Failed to apply default image tag \"a b\": {text}"));
