@@ -252,11 +252,16 @@ impl Agent {
             Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
         }
         for uid in self.network.attached() {
-            if self.board.get(&uid).is_none()
-                && let Err(error) = self.network.detach(&uid).await
-            {
-                tracing::warn!(pod = uid, error = chain(&error), "cannot detach an orphan");
+            if self.board.get(&uid).is_some() {
+                continue;
             }
+            // Beside the loop: a plugin may take its time.
+            let network = self.network.clone();
+            tokio::spawn(async move {
+                if let Err(error) = network.detach(&uid).await {
+                    tracing::warn!(pod = uid, error = chain(&error), "cannot detach an orphan");
+                }
+            });
         }
     }
 
