@@ -94,6 +94,8 @@ impl Wasm {
             let state = match StateFile::open(&dir.join("state")) {
                 Ok(state) => Some(state),
                 Err(StateError::Io(_, e)) if e.kind() == io::ErrorKind::NotFound => None,
+                // Its agent died between making it and writing its head.
+                Err(StateError::Format) if is_empty(&dir.join("state")) => None,
                 Err(source) => return Err(AdoptError::State { dir, source }),
             };
             match (about, state) {
@@ -217,6 +219,10 @@ fn never_ran(dir: &Path, about: Option<&About>) {
     }
 }
 
+fn is_empty(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|about| about.len() == 0)
+}
+
 /// Reads `.../pods/UID/containers/NAME/ATTEMPT`.
 fn owner(dir: &Path) -> Option<Owner> {
     let mut parts = dir.components().rev().map(|part| part.as_os_str().to_str());
@@ -224,4 +230,70 @@ fn owner(dir: &Path) -> Option<Owner> {
     let container = parts.next()??.to_owned();
     let pod_uid = parts.nth(1)??.to_owned();
     Some(Owner { pod_uid, container, attempt })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use copepod_wasm::state::Exit as Recorded;
+
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::runtime::{Runtime, TerminationMessage};
+
+    /// An attempt's directory with what an agent writes first.
+    fn begun(ledger: &Ledger, attempt: u32) -> PathBuf {
+        let dir = ledger.attempt_dir("uid", "main", attempt);
+        fs::create_dir_all(&dir).expect("makes");
+        let (log, message) = (dir.join("log"), TerminationMessage::default());
+        About { log, link: None, message }.keep(&dir).expect("writes");
+        dir
+    }
+
+    fn of(attempt: Attempt) -> (u32, i32, String) {
+        match attempt.state {
+            AttemptState::Exited(exit) => (attempt.attempt, exit.code, exit.reason),
+            AttemptState::Starting | AttemptState::Running { .. } => panic!("{attempt:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_death_left_half_made_starts_again_and_what_ended_is_told() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let (root, run) = (temporary.path().join("root"), temporary.path().join("run"));
+        let ledger = Arc::new(Ledger::open(&root, &run).expect("opens"));
+        let state = |dir: &Path| {
+            let number = dir.file_name().and_then(|name| name.to_str()).expect("a number");
+            let id = number.repeat(64);
+            StateFile::create(&dir.join("state"), &id).expect("makes").expect("is free")
+        };
+        // Nothing yet; a file without its head; a sandbox that never launched; two that ended.
+        let unmade = begun(&ledger, 0);
+        let empty = begun(&ledger, 1);
+        fs::write(empty.join("state"), "").expect("writes");
+        let unlaunched = begun(&ledger, 2);
+        drop(state(&unlaunched));
+        let launch = Launch { pid: 1, at_ns: 5 };
+        let killed = begun(&ledger, 3);
+        state(&killed).set_launched(&launch).expect("writes");
+        kept::keep_signal(&killed, rustix::process::Signal::TERM).expect("writes");
+        let ended = begun(&ledger, 4);
+        let record =
+            Recorded { code: 3, reason: Reason::Error, message: "m".into(), finished_at_ns: 7 };
+        let file = state(&ended);
+        file.set_launched(&launch).expect("writes");
+        file.set_exit(&record).expect("writes");
+        drop(file);
+
+        for _ in 0..2 {
+            let (wasm, _happenings) = Wasm::open(Arc::clone(&ledger), "/nowhere".into());
+            wasm.adopt(None).await.expect("takes over");
+            assert!([&unmade, &empty, &unlaunched].iter().all(|dir| !dir.exists()));
+            let mut told: Vec<_> = wasm.list("uid").into_iter().map(of).collect();
+            told.sort();
+            let error = || "Error".to_owned();
+            assert_eq!(told, [(3, 143, error()), (4, 3, error())]);
+        }
+    }
 }

@@ -3,8 +3,7 @@
 //! `about` is written before the start: where the log and the termination message are. `ended` is
 //! written before an end is told that the sandbox could not record by itself, or whose message comes
 //! from the guest's files, `signal` before a signal is sent: an agent that comes later tells the same.
-//! All are the agent's alone, so
-//! that no guest that broke out can send it to other paths.
+//! All are the agent's alone, so that no guest that broke out can send it to other paths.
 
 use std::fs;
 use std::io;
