@@ -56,7 +56,7 @@ pub use reference::{
     Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
     object_references, references,
 };
-pub use state::State;
+pub use state::{State, removal_grace, spec_grace};
 pub use step::step;
 pub use validate::{
     FieldError, dns_subdomain, label_value, qualified_name, validate, validate_config_map,

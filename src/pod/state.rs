@@ -154,17 +154,13 @@ impl State {
 
     /// The grace that the spec gives.
     pub(crate) fn spec_grace(&self) -> Duration {
-        let seconds = self.spec().and_then(|spec| spec.termination_grace_period_seconds);
-        seconds_of(seconds.unwrap_or(DEFAULT_GRACE_SECONDS))
+        spec_grace(&self.pod)
     }
 
     /// The grace that the deletion gives, if the pod is deleted.
     pub(crate) fn deletion_grace(&self) -> Option<Duration> {
-        let meta = &self.pod.metadata;
-        meta.deletion_timestamp.as_ref()?;
-        let given =
-            meta.deletion_grace_period_seconds.map_or_else(|| self.spec_grace(), seconds_of);
-        Some(given.max(seconds_of(MIN_DELETION_GRACE_SECONDS)))
+        self.pod.metadata.deletion_timestamp.as_ref()?;
+        Some(removal_grace(&self.pod))
     }
 
     /// The pod is evicted; what has ended already stays as it is, and of two reasons the first
@@ -187,6 +183,22 @@ impl State {
         let deadline = now.saturating_add(grace);
         self.deadline = Some(self.deadline.map_or(deadline, |decided| decided.min(deadline)));
     }
+}
+
+/// The time that the pod's spec gives its containers to end.
+#[must_use]
+pub fn spec_grace(pod: &Pod) -> Duration {
+    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    seconds_of(seconds.unwrap_or(DEFAULT_GRACE_SECONDS))
+}
+
+/// The time that a pod which is deleted, or gone from the API server, has to end: its deletion's, else
+/// its spec's, at least a second (upstream: `calculateEffectiveGracePeriod`).
+#[must_use]
+pub fn removal_grace(pod: &Pod) -> Duration {
+    let given = pod.metadata.deletion_grace_period_seconds;
+    let grace = given.map_or_else(|| spec_grace(pod), seconds_of);
+    grace.max(seconds_of(MIN_DELETION_GRACE_SECONDS))
 }
 
 fn seconds_of(seconds: i64) -> Duration {

@@ -120,7 +120,7 @@ fn a_server_listens_in_the_network_that_it_joined() {
     let home = Home::new();
     // A namespace that lives as long as this process, with its loopback up.
     let mut command = home.command("unshare");
-    command.args(["-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"]);
+    command.args(["-n", "sh", "-c", "ip link set lo up && echo up && exec tail -f /dev/null"]);
     let holder = Run::spawn(command);
     holder.wait_line("up", SOON);
     let holder_pid = holder.pid().as_raw_nonzero();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{Client, ResourceExt};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -58,7 +58,6 @@ pub(crate) struct StatusWriter {
 struct Shared {
     table: Mutex<Table>,
     wake: Notify,
-    unsent: watch::Sender<usize>,
     times: Times,
 }
 
@@ -73,12 +72,7 @@ struct Table {
 impl StatusWriter {
     /// Starts the task that writes. Must be called within the event loop.
     pub(crate) fn start(client: Client, times: Times) -> Self {
-        let shared = Arc::new(Shared {
-            table: Mutex::default(),
-            wake: Notify::new(),
-            unsent: watch::Sender::new(0),
-            times,
-        });
+        let shared = Arc::new(Shared { table: Mutex::default(), wake: Notify::new(), times });
         let end = CancellationToken::new();
         tokio::spawn(run(Arc::clone(&shared), client, end.clone()));
         Self { shared, _end: Arc::new(end.drop_guard()) }
@@ -91,10 +85,7 @@ impl StatusWriter {
         let Some(uid) = pod.uid() else { return };
         let mut table = self.shared.table();
         let times = self.shared.times;
-        let entry = table
-            .pods
-            .entry(uid.clone())
-            .or_insert_with(|| Entry::new(Arc::clone(pod), times.first, times.max));
+        let entry = table.entry(&uid, pod, times);
         entry.learn_if_newer(pod);
         if entry.want(status, terminated) {
             if entry.is_pressing() || times.settle.is_zero() {
@@ -102,7 +93,7 @@ impl StatusWriter {
             } else {
                 table.settle(&uid, Instant::now() + times.settle);
             }
-            self.shared.changed(&table);
+            self.shared.wake.notify_one();
         }
     }
 
@@ -110,15 +101,11 @@ impl StatusWriter {
     pub(crate) fn seen(&self, pod: &Arc<Pod>) {
         let Some(uid) = pod.uid() else { return };
         let mut table = self.shared.table();
-        let times = self.shared.times;
-        let entry = table
-            .pods
-            .entry(uid.clone())
-            .or_insert_with(|| Entry::new(Arc::clone(pod), times.first, times.max));
+        let entry = table.entry(&uid, pod, self.shared.times);
         entry.learn(pod);
         if entry.is_to_delete() {
             table.make_due(&uid);
-            self.shared.changed(&table);
+            self.shared.wake.notify_one();
         }
     }
 
@@ -126,14 +113,14 @@ impl StatusWriter {
     pub(crate) fn forget(&self, uid: &str) {
         let mut table = self.shared.table();
         if table.pods.remove(uid).is_some() {
-            self.shared.changed(&table);
+            self.shared.wake.notify_one();
         }
     }
 
     /// How many pods have something that is not in the API yet.
     #[cfg(test)]
-    fn unsent(&self) -> watch::Receiver<usize> {
-        self.shared.unsent.subscribe()
+    fn unsent(&self) -> usize {
+        self.shared.table().pods.values().filter(|entry| entry.stage.is_unsent()).count()
     }
 }
 
@@ -141,16 +128,15 @@ impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Wakes the task, and tells how many there are to be written.
-    fn changed(&self, table: &Table) {
-        let unsent = table.pods.values().filter(|entry| entry.stage.is_unsent()).count();
-        self.unsent.send_if_modified(|shown| std::mem::replace(shown, unsent) != unsent);
-        self.wake.notify_one();
-    }
 }
 
 impl Table {
+    /// What is known of a pod, from now on if nothing was.
+    fn entry(&mut self, uid: &str, pod: &Arc<Pod>, times: Times) -> &mut Entry {
+        let new = || Entry::new(Arc::clone(pod), times.first, times.max);
+        self.pods.entry(uid.to_owned()).or_insert_with(new)
+    }
+
     /// Has a pod looked at, unless it is already to be.
     fn make_due(&mut self, uid: &str) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
@@ -259,8 +245,6 @@ async fn run(shared: Arc<Shared>, client: Client, end: CancellationToken) {
             let mut table = shared.table();
             let next = table.end_pauses(Instant::now());
             table.start_due(&mut jobs, &client);
-            let unsent = table.pods.values().filter(|entry| entry.stage.is_unsent()).count();
-            shared.unsent.send_if_modified(|shown| std::mem::replace(shown, unsent) != unsent);
             next
         };
         let pause = async {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::admission::{Rejection, rejected_status};
-use copepod_pod::{Event, Facts};
+use copepod_pod::{Event, Facts, removal_grace};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
@@ -20,6 +20,7 @@ use super::outlet::News;
 use crate::cluster::events::{Recorder, pod_reference};
 use crate::cluster::node::NodeHandle;
 use crate::cluster::objects::ObjectStore;
+use crate::cluster::patch::is_terminal;
 use crate::cluster::pods::PodChange;
 use crate::cluster::status::StatusWriter;
 use crate::linux;
@@ -181,7 +182,7 @@ impl Agent {
         // One that an earlier agent took is not asked again whether it fits: it runs.
         let asked = !self.shared.ledger.has_pod(&uid)
             && pod.metadata.deletion_timestamp.is_none()
-            && !is_over(&pod);
+            && !is_terminal(pod.status.as_ref());
         if asked && let Err(rejection) = self.admission.admit(&pod, &self.active()) {
             return self.reject(uid, pod, &rejection);
         }
@@ -226,7 +227,7 @@ impl Agent {
             let mut table = self.board.lock();
             let Some(known) = table.get_mut(uid).filter(|known| !known.gone) else { return };
             known.gone = true;
-            (known.is_terminated(), grace_of(&known.pod))
+            (known.is_terminated(), removal_grace(&known.pod))
         };
         if terminated {
             self.clean(uid);
@@ -324,17 +325,4 @@ impl Agent {
             Err(error) => tracing::warn!(error = chain(&error), "cannot list images"),
         }
     }
-}
-
-/// Whether the API server has the pod as ended.
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// What the pod gets to end when it is removed at once (upstream: the least of what was decided).
-fn grace_of(pod: &Pod) -> Duration {
-    let spec = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    let seconds = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use copepod_pod::{AttemptState, Event, Failure};
+use copepod_pod::{AttemptState, Event, Failure, spec_grace};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -87,7 +87,7 @@ impl<R: Runtime> Pods for Board<R> {
         let mut pods = self.lock();
         let of_uid = |shown: &&mut Shown| shown.pod.metadata.uid.as_deref() == Some(uid);
         let Some(shown) = pods.iter_mut().find(of_uid) else { return Ok(()) };
-        let grace = grace.unwrap_or_else(|| grace_of(&shown.pod));
+        let grace = grace.unwrap_or_else(|| spec_grace(&shown.pod));
         match shown.handle.events.try_send(Event::Kill { grace }) {
             // Closed: it has ended.
             Ok(()) | Err(TrySendError::Closed(_)) => {
@@ -148,10 +148,4 @@ fn image_of(pod: &Pod, container: &str) -> String {
     let mut all = init.chain(spec.into_iter().flat_map(|spec| &spec.containers));
     let found = all.find(|c| c.name == container);
     found.and_then(|c| c.image.clone()).unwrap_or_default()
-}
-
-/// The pod's `terminationGracePeriodSeconds`.
-pub(super) fn grace_of(pod: &Pod) -> Duration {
-    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(30))
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use copepod_pod::Event;
+use copepod_pod::{Event, spec_grace};
 use futures_core::Stream;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::board::{Board, grace_of};
+use super::board::Board;
 use super::load::Loaded;
 use super::report;
 use super::screen::{Failed, Screen, Source};
@@ -290,7 +290,7 @@ impl<R: Runtime> Session<R> {
             self.screen.note("stopping; once more stops at once");
         }
         for pod in &self.pods {
-            let grace = if self.stops == 1 { grace_of(&pod.loaded.pod) } else { Duration::ZERO };
+            let grace = if self.stops == 1 { spec_grace(&pod.loaded.pod) } else { Duration::ZERO };
             // Full: a worker never waits, so that is no case; closed: that pod has ended.
             let _ = pod.handle.events.try_send(Event::Kill { grace });
         }

@@ -34,6 +34,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
+    #[cfg(test)]
     pub(super) fn is_unsent(self) -> bool {
         match self {
             Stage::Due | Stage::Settling(_) | Stage::Busy { .. } | Stage::Waiting(_) => true,
