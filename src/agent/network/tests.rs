@@ -110,6 +110,11 @@ impl Node {
             let files = fs::read_dir(self.path(dir)).into_iter().flatten();
             assert_eq!(files.count(), 0, "{dir}");
         }
+        // The kernel takes a namespace's interfaces down a moment after its end.
+        let end = std::time::Instant::now() + SETTLED;
+        while self.on_bridge() > 0 && std::time::Instant::now() < end {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
         assert_eq!((self.leases(), self.on_bridge()), (0, 0));
         let rules = self.output("iptables-save", &[]);
         assert!(!rules.contains("10.213.7."), "{rules}");
@@ -125,6 +130,9 @@ impl Drop for Node {
         network::release(&self.path("host")).expect("releases");
     }
 }
+
+/// How long the kernel may take to remove what belonged to a namespace.
+const SETTLED: Duration = Duration::from_secs(10);
 
 pub(super) fn pod(uid: &str) -> Pod {
     serde_json::from_value(json!({
