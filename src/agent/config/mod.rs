@@ -62,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) sandbox: Option<PathBuf>,
     /// The two servers.
     pub(crate) server: ServerConfig,
+    /// The runtime of ordinary images; `None`: pods are Wasm.
+    pub(crate) runtime: Option<RuntimeConfig>,
     /// Name resolution of pods.
     pub(crate) dns: DnsConfig,
     /// Bounds on pods.
@@ -125,6 +127,18 @@ pub(crate) struct Dirs {
     pub(crate) cni_conf: PathBuf,
     /// Programs of the network, in this order: `--cni-bin-dir`.
     pub(crate) cni_bins: Vec<PathBuf>,
+}
+
+/// The runtime of ordinary images. It is there where an endpoint is given: the default that a kubelet
+/// has is none of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuntimeConfig {
+    /// `containerRuntimeEndpoint`: `unix:///PATH`.
+    pub(crate) endpoint: String,
+    /// `imageServiceEndpoint`, where it is another one.
+    pub(crate) images: Option<String>,
+    /// `runtimeRequestTimeout`: how long a call may take that waits for nothing by itself.
+    pub(crate) patience: Duration,
 }
 
 /// Name resolution of pods.

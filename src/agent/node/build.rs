@@ -8,9 +8,10 @@ use copepod_pod::quantity::Quantity;
 use copepod_pod::resources::{Amounts, QuotaPolicy};
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::cluster::node::{NodeOptions, Threshold};
+use super::NodeError;
+use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
 use crate::config::{self, Config, Signal};
 use crate::image::{ImageError, Images, Listed, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
@@ -18,7 +19,8 @@ use crate::linux;
 use crate::linux::cgroup::{Cgroups, Limits, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
-use crate::runtime::LogLimits;
+use crate::runtime::cri::{self, Client, Cri, Health};
+use crate::runtime::{Happening, LogLimits};
 use crate::server::{
     AuthenticationOptions, AuthorizationMode, ServerOptions, ServingCertificate, TlsOptions,
     TlsVersion,
@@ -28,6 +30,9 @@ use crate::worker::{Host, NO_NETWORK, PodCgroups, WASM_HANDLER};
 
 /// Where log shippers look for links to containers' logs (upstream `legacyContainerLogsDir`).
 const LOG_LINKS: &str = "/var/log/containers";
+
+/// What a container runtime is that never said so.
+const CONTAINERD: &str = "containerd";
 
 /// The node's directories, locked.
 ///
@@ -78,10 +83,69 @@ pub(super) fn network(config: &Config) -> NetworkOptions {
     }
 }
 
-/// What keeps the node from being ready.
-pub(super) fn problems(network: &Network) -> Vec<String> {
+/// What keeps the node from being ready: its network, and the container runtime if there is one.
+pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String> {
     let why = network.status().err();
-    why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect()
+    let mut problems: Vec<String> =
+        why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect();
+    for problem in health.iter().flat_map(|health| &health.problems) {
+        // Both look at one configuration of the network.
+        if !problems.contains(problem) {
+            problems.push(problem.clone());
+        }
+    }
+    problems
+}
+
+/// The container runtime, if one is configured; its tasks are started. One that does not answer now
+/// is taken to be what it last was.
+///
+/// # Errors
+/// [`NodeError`].
+pub(super) async fn cri(
+    config: &Config,
+    ledger: &Ledger,
+    happenings: mpsc::Sender<Happening>,
+) -> Result<Option<Cri>, NodeError> {
+    let Some(runtime) = &config.runtime else { return Ok(None) };
+    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    let name = match cri::health::version(&client).await {
+        Ok((name, version)) => {
+            tracing::info!(version, "the container runtime");
+            ledger.keep_runtime(&name)?;
+            name
+        }
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the container runtime does not answer");
+            ledger.runtime().unwrap_or_else(|| CONTAINERD.into())
+        }
+    };
+    let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
+    Ok(Some(Cri::start(client, name, options, happenings)))
+}
+
+/// What the container runtime says of itself, for the node's object.
+pub(super) fn report(health: &Health) -> RuntimeReport {
+    let handlers = health.handlers.iter().map(|handler| Handler {
+        name: handler.name.clone(),
+        recursive_read_only_mounts: handler
+            .features
+            .is_some_and(|features| features.recursive_read_only_mounts),
+        user_namespaces: handler.features.is_some_and(|features| features.user_namespaces),
+    });
+    RuntimeReport {
+        version: health.version.clone(),
+        handlers: handlers.collect(),
+        supplemental_groups_policy: health.supplemental_groups_policy,
+    }
+}
+
+fn log_limits(config: &Config) -> LogLimits {
+    // None is no bound.
+    LogLimits {
+        bytes: config.logs.max_size.unwrap_or(u64::MAX),
+        files: config.logs.max_files,
+    }
 }
 
 /// The node's object.
@@ -164,11 +228,7 @@ pub(super) fn host(
         die_with_agent: false,
         cgroups,
         network: Some(network),
-        log_limits: LogLimits {
-            // None is no bound.
-            bytes: config.logs.max_size.unwrap_or(u64::MAX),
-            files: config.logs.max_files,
-        },
+        log_limits: log_limits(config),
     }
 }
 

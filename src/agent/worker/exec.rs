@@ -40,7 +40,7 @@ impl<R: Runtime> Shared<R> {
 }
 
 /// The id of the container if it runs, without the runtime's name before it.
-fn running_id(status: &PodStatus, name: &str) -> Option<String> {
+pub(super) fn running_id(status: &PodStatus, name: &str) -> Option<String> {
     let init = status.init_container_statuses.iter().flatten();
     let mut all = init.chain(status.container_statuses.iter().flatten());
     let found: &ContainerStatus = all.find(|status| status.name == name)?;

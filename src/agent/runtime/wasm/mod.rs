@@ -2,7 +2,7 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words ([`last_words`]), who was killed for want of memory ([`oom`]), what of
+//! ([`exec`]), its last words (`last_words`), who was killed for want of memory ([`oom`]), what of
 //! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
 //! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
@@ -10,7 +10,6 @@
 mod adopt;
 mod exec;
 mod kept;
-mod last_words;
 mod leftovers;
 mod monitor;
 mod oom;
@@ -29,7 +28,9 @@ use tokio::task::spawn_blocking;
 pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
-use super::{Container, Exec, ExecError, ExecExit, Happening, LogLimits, Runtime, What};
+use super::{
+    Container, Exec, ExecError, ExecExit, Happening, Launch, LogLimits, Runtime, What, no_ordinary,
+};
 use crate::ledger::Ledger;
 use crate::{linux, logs};
 
@@ -90,6 +91,11 @@ impl Wasm {
 }
 
 impl Wasm {
+    /// Where what becomes of containers is told.
+    pub(crate) fn happenings(&self) -> mpsc::Sender<Happening> {
+        self.happenings.clone()
+    }
+
     /// Puts a living attempt into the table and starts the task that waits for it.
     fn watch(
         &self,
@@ -129,7 +135,11 @@ impl Wasm {
 }
 
 impl Runtime for Wasm {
-    async fn start(&self, container: Container) -> Result<Attempt, Failure> {
+    async fn start(&self, launch: Launch) -> Result<Attempt, Failure> {
+        let container = match launch {
+            Launch::Wasm(container) => *container,
+            Launch::Ordinary(_) => return Err(no_ordinary()),
+        };
         let spawned = spawn::spawn(&self.ledger, &self.sandbox, &container).await.map_err(|e| {
             Failure { reason: "CreateContainerError".into(), message: crate::telemetry::chain(&e) }
         })?;

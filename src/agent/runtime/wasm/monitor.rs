@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep_until};
 use super::kept::{self, About, timestamp};
 use super::spawn::{Process, Socket, Spawned, open_log};
 use super::waited::Waited;
-use super::{Container, Happening, LogLimits, Table, What, exec, last_words, oom};
+use super::super::last_words;
+use super::{Container, Happening, LogLimits, Table, What, exec, oom};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.
