@@ -45,8 +45,8 @@ pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mount::{SubPathError, sub_path};
 pub use network::{
-    ClusterDns, HostnameError, check_hostname, hostname, hosts_file, resolv_conf,
-    resolv_conf_limits,
+    ClusterDns, HostnameError, Resolver, check_hostname, hostname, hosts_file, resolv_conf,
+    resolv_conf_limits, resolver,
 };
 pub use object::{
     Facts, NotFound, Objects, ServiceFacts, ServicePortFacts, Token, TokenKey, normalise_secret,
