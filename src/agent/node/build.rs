@@ -19,6 +19,7 @@ use crate::linux;
 use crate::linux::cgroup::{Cgroups, Limits, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
+use crate::runtime::cri::config::NodeOptions as OrdinaryOptions;
 use crate::runtime::cri::{self, Client, Cri, Health};
 use crate::runtime::{Happening, LogLimits};
 use crate::server::{
@@ -226,9 +227,24 @@ pub(super) fn host(
         changes_user: true,
         mounts: linux::can_mount(),
         die_with_agent: false,
+        ordinary: Arc::new(ordinary(config, cgroups.as_ref())),
         cgroups,
         network: Some(network),
         log_limits: log_limits(config),
+    }
+}
+
+/// What ordinary containers have in common here.
+fn ordinary(config: &Config, cgroups: Option<&PodCgroups>) -> OrdinaryOptions {
+    let machine = Machine::read(&config.dirs.root);
+    OrdinaryOptions {
+        seccomp_root: config.dirs.root.join("seccomp"),
+        memory_bytes: machine.memory_bytes,
+        huge_page_bytes: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
+        masked_paths: linux::machine::thermal_paths(),
+        cgroup_v2: cgroups.is_some_and(|cgroups| cgroups.cgroups.is_v2()),
+        quota: cgroups.map(|cgroups| cgroups.quota).unwrap_or_default(),
+        ..OrdinaryOptions::default()
     }
 }
 

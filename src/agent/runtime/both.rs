@@ -41,6 +41,14 @@ impl Runtime for Both {
         self.cri.is_some()
     }
 
+    fn recursive_read_only(&self, handler: &str) -> bool {
+        let Some(cri) = &self.cri else { return false };
+        let health = cri.health();
+        let health = health.borrow();
+        let mut found = health.handlers.iter().filter(|known| known.name == handler);
+        found.any(|known| known.features.is_some_and(|f| f.recursive_read_only_mounts))
+    }
+
     async fn run_sandbox(&self, spec: SandboxSpec) -> Result<PodSandbox, Failure> {
         let Some(cri) = &self.cri else { return Err(no_ordinary()) };
         cri.run_sandbox(spec).await.map_err(|error| Failure {
@@ -59,6 +67,13 @@ impl Runtime for Both {
                 chain(&error)
             ),
         })
+    }
+
+    async fn has_image(&self, image: &str) -> bool {
+        match &self.cri {
+            Some(cri) => cri.has_image(image).await,
+            None => false,
+        }
     }
 
     async fn prepare_image(&self, request: PullRequest) -> Result<OrdinaryImage, Failure> {

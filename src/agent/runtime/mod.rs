@@ -196,6 +196,12 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         false
     }
 
+    /// Whether the handler of ordinary images makes mounts read-only with all below them.
+    fn recursive_read_only(&self, handler: &str) -> bool {
+        let _ = handler;
+        false
+    }
+
     /// The pod's sandbox that stands; a new one where none does. Only pods with ordinary containers
     /// have one.
     ///
@@ -216,6 +222,12 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     fn stop_sandboxes(&self, pod_uid: &str) -> impl Future<Output = Result<(), Failure>> + Send {
         let _ = pod_uid;
         ready(Ok(()))
+    }
+
+    /// Whether the runtime of ordinary images has this one.
+    fn has_image(&self, image: &str) -> impl Future<Output = bool> + Send {
+        let _ = image;
+        ready(false)
     }
 
     /// Makes an ordinary image ready to run: it is there, pulled by whatever credentials let in.

@@ -98,7 +98,7 @@ pub(super) async fn of_image<R: Runtime>(
 ) -> Result<ImageKind, Failure> {
     let spec = copepod_pod::container_named(pod, container);
     let request = image_request(spec.as_deref(), std::path::Path::new("/"));
-    let looked = shared.images.kind(request).await;
+    let looked = shared.images.kind(request, shared.runtime.has_image(request.image)).await;
     looked.map_err(|error| Failure {
         reason: error.reason().into(),
         message: format!("container {container:?}: {}", crate::telemetry::chain(&error)),

@@ -42,6 +42,8 @@ pub(super) struct Ready {
     pub(super) kinds: Kinds,
     /// Its sandbox, where it has ordinary containers.
     pub(super) sandbox: Option<PodSandbox>,
+    /// Whether the sandbox's handler makes mounts read-only with all below them.
+    pub(super) recursive_read_only: bool,
 }
 
 impl Ready {
@@ -93,7 +95,16 @@ impl<R: Runtime> SetUpJob<R> {
         let facts = Facts { addresses: addresses.clone(), ..of_node };
         let pod = Arc::clone(&self.pod);
         (files.single, files.warnings) = blocking(move || volume::single(&pod, &facts)).await;
-        Ok(Ready { files: Arc::new(files), addresses, network: netns, kinds, sandbox })
+        let recursive_read_only =
+            sandbox.is_some() && self.shared.runtime.recursive_read_only(&kinds.handler);
+        Ok(Ready {
+            files: Arc::new(files),
+            addresses,
+            network: netns,
+            kinds,
+            sandbox,
+            recursive_read_only,
+        })
     }
 
     /// Which containers are Wasm: as it was decided before, else it is decided now and kept.
