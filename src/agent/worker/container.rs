@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use copepod_pod::quantity::{Quantity, QuantityError};
-use copepod_pod::{EnvError, Facts, Objects, argv, env_files, environment, hostname};
+use copepod_pod::{
+    EnvError, Facts, Objects, argv, container_named, env_files, environment, hostname,
+};
 use copepod_wasm::{GuestKind, User};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
@@ -97,13 +99,6 @@ pub(super) struct Context {
     pub(super) ready: Arc<Ready>,
 }
 
-/// The container of this name, init containers among them.
-pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerSpec> {
-    let spec = pod.spec.as_ref()?;
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    init.iter().chain(&spec.containers).find(|container| container.name == name)
-}
-
 /// What a container asks for as its image, relative paths counted from `base`.
 pub(crate) fn image_request<'a>(
     container: Option<&'a ContainerSpec>,
@@ -137,7 +132,8 @@ pub(super) fn describe(
     let Context { pod, name, attempt, prepared, objects, ready } = context;
     let files = &ready.files;
     let facts = Facts { addresses: ready.addresses.clone(), ..host.facts() };
-    let spec = find(&pod, &name).ok_or_else(|| DescribeError::Unknown(name.clone()))?;
+    let spec = container_named(&pod, &name);
+    let spec = spec.as_deref().ok_or_else(|| DescribeError::Unknown(name.clone()))?;
     let prepared = prepared.ok_or_else(|| DescribeError::NoImage(name.clone()))?;
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();

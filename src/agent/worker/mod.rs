@@ -29,7 +29,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, State, step};
+use copepod_pod::{
+    Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, State, container_named, step,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
@@ -254,7 +256,10 @@ impl<R: Runtime> Worker<R> {
                     if let Some(events) = self.events.upgrade() {
                         self.limits.watch(self.state.pod(), &self.ready.files, events);
                     }
-                    self.ready.addresses.clone()
+                    SetUpDone {
+                        addresses: self.ready.addresses.clone(),
+                        sandbox: self.ready.sandbox,
+                    }
                 }))
             }
             Done::TearDown(result) => {
@@ -319,8 +324,8 @@ impl<R: Runtime> Worker<R> {
         let base = self.base.clone();
         let pulling = Pulling::new(self.events.clone(), container.clone());
         self.jobs.spawn(async move {
-            let spec = container::find(&pod, &container);
-            let request = container::image_request(spec, &base);
+            let spec = container_named(&pod, &container);
+            let request = container::image_request(spec.as_deref(), &base);
             let result = shared.images.prepare(request, &pulling).await;
             let result = result.map_err(|e| failure(e.reason(), &e));
             Done::Image { container, result, pulled: pulling.pulled() }

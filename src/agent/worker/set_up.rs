@@ -35,6 +35,8 @@ pub(super) struct Ready {
     pub(super) addresses: PodAddresses,
     /// Its network namespace; none for a pod on the host's network.
     pub(super) network: Option<PathBuf>,
+    /// The generation of its sandbox; 0 for a pod without one.
+    pub(super) sandbox: u32,
 }
 
 /// One set-up, refresh or tear-down of a pod.
@@ -71,7 +73,7 @@ impl<R: Send + Sync + 'static> SetUpJob<R> {
         let facts = Facts { addresses: addresses.clone(), ..of_node };
         let pod = Arc::clone(&self.pod);
         (files.single, files.warnings) = blocking(move || volume::single(&pod, &facts)).await;
-        Ok(Ready { files: Arc::new(files), addresses, network: netns })
+        Ok(Ready { files: Arc::new(files), addresses, network: netns, sandbox: 0 })
     }
 
     /// What has to be there before anything else of the pod: its record, its control group.
