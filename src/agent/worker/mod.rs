@@ -152,8 +152,8 @@ impl<R: Runtime> Workers<R> {
             publish,
             look: Arc::default(),
         };
-        let inbox = Inbox { events: handle.events.clone(), look: Arc::clone(&worker.look) };
-        lock(&self.inboxes).insert(uid, inbox);
+        let reached = Inbox { events: handle.events.clone(), look: Arc::clone(&worker.look) };
+        lock(&self.inboxes).insert(uid, reached);
         tokio::spawn(worker.run(inbox));
         handle
     }

@@ -1,7 +1,5 @@
 //! From a pod to what the container runtime is told of it and of its ordinary containers.
 
-use std::path::Path;
-
 use copepod_pod::Facts;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 
@@ -10,7 +8,7 @@ use super::container::{Common, Context, DescribeError};
 use crate::ledger::Ledger;
 use crate::linux;
 use crate::runtime::cri::config::{
-    self, ConfigError, ContainerInput, PodInput, SandboxInput, container, sandbox,
+    ConfigError, ContainerInput, PodInput, SandboxInput, container, sandbox,
 };
 use crate::runtime::cri::images::OrdinaryImage;
 use crate::runtime::cri::{Ordinary, SandboxSpec};

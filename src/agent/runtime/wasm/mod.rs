@@ -39,6 +39,20 @@ const HAPPENINGS: usize = 256;
 /// Orders waiting for one monitor: stops, of which the last counts.
 const ORDERS: usize = 8;
 
+/// What stands before the ids of this runtime's containers wherever they are shown.
+const SCHEME: &str = "wasm://";
+
+/// A container's id as its status shows it.
+fn shown(id: &str) -> String {
+    format!("{SCHEME}{id}")
+}
+
+/// The other way: what the table and the files on disk know the container by; `None` for another
+/// runtime's.
+fn own(shown: &str) -> Option<&str> {
+    shown.strip_prefix(SCHEME)
+}
+
 /// Runs containers as sandbox processes.
 pub(crate) struct Wasm {
     ledger: Arc<Ledger>,
@@ -146,7 +160,8 @@ impl Runtime for Wasm {
         let attempt = Attempt {
             container: container.name.clone(),
             attempt: container.attempt,
-            id: spawned.id.clone(),
+            sandbox: container.sandbox,
+            id: shown(&spawned.id),
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();
@@ -155,13 +170,13 @@ impl Runtime for Wasm {
     }
 
     fn stop(&self, id: &str, grace: Duration) {
-        let stop = self.table.lock().get(id).map(|entry| entry.stop.clone());
+        let stop = own(id).and_then(|id| Some(self.table.lock().get(id)?.stop.clone()));
         // Full: eight orders wait already and the worker gives the stop again; closed: it ended.
         let _ = stop.map(|stop| stop.try_send(grace));
     }
 
     async fn remove(&self, id: &str) {
-        let Some(entry) = self.table.lock().remove(id) else { return };
+        let Some(entry) = own(id).and_then(|id| self.table.lock().remove(id)) else { return };
         entry.oom.remove_leaf().await;
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
@@ -175,6 +190,7 @@ impl Runtime for Wasm {
     }
 
     async fn exec(&self, id: &str, exec: Exec) -> Result<ExecExit, ExecError> {
+        let id = own(id).ok_or_else(|| ExecError::NotRunning(id.into()))?;
         exec::exec(self, id, exec).await
     }
 
