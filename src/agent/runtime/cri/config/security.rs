@@ -61,7 +61,7 @@ pub(super) fn of_container(
     let user = own.and_then(|own| own.run_as_user).or(context.and_then(|c| c.run_as_user));
     let group = own.and_then(|own| own.run_as_group).or(context.and_then(|c| c.run_as_group));
     let (run_as_user, run_as_username) = match (user, &input.image.user) {
-        (Some(user), _) | (None, ImageUser::Id(user)) => (Some(number(user)), String::new()),
+        (Some(user), _) | (None, &ImageUser::Id(user)) => (Some(number(user)), String::new()),
         (None, ImageUser::Name(name)) => (None, name.clone()),
     };
     let labels = own.and_then(|own| own.se_linux_options.as_ref());
