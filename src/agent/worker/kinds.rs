@@ -77,9 +77,10 @@ pub(super) async fn resolve<R: Runtime>(
             let mut by_image = BTreeMap::new();
             let spec = pod.spec.iter();
             let all = spec.flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
-            for container in all {
-                let kind = of_image(shared, pod, &container.name).await?;
-                by_image.insert(container.name.clone(), kind);
+            let names: Vec<String> = all.map(|container| container.name.clone()).collect();
+            for name in names {
+                let kind = of_image(shared, pod, &name).await?;
+                by_image.insert(name, kind);
             }
             Ok(Kinds { by_image, rest: ImageKind::Wasm, handler: String::new() })
         }

@@ -141,13 +141,11 @@ impl Cri {
             if let Err(error) = &stopped {
                 tracing::warn!(container = id, error = chain(error), "cannot stop a container");
             }
-            let mut table = inner.table.lock();
-            if let Some(known) = table.containers.get_mut(&id)
+            if let Some(known) = inner.table.lock().containers.get_mut(&id)
                 && known.stopping == Some(until)
             {
                 known.stopping = None;
             }
-            drop(table);
             inner.look_again(&id).await;
         });
     }

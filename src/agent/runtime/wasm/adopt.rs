@@ -117,10 +117,11 @@ impl Wasm {
     ) -> Result<(), AdoptError> {
         let failed = |source| AdoptError::State { dir: dir.clone(), source };
         let id = state.id().map_err(failed)?;
+        let sandbox = about.sandbox;
         let attempt = |state| Attempt {
             container: owner.container.clone(),
             attempt: owner.attempt,
-            sandbox: 0,
+            sandbox,
             id: shown(&id),
             state,
         };
