@@ -24,7 +24,7 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 guests build install lint test bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
@@ -92,17 +92,18 @@ test-setup: ## the real parts that the tests need (installs what is missing)
 # takes 8 minutes, later times are the linker's; Go keeps its caches where it always does.
 KUBERNETES := $(CACHE)/kubernetes
 KUBERNETES_VERSION := $(shell sed -nE 's/^\tk8s\.io\/kubernetes (v[0-9.]+)$$/\1/p' tests/kubernetes/go.mod)
-GO_BUILD = cd tests/kubernetes && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags "-s -w \
+# $(1) is `build`, or `test -c` for a program of tests.
+GO_BUILD = cd tests/kubernetes && CGO_ENABLED=0 GOFLAGS=-mod=readonly go $(1) -trimpath -ldflags "-s -w \
     -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) \
     -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBERNETES_VERSION:v%=%))) \
     -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION)))"
 NEEDS_GO = command -v go >/dev/null || { echo "go is missing: install Go $$(sed -n 's/^go //p' tests/$(1)/go.mod) or newer, see https://go.dev/dl" >&2; exit 1; }
-# Builds the package $(1) as $(KUBERNETES)/$(2), unless it is there and its sources are as they were.
+# Builds the package $(1) as $(KUBERNETES)/$(2), unless it is there and its sources are as they were; $(3) as above.
 GO_PROGRAM = $(call NEEDS_GO,kubernetes); \
     mkdir -p '$(KUBERNETES)'; exec 9>'$(KUBERNETES)/lock'; flock 9; \
     sources=$$({ cat tests/kubernetes/{go.mod,go.sum,main.go}; echo '$(1)'; } | sha256sum); \
     [ -x '$(KUBERNETES)/$(2)' ] && [ "$$sources" = "$$(cat '$(KUBERNETES)/$(2).sources' 2>/dev/null)" ] || { \
-        rm -f '$(KUBERNETES)/$(2).sources'; (exec 9>&-; $(GO_BUILD) -o '$(KUBERNETES)/$(2).new' '$(1)'); \
+        rm -f '$(KUBERNETES)/$(2).sources'; (exec 9>&-; $(call GO_BUILD,$(or $(3),build)) -o '$(KUBERNETES)/$(2).new' '$(1)'); \
         mv -f '$(KUBERNETES)/$(2).new' '$(KUBERNETES)/$(2)'; echo "$$sources" >'$(KUBERNETES)/$(2).sources'; }
 
 kubernetes: ## the control plane and kubectl that the tests talk to, kept outside the checkout
@@ -128,6 +129,11 @@ containerd2: ## containerd 2 and runc that some of the tests use, kept outside t
 	        done; \
 	        go build -tags seccomp -ldflags '-s -w' -o '$(CONTAINERD2)/' github.com/opencontainers/runc); \
 	    echo "$$sources" >'$(CONTAINERD2)/sources'; }
+
+e2e: ## upstream's conformance tests, their runner, and the program in most of their images
+	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/test/e2e,e2e.test,test -c); \
+	    $(call GO_PROGRAM,github.com/onsi/ginkgo/v2/ginkgo,ginkgo); \
+	    $(call GO_PROGRAM,k8s.io/kubernetes/test/images/agnhost,agnhost))
 
 test: test-setup lint build guests kubernetes containerd2 ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
