@@ -136,15 +136,6 @@ pub(crate) struct ImageRequest<'a> {
     pub(crate) secrets: Option<&'a PullSecrets>,
 }
 
-/// Who runs an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) enum ImageKind {
-    /// A sandbox of ours.
-    Wasm,
-    /// The container runtime.
-    Ordinary,
-}
-
 /// The images of one agent.
 #[derive(Debug)]
 pub(crate) struct Images {
@@ -202,16 +193,6 @@ impl Images {
     pub(crate) fn wasm_only(mut self) -> Self {
         self.wasm_only = true;
         self
-    }
-
-    /// Temporary.
-    pub(crate) async fn kind(
-        &self,
-        request: ImageRequest<'_>,
-        elsewhere: impl Future<Output = bool>,
-    ) -> Result<ImageKind, ImageError> {
-        let _ = request;
-        Ok(if elsewhere.await { ImageKind::Ordinary } else { ImageKind::Wasm })
     }
 
     /// Makes an image ready: pulls it if that is to be done, and finds its artefact or has it

@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use super::NodeError;
 use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
 use crate::config::{self, Config, Signal};
+use crate::image::credentials::{Keyring, NodeFiles};
+use crate::image::gate::{Gate, PullLimits};
 use crate::image::{ImageError, Images, Listed, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
 use crate::linux;
@@ -45,14 +47,31 @@ pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
     Ledger::of_node(&dirs.root, &dirs.run, logs)
 }
 
-/// The images of the node.
+/// How images come here, whoever runs them.
+pub(super) struct Pulls {
+    keyring: Arc<Keyring>,
+    gate: Arc<Gate>,
+}
+
+/// How images come here.
+pub(super) fn pulls(config: &Config) -> Pulls {
+    let files = NodeFiles::of_node(&config.dirs.root);
+    Pulls {
+        keyring: Arc::new(Keyring::new(files, Vec::new())),
+        gate: Arc::new(Gate::new(PullLimits::default())),
+    }
+}
+
+/// The Wasm images of the node.
 ///
 /// # Errors
 /// [`ImageError`].
-pub(super) fn images(config: &Config) -> Result<Images, ImageError> {
+pub(super) fn images(config: &Config, pulls: &Pulls) -> Result<Images, ImageError> {
     let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
     let images = Images::open(dir, "/proc/self/exe".into())?;
-    Ok(images.with_registries(RegistryOptions::default()).wasm_only())
+    let keyring = Some(Arc::clone(&pulls.keyring));
+    let registries = RegistryOptions { keyring, ..RegistryOptions::default() };
+    Ok(images.with_registries(registries).with_gate(Arc::clone(&pulls.gate)).wasm_only())
 }
 
 /// The control groups of pods; none, with a warning, where the host has none that can be used.
@@ -105,6 +124,7 @@ pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String
 /// [`NodeError`].
 pub(super) async fn cri(
     config: &Config,
+    pulls: &Pulls,
     ledger: &Ledger,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Option<Cri>, NodeError> {
@@ -122,7 +142,9 @@ pub(super) async fn cri(
         }
     };
     let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
-    Ok(Some(Cri::start(client, name, options, happenings)))
+    let (keyring, gate) = (Arc::clone(&pulls.keyring), Arc::clone(&pulls.gate));
+    let images = cri::images::Images::new(client.images(), keyring, gate, runtime.patience);
+    Ok(Some(Cri::start(client, images, name, options, happenings)))
 }
 
 /// What the container runtime says of itself, for the node's object.

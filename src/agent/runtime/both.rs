@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
 
-use super::cri::images::{OrdinaryImage, PullRequest};
+use super::cri::images::{OrdinaryImage, Wanted};
 use super::cri::{Cri, PodSandbox, SandboxSpec};
 use super::wasm::Wasm;
 use super::{Exec, ExecError, ExecExit, Launch, Runtime, no_ordinary};
@@ -71,16 +71,21 @@ impl Runtime for Both {
 
     async fn has_image(&self, image: &str) -> bool {
         match &self.cri {
-            Some(cri) => cri.has_image(image).await,
+            Some(cri) => cri.images().has(image).await,
             None => false,
         }
     }
 
-    async fn prepare_image(&self, request: PullRequest) -> Result<OrdinaryImage, Failure> {
-        match &self.cri {
-            Some(cri) => cri.prepare_image(request).await,
-            None => Err(no_ordinary()),
-        }
+    async fn prepare_image(
+        &self,
+        wanted: Wanted<'_>,
+        pulling: &(dyn Fn() + Send + Sync),
+    ) -> Result<OrdinaryImage, Failure> {
+        let Some(cri) = &self.cri else { return Err(no_ordinary()) };
+        cri.images().prepare(wanted, pulling).await.map_err(|error| Failure {
+            reason: error.reason().into(),
+            message: chain(&error),
+        })
     }
 
     async fn start(&self, launch: Launch) -> Result<Attempt, Failure> {

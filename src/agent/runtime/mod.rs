@@ -21,7 +21,7 @@ use copepod_wasm::{GuestKind, Mount, Preopen, User};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use self::cri::images::{OrdinaryImage, PullRequest};
+use self::cri::images::{OrdinaryImage, Wanted};
 use self::cri::{Ordinary, PodSandbox, SandboxSpec};
 use crate::linux::cgroup::LeafSpec;
 
@@ -231,14 +231,16 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     }
 
     /// Makes an ordinary image ready to run: it is there, pulled by whatever credentials let in.
+    /// `pulling` is called once it is to be pulled.
     ///
     /// # Errors
     /// A [`Failure`] with upstream's waiting reason.
     fn prepare_image(
         &self,
-        request: PullRequest,
+        wanted: Wanted<'_>,
+        pulling: &(dyn Fn() + Send + Sync),
     ) -> impl Future<Output = Result<OrdinaryImage, Failure>> + Send {
-        drop(request);
+        let _ = (wanted, pulling);
         ready(Err(no_ordinary()))
     }
 

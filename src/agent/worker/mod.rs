@@ -350,7 +350,8 @@ impl<R: Runtime> Worker<R> {
         self.jobs.spawn(async move {
             let wanted = prepare::Wanted { pod, container: &container, base: &base, ready: &ready };
             let result = prepare::prepare(&shared, &*supplier, wanted, &pulling).await;
-            Done::Image { container, result, pulled: pulling.pulled() }
+            let pulled = result.as_ref().ok().and_then(|image| image.pulled(pulling.pulled()));
+            Done::Image { container, result, pulled }
         });
     }
 

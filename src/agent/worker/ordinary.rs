@@ -8,7 +8,7 @@ use super::container::{Common, Context, DescribeError};
 use crate::ledger::Ledger;
 use crate::linux;
 use crate::runtime::cri::config::{
-    ConfigError, ContainerInput, PodInput, SandboxInput, container, sandbox,
+    ConfigError, ContainerInput, ImageFacts, PodInput, SandboxInput, container, sandbox,
 };
 use crate::runtime::cri::images::OrdinaryImage;
 use crate::runtime::cri::{Ordinary, SandboxSpec};
@@ -75,6 +75,11 @@ pub(super) fn describe(
         &dir,
     )?;
     let target = target.as_deref().and_then(|id| Some(id.split_once("://")?.1));
+    let facts = ImageFacts {
+        reference: image.image_ref.clone(),
+        runtime_handler: ready.kinds.handler.clone(),
+        user: image.user.clone(),
+    };
     let config = container(&ContainerInput {
         of: PodInput {
             pod,
@@ -84,7 +89,7 @@ pub(super) fn describe(
         },
         container: spec,
         attempt: *attempt,
-        image: &image.facts,
+        image: &facts,
         command: &command,
         args: &args,
         env: &env,

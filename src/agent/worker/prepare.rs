@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use copepod_pod::Failure;
+use copepod_pod::{Failure, Pulled, pull_secrets};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pulling::Pulling;
 use super::set_up::Ready;
 use super::{Shared, Supplier, container, failure, kinds};
-use crate::image::{ImageKind, Prepared};
+use crate::image::credentials::PullSecrets;
+use crate::image::{ImageKind, ImageRequest, Prepared, Progress, Stage};
 use crate::runtime::Runtime;
-use crate::runtime::cri::images::{OrdinaryImage, PullRequest};
+use crate::runtime::cri::images::{self as runtime, OrdinaryImage};
 
 /// An image that a container can be started from.
 #[derive(Clone, Debug)]
@@ -23,6 +24,14 @@ pub(super) enum PreparedImage {
 }
 
 impl PreparedImage {
+    /// What its pull took, as far as the container runtime told; what else is known is `seen`.
+    pub(super) fn pulled(&self, seen: Option<Pulled>) -> Option<Pulled> {
+        match self {
+            Self::Wasm(_) => seen,
+            Self::Ordinary(image) => image.pulled,
+        }
+    }
+
     /// Its name and its id, as the container's status shows them.
     pub(super) fn names(&self) -> (String, String) {
         match self {
@@ -52,7 +61,9 @@ pub(super) async fn prepare<R: Runtime>(
 ) -> Result<PreparedImage, Failure> {
     let Wanted { pod, container: name, base, ready } = wanted;
     let spec = copepod_pod::container_named(&pod, name);
+    let secrets = secrets(supplier, &pod).await?;
     let request = container::image_request(spec.as_deref(), base);
+    let request = ImageRequest { secrets: secrets.as_ref(), ..request };
     let kind = match ready.kinds.of(name) {
         Some(kind) => kind,
         None => late(shared, &pod, name, ready).await?,
@@ -63,12 +74,28 @@ pub(super) async fn prepare<R: Runtime>(
             result.map(PreparedImage::Wasm).map_err(|e| failure(e.reason(), &e))
         }
         ImageKind::Ordinary => {
-            let _ = supplier;
-            let request = PullRequest::new(request);
-            let result = shared.runtime.prepare_image(request).await;
-            result.map(PreparedImage::Ordinary)
+            let wanted = runtime::Wanted {
+                image: request.image,
+                policy: request.policy,
+                secrets: request.secrets,
+                sandbox: ready.sandbox.as_ref().map(|sandbox| &*sandbox.config),
+                handler: &ready.kinds.handler,
+                annotations: pod.metadata.annotations.as_ref(),
+            };
+            let begin = || pulling.begin(Stage::Pull, request.image, 0);
+            let image = shared.runtime.prepare_image(wanted, &begin).await?;
+            Ok(PreparedImage::Ordinary(image))
         }
     }
+}
+
+/// The pod's own credentials for registries. One that is missing is told elsewhere.
+async fn secrets(supplier: &dyn Supplier, pod: &Arc<Pod>) -> Result<Option<PullSecrets>, Failure> {
+    if pod.spec.as_ref().is_none_or(|spec| spec.image_pull_secrets.is_none()) {
+        return Ok(None);
+    }
+    let objects = supplier.supply(Arc::clone(pod)).await?;
+    Ok(PullSecrets::new(pull_secrets(pod, &objects)))
 }
 
 /// The kind of an ephemeral container's image, in a pod whose kinds were decided without it.

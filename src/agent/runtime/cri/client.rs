@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use copepod_cri::image_service_client::ImageServiceClient;
 use copepod_cri::runtime_service_client::RuntimeServiceClient;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -13,6 +12,8 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
 use tower::service_fn;
+
+use super::images::go_text;
 
 /// Largest message that is taken from a runtime, in bytes (upstream: `maxMsgSize`).
 const MESSAGE_MAX: usize = 16 << 20;
@@ -27,7 +28,7 @@ pub(crate) enum CriError {
         endpoint: String,
     },
     /// The runtime said no, or was not there. In the words of Go's gRPC, which is what people match.
-    #[error("rpc error: code = {} desc = {}", code_name(status.code()), status.message())]
+    #[error("{}", go_text(status))]
     Call {
         /// The CRI verb.
         method: &'static str,
@@ -70,37 +71,14 @@ impl CriError {
     }
 }
 
-/// Go's name of a code.
-fn code_name(code: Code) -> String {
-    match code {
-        Code::Cancelled => "Canceled".into(),
-        Code::Ok
-        | Code::Unknown
-        | Code::InvalidArgument
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => format!("{code:?}"),
-    }
-}
-
 /// A runtime's services. A clone shares the connection, which is made when it is needed and made
 /// again when it broke.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// The verbs of sandboxes and containers.
     pub(super) runtime: RuntimeServiceClient<Channel>,
-    /// The verbs of images.
-    pub(super) images: ImageServiceClient<Channel>,
+    /// The way to the verbs of images.
+    images: Channel,
     /// How long a call may take that waits for nothing by itself (KubeletConfiguration
     /// `runtimeRequestTimeout`).
     pub(super) patience: Duration,
@@ -121,9 +99,14 @@ impl Client {
         let of_images = images.map_or_else(|| Ok(channel.clone()), self::channel)?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX),
-            images: ImageServiceClient::new(of_images).max_decoding_message_size(MESSAGE_MAX),
+            images: of_images,
             patience,
         })
+    }
+
+    /// The way to the verbs of images.
+    pub(crate) fn images(&self) -> Channel {
+        self.images.clone()
     }
 
     /// The verbs of sandboxes and containers, to call one.

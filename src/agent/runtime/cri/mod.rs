@@ -37,6 +37,7 @@ pub(crate) use self::client::{Client, CriError};
 pub(crate) use self::container::Ordinary;
 pub(crate) use self::health::Health;
 pub(crate) use self::sandbox::{PodSandbox, SandboxSpec};
+use self::images::Images;
 use self::table::Table;
 use super::{Happening, LogLimits};
 
@@ -57,6 +58,7 @@ pub(crate) struct Cri(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: Client,
+    images: Images,
     /// Its name, which stands before its ids.
     name: String,
     options: Options,
@@ -82,16 +84,18 @@ struct LookedAt {
 }
 
 impl Cri {
-    /// The runtime behind `client`, whose name is known; starts its tasks. What becomes of
+    /// The runtime behind `client` with its `images`, whose name is known; starts its tasks. What becomes of
     /// containers is told to `happenings`.
     pub(crate) fn start(
         client: Client,
+        images: Images,
         name: String,
         options: Options,
         happenings: mpsc::Sender<Happening>,
     ) -> Self {
         let inner = Arc::new(Inner {
             client,
+            images,
             name,
             options,
             table: Table::default(),
@@ -111,6 +115,11 @@ impl Cri {
     /// The scheme of its ids, without `://`.
     pub(crate) fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Its images.
+    pub(crate) fn images(&self) -> &Images {
+        &self.0.images
     }
 
     /// Waits until the runtime was looked at once.
