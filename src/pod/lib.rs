@@ -54,7 +54,7 @@ pub use object::{
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
 pub use reference::{
     Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
-    object_references, references,
+    object_references, pull_secrets, references,
 };
 pub use state::{State, removal_grace, spec_grace};
 pub use step::step;

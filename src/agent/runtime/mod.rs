@@ -4,6 +4,7 @@
 //! happens to a container comes out on one stream per runtime as [`Happening`]s; the worker that
 //! takes them reads the truth again where it matters.
 
+pub(crate) mod cri;
 pub(crate) mod wasm;
 
 use std::error::Error as StdError;

@@ -121,6 +121,7 @@ pub(crate) fn image_request<'a>(
             Some(_) | None => PullPolicy::IfNotPresent,
         },
         command: command.map(String::as_str),
+        secrets: None,
     }
 }
 

@@ -14,6 +14,7 @@ mod exec;
 mod host;
 mod outlet;
 mod pulling;
+mod secrets;
 mod set_up;
 mod supply;
 
@@ -36,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep_until;
 
-use crate::image::{Images, Prepared};
+use crate::image::{ImageRequest, Images, Prepared};
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
@@ -318,9 +319,16 @@ impl<R: Runtime> Worker<R> {
         let pod = Arc::clone(self.state.pod());
         let base = self.base.clone();
         let pulling = Pulling::new(self.events.clone(), container.clone());
+        let (supplier, outlet) = (Arc::clone(&self.supplier), Arc::clone(&self.outlet));
         self.jobs.spawn(async move {
+            let secrets = match shared.host.die_with_agent {
+                // A run's registries are asked as its user.
+                true => None,
+                false => secrets::of_pod(&pod, &*supplier, &*outlet).await,
+            };
             let spec = container::find(&pod, &container);
             let request = container::image_request(spec, &base);
+            let request = ImageRequest { secrets: secrets.as_ref(), ..request };
             let result = shared.images.prepare(request, &pulling).await;
             let result = result.map_err(|e| failure(e.reason(), &e));
             Done::Image { container, result, pulled: pulling.pulled() }
