@@ -13,8 +13,8 @@ use super::flags::NodeFlags;
 use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
-    CgroupConfig, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate, labels,
-    quantity, reserve, server,
+    CgroupConfig, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate, images, labels,
+    non_zero, quantity, reserve, server,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
@@ -64,6 +64,7 @@ pub(super) fn resolve(
         reserved: reserve::reserved(file, findings),
         cgroups: cgroups(file),
         logs: logs(file, findings),
+        images: images::images(flags, file, findings),
         events: Rate {
             per_second: findings
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
@@ -71,11 +72,6 @@ pub(super) fn resolve(
         },
         verbosity: verbosity(flags, file, findings),
     }
-}
-
-/// The value of a field whose zero stands for its default.
-fn non_zero(given: Option<i32>, default: i32) -> i32 {
-    given.filter(|number| *number != 0).unwrap_or(default)
 }
 
 fn node(

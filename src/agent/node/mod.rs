@@ -56,7 +56,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         tracing::info!(%expires, "the node's client certificate is good until then");
     }
     let ledger = Arc::new(build::ledger(&config)?);
-    let images = build::images(&config)?;
+    let (keyring, gate) = (build::keyring(&config), build::gate(&config));
+    let images = build::images(&config, keyring, gate)?;
     let cgroups = build::cgroups(&config);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");

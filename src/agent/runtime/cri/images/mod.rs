@@ -220,9 +220,7 @@ fn prepared(name: &str, pulled: Option<Pulled>, here: Option<&cri::Image>) -> Or
     let first = |names: &[String]| names.first().cloned();
     OrdinaryImage {
         image: here.and_then(|image| first(&image.repo_tags)).unwrap_or_else(|| name.to_owned()),
-        image_id: here
-            .and_then(|image| first(&image.repo_digests))
-            .unwrap_or_else(|| id.clone()),
+        image_id: here.and_then(|image| first(&image.repo_digests)).unwrap_or_else(|| id.clone()),
         user: user(here),
         bytes: here.map_or(0, |image| image.size),
         image_ref: id,
