@@ -16,9 +16,11 @@
 //! `AlwaysAllow`, port 10255); those are insecure, so a warning says that they are not taken.
 
 mod check;
+mod credential_provider;
 mod duration;
 mod findings;
 mod flags;
+mod images;
 mod labels;
 mod machine;
 mod not_yet;
@@ -37,8 +39,10 @@ use std::time::Duration;
 use copepod_pod::quantity::Quantity;
 use k8s_openapi::api::core::v1::Taint;
 
+pub(crate) use credential_provider::CredentialProvider;
 pub(crate) use findings::{ConfigError, ConfigErrors, Warning};
 pub(crate) use flags::NodeFlags;
+pub(crate) use images::ImageConfig;
 pub(crate) use reserve::{Reserved, Signal, Threshold};
 pub(crate) use server::{Authorization, ServerConfig, TlsVersion};
 
@@ -74,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) cgroups: CgroupConfig,
     /// Containers' logs.
     pub(crate) logs: LogConfig,
+    /// Images: their pulls and their end.
+    pub(crate) images: ImageConfig,
     /// Most events sent.
     pub(crate) events: Rate,
     /// Most verbose diagnostics, 0 to 10 as klog has them.
@@ -245,6 +251,11 @@ fn decode(name: &str, text: &str) -> Result<KubeletConfiguration, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     crate::sources::single(name, text, (types::API_VERSION, types::KIND))
         .map_err(ConfigError::Decode)
+}
+
+/// The value of a field whose zero stands for its default.
+fn non_zero(given: Option<i32>, default: i32) -> i32 {
+    given.filter(|number| *number != 0).unwrap_or(default)
 }
 
 /// A quantity, or upstream's reason why it is none.

@@ -14,7 +14,7 @@ use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
     CgroupConfig, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate, RuntimeConfig,
-    labels, quantity, reserve, server,
+    images, labels, non_zero, quantity, reserve, server,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
@@ -66,6 +66,7 @@ pub(super) fn resolve(
         reserved: reserve::reserved(file, findings),
         cgroups: cgroups(file),
         logs: logs(file, findings),
+        images: images::images(flags, file, findings),
         events: Rate {
             per_second: findings
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
@@ -102,11 +103,6 @@ fn runtime(
     let patience = file.runtime_request_timeout.filter(|time| !time.is_zero());
     let patience = findings.duration("runtimeRequestTimeout", patience, RUNTIME_PATIENCE);
     Some(RuntimeConfig { endpoint: endpoint?, images, patience })
-}
-
-/// The value of a field whose zero stands for its default.
-fn non_zero(given: Option<i32>, default: i32) -> i32 {
-    given.filter(|number| *number != 0).unwrap_or(default)
 }
 
 fn node(

@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, watch};
 use super::NodeError;
 use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
 use crate::config::{self, Config, Signal};
+use crate::image::credentials::plugin::PluginOptions;
 use crate::image::credentials::{Keyring, NodeFiles};
 use crate::image::gate::{Gate, PullLimits};
+use crate::image::gc::Policy;
 use crate::image::{ImageError, Images, Listed, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
 use crate::linux;
@@ -47,31 +49,55 @@ pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
     Ledger::of_node(&dirs.root, &dirs.run, logs)
 }
 
-/// How images come here, whoever runs them.
-pub(super) struct Pulls {
-    keyring: Arc<Keyring>,
-    gate: Arc<Gate>,
+/// The node's credentials for registries.
+pub(super) fn keyring(config: &Config) -> Arc<Keyring> {
+    let plugins = config.images.providers.iter().cloned().map(|provider| PluginOptions {
+        name: provider.name,
+        program: provider.program,
+        api_version: provider.api_version,
+        match_images: provider.match_images,
+        default_cache: provider.default_cache,
+        args: provider.args,
+        env: provider.env,
+    });
+    Arc::new(Keyring::new(NodeFiles::of_node(&config.dirs.root), plugins.collect()))
 }
 
-/// How images come here.
-pub(super) fn pulls(config: &Config) -> Pulls {
-    let files = NodeFiles::of_node(&config.dirs.root);
-    Pulls {
-        keyring: Arc::new(Keyring::new(files, Vec::new())),
-        gate: Arc::new(Gate::new(PullLimits::default())),
+/// How images are pulled on the node, of either kind.
+pub(super) fn gate(config: &Config) -> Arc<Gate> {
+    let images = &config.images;
+    Arc::new(Gate::new(PullLimits {
+        at_once: images.at_once,
+        per_second: images.pulls.per_second,
+        burst: images.pulls.burst,
+    }))
+}
+
+/// When images go.
+#[expect(dead_code, reason = "the lead starts the collector")]
+pub(super) fn image_policy(config: &Config) -> Policy {
+    let images = &config.images;
+    Policy {
+        high: images.high_percent,
+        low: images.low_percent,
+        min_age: images.min_age,
+        max_age: images.max_age,
     }
 }
 
-/// The Wasm images of the node.
+/// The images of the node.
 ///
 /// # Errors
 /// [`ImageError`].
-pub(super) fn images(config: &Config, pulls: &Pulls) -> Result<Images, ImageError> {
+pub(super) fn images(
+    config: &Config,
+    keyring: Arc<Keyring>,
+    gate: Arc<Gate>,
+) -> Result<Images, ImageError> {
     let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
-    let images = Images::open(dir, "/proc/self/exe".into())?;
-    let keyring = Some(Arc::clone(&pulls.keyring));
-    let registries = RegistryOptions { keyring, ..RegistryOptions::default() };
-    Ok(images.with_registries(registries).with_gate(Arc::clone(&pulls.gate)).wasm_only())
+    let images = Images::open(dir, "/proc/self/exe".into())?.with_gate(gate);
+    let options = RegistryOptions { keyring: Some(keyring), ..RegistryOptions::default() };
+    Ok(images.with_registries(options).wasm_only())
 }
 
 /// The control groups of pods; none, with a warning, where the host has none that can be used.
@@ -124,7 +150,7 @@ pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String
 /// [`NodeError`].
 pub(super) async fn cri(
     config: &Config,
-    pulls: &Pulls,
+    (keyring, gate): (Arc<Keyring>, Arc<Gate>),
     ledger: &Ledger,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Option<Cri>, NodeError> {
@@ -142,7 +168,6 @@ pub(super) async fn cri(
         }
     };
     let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
-    let (keyring, gate) = (Arc::clone(&pulls.keyring), Arc::clone(&pulls.gate));
     let images = cri::images::Images::new(client.images(), keyring, gate, runtime.patience);
     Ok(Some(Cri::start(client, images, name, options, happenings)))
 }

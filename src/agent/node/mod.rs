@@ -57,8 +57,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         tracing::info!(%expires, "the node's client certificate is good until then");
     }
     let ledger = Arc::new(build::ledger(&config)?);
-    let pulls = build::pulls(&config);
-    let images = build::images(&config, &pulls)?;
+    let (keyring, gate) = (build::keyring(&config), build::gate(&config));
+    let images = build::images(&config, Arc::clone(&keyring), Arc::clone(&gate))?;
     let cgroups = build::cgroups(&config);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     // What runs already is taken over first, whether or not there is an API server.
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
-    let cri = build::cri(&config, &pulls, &ledger, wasm.happenings()).await?;
+    let cri = build::cri(&config, (keyring, gate), &ledger, wasm.happenings()).await?;
 
     let client = connect(&kubeconfig, client::Options::default());
     let rate = config.events;
