@@ -38,7 +38,8 @@ fn mixed(place: &Place<'_>) -> Value {
     fs::create_dir_all(&starts).expect("made");
     fs::write(starts.join("log"), "").expect("written");
     let ask = format!(
-        "echo ordinary >> /starts/log; echo shared > /shared/note; \
+        "echo ordinary >> /starts/log; \
+         test -f /shared/note || echo shared > /shared/note; \
          while :; do wget -qO- http://127.0.0.1:{PORT}/files/shared/note >> /shared/answers; \
          usleep 100000; done"
     );
