@@ -88,6 +88,8 @@ pub(super) fn settings(
 ) -> Vec<Setting> {
     let mut all = Vec::new();
     match controller {
+        // Of sizes that are not known here.
+        Controller::HugePages => {}
         Controller::Cpu => {
             all.extend(limits.cpu_weight.map(|weight| Setting::new("cpu.weight", weight)));
             let period = limits.cpu_period_us;
