@@ -7,7 +7,7 @@ use copepod_pod::qos::{BEST_EFFORT, GUARANTEED, qos_class};
 use copepod_pod::resources::{self, CgroupLimits, QuotaPolicy};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::linux::cgroup::{CgroupError, Cgroups, Class, LeafSpec, Limits};
+use crate::linux::cgroup::{CgroupError, Cgroups, Class, HugePages, LeafSpec, Limits};
 use crate::telemetry::chain;
 
 /// The host's control groups, and how pods are limited in them.
@@ -30,11 +30,20 @@ impl PodCgroups {
     /// A [`Failure`] with upstream's reason and words.
     pub(crate) fn set_up(&self, pod: &Pod) -> Result<(), Failure> {
         let limits = self.limits(resources::pod_cgroup(pod, self.quota));
-        let limits = Limits { pids: self.pod_pids, ..limits };
+        let huge_pages = Some(HugePages::Only(resources::huge_pages(&resources::pod_requests(pod))));
+        let limits = Limits { pids: self.pod_pids, huge_pages, ..limits };
         self.cgroups.make_pod(uid(pod), class(pod), &limits).map_err(|error| Failure {
             reason: "FailedCreatePodContainer".into(),
             message: format!("unable to ensure pod container exists: {}", chain(&error)),
         })
+    }
+
+    /// The pod's group as CRI's `cgroup_parent` names it; empty: the runtime's own place.
+    ///
+    /// # Errors
+    /// [`CgroupError::Name`].
+    pub(crate) fn parent(&self, pod: &Pod) -> Result<String, CgroupError> {
+        self.cgroups.parent(class(pod), uid(pod))
     }
 
     /// Removes the pod's group; what still runs in it is killed, and waited for.
@@ -82,6 +91,7 @@ impl PodCgroups {
             cpu_period_us,
             memory_bytes,
             pids: None,
+            huge_pages: None,
         }
     }
 }

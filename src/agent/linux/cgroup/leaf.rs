@@ -65,6 +65,11 @@ impl Leaf {
         Self { version, paths, memory, units }
     }
 
+    /// Whether a process has to be [admitted](Self::admit) before it can enter.
+    pub(crate) fn admits(&self) -> bool {
+        self.units.is_some()
+    }
+
     /// Has systemd take a process into the group before it enters by [`Self::entries`]; nothing to
     /// do where systemd has not made it. The process must not do anything that counts before this
     /// returns. Blocks until systemd has done it.
