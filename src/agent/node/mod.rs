@@ -13,6 +13,7 @@ mod admit;
 mod agent;
 mod board;
 mod build;
+mod enforce;
 mod error;
 mod outlet;
 mod supply;
@@ -57,7 +58,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     }
     let ledger = Arc::new(build::ledger(&config)?);
     let images = build::images(&config)?;
-    let cgroups = build::cgroups(&config);
+    let cgroups = build::cgroups(&config, build::cgroup_driver(&config));
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
     }
@@ -85,8 +86,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     };
     let fixed = build::fixed_facts(&config);
     let (facts, of_host) = watch::channel(build::facts(&object, &fixed));
-    if build::enforce(&config, cgroups.as_ref(), &object) {
-        handle.allocatable_enforced();
+    for said in enforce::enforce(&config, cgroups.as_ref(), &object) {
+        handle.enforced(said);
     }
     let host = build::host(&config, of_host, cgroups, network.clone());
     let shared = Arc::new(Shared { runtime: wasm, images, ledger, host });

@@ -17,7 +17,7 @@ mod pulling;
 mod set_up;
 mod supply;
 
-pub(crate) use cgroup::PodCgroups;
+pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 pub(crate) use outlet::{Outlet, Silent};

@@ -2,11 +2,10 @@
 
 use thiserror::Error;
 
-/// Who makes groups (KubeletConfiguration `cgroupDriver`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who makes groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Driver {
     /// We, in the file system.
-    #[default]
     Cgroupfs,
     /// systemd: as slices and scopes.
     Systemd,
@@ -18,15 +17,6 @@ pub(crate) enum Driver {
 pub(crate) struct UnknownDriver(i32);
 
 impl Driver {
-    /// The driver of a name; `None` for any other.
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "cgroupfs" => Some(Self::Cgroupfs),
-            "systemd" => Some(Self::Systemd),
-            _ => None,
-        }
-    }
-
     /// The driver that node and runtime have in common: the runtime's where it says so (CRI's
     /// `RuntimeConfigResponse.linux.cgroup_driver`; `None`: no runtime, one without that call, or
     /// one that leaves `linux` out), else the configured one (upstream `getCgroupDriverFromCRI`).
@@ -56,7 +46,5 @@ mod tests {
         assert_eq!(Driver::choose(Driver::Systemd, Some(1)), Ok(Driver::Cgroupfs));
         let unknown = Driver::choose(configured, Some(7)).expect_err("none");
         assert_eq!(unknown.to_string(), "runtime returned an unknown cgroup driver 7");
-        assert_eq!(Driver::parse("systemd"), Some(Driver::Systemd));
-        assert_eq!((Driver::parse("cgroupfs"), Driver::parse("x")), (Some(configured), None));
     }
 }

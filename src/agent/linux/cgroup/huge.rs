@@ -74,14 +74,17 @@ mod tests {
             assert!(all.iter().all(|setting| setting.optional));
             all.into_iter().map(|s| format!("{} {}", s.file, s.value)).collect::<Vec<_>>()
         };
-        assert_eq!(files(Version::V2, &only), [
-            "hugetlb.64KB.max 0",
-            "hugetlb.64KB.rsvd.max 0",
-            "hugetlb.2MB.max 6291456",
-            "hugetlb.2MB.rsvd.max 6291456",
-            "hugetlb.1GB.max 0",
-            "hugetlb.1GB.rsvd.max 0",
-        ]);
+        assert_eq!(
+            files(Version::V2, &only),
+            [
+                "hugetlb.64KB.max 0",
+                "hugetlb.64KB.rsvd.max 0",
+                "hugetlb.2MB.max 6291456",
+                "hugetlb.2MB.rsvd.max 6291456",
+                "hugetlb.1GB.max 0",
+                "hugetlb.1GB.rsvd.max 0",
+            ]
+        );
         let one = &files(Version::V1, &HugePages::Unbounded)[2];
         assert_eq!(one, "hugetlb.2MB.limit_in_bytes 4611686018427387904");
     }

@@ -66,7 +66,9 @@ impl Group {
     pub(super) fn check(&self, driver: Driver) -> Result<(), CgroupError> {
         let plain = |part: &String| {
             !part.is_empty()
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_'))
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_'))
         };
         let fits = match driver {
             Driver::Cgroupfs => true,
@@ -122,9 +124,7 @@ mod tests {
         assert_eq!(group.slice(), "kubepods-burstable-pod1234_abcd.slice");
         assert_eq!(
             group.path(driver).to_str(),
-            Some(
-                "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1234_abcd.slice"
-            )
+            Some("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1234_abcd.slice")
         );
         assert_eq!(group.path(Driver::Cgroupfs).to_str(), Some("kubepods/burstable/pod1234-abcd"));
         let read = Group::of_host("/kubepods.slice/kubepods-burstable-pod1234_abcd.slice", driver);

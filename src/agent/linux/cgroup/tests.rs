@@ -217,7 +217,8 @@ fn oom_kills(scene: &Scene) {
 
     // The pod's limit: the count is that of the leaf whose process was killed.
     cgroups.make_pod("u", Class::Guaranteed, &limits).expect("limits");
-    let free = cgroups.make_leaf("u", Class::Guaranteed, &new_id(), &Limits::default()).expect("makes");
+    let free =
+        cgroups.make_leaf("u", Class::Guaranteed, &new_id(), &Limits::default()).expect("makes");
     assert_eq!(output(&free, "exec tail /dev/zero").status.signal(), Some(9));
     let third = free.oom_kills().expect("reads");
     assert!(each.contains(&third), "{third}");
@@ -333,7 +334,8 @@ fn parents(scene: &Scene) {
     let cgroups = &scene.cgroups;
     cgroups.make_pod("u-1", Class::Burstable, &limits()).expect("makes");
     let parent = cgroups.parent(Class::Burstable, "u-1").expect("a name");
-    let dirs: Vec<PathBuf> = cgroups.hierarchies.iter().map(|h| h.mount.join(&parent[1..])).collect();
+    let dirs: Vec<PathBuf> =
+        cgroups.hierarchies.iter().map(|h| h.mount.join(&parent[1..])).collect();
     for dir in &dirs {
         assert!(dir.join("cgroup.procs").exists(), "{}", dir.display());
         fs::create_dir(dir.join("of-a-runtime")).expect("makes");

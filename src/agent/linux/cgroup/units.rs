@@ -88,14 +88,17 @@ mod tests {
         let kept = rounded(&given);
         assert_eq!(kept.cpu_quota_us, Some(12_500));
         assert_eq!(rounded(&kept), kept);
-        assert_eq!(shown(limits(Version::V2, &kept, Level::Leaf, true)), [
-            "CPUWeight=uint64 20",
-            "CPUQuotaPerSecUSec=uint64 250000",
-            "CPUQuotaPeriodUSec=uint64 50000",
-            "MemoryMax=uint64 67108864",
-            "TasksMax=uint64 1",
-            "MemorySwapMax=uint64 0",
-        ]);
+        assert_eq!(
+            shown(limits(Version::V2, &kept, Level::Leaf, true)),
+            [
+                "CPUWeight=uint64 20",
+                "CPUQuotaPerSecUSec=uint64 250000",
+                "CPUQuotaPeriodUSec=uint64 50000",
+                "MemoryMax=uint64 67108864",
+                "TasksMax=uint64 1",
+                "MemorySwapMax=uint64 0",
+            ]
+        );
         let first = &shown(limits(Version::V1, &kept, Level::Inner, true))[0];
         assert_eq!(first, "CPUShares=uint64 512");
         let none = Limits::default();

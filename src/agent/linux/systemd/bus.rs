@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use zbus::wire::serialized::Data;
 use zbus::wire::Type;
+use zbus::wire::serialized::Data;
 use zbus::{ObjectPath, Variant};
 
 use super::message::{self, FIXED_LEN, Message, Method};
@@ -158,7 +158,7 @@ impl Bus {
                     return Err(SystemdError::Transfer(io::ErrorKind::UnexpectedEof.into()));
                 }
                 Ok(read) => buffer = &mut buffer[read..],
-                Err(error) => self.passing(error)?,
+                Err(error) => Self::passing(error)?,
             }
         }
         Ok(())
@@ -170,7 +170,7 @@ impl Bus {
             self.stream.set_write_timeout(Some(left)).map_err(SystemdError::Transfer)?;
             match self.stream.write(bytes) {
                 Ok(written) => bytes = &bytes[written..],
-                Err(error) => self.passing(error)?,
+                Err(error) => Self::passing(error)?,
             }
         }
         Ok(())
@@ -186,10 +186,11 @@ impl Bus {
     }
 
     /// An error that another try may not have; the next looks at the time.
-    fn passing(&self, error: io::Error) -> Result<(), SystemdError> {
-        match error.kind() {
-            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(()),
-            _ => Err(SystemdError::Transfer(error)),
-        }
+    fn passing(error: io::Error) -> Result<(), SystemdError> {
+        let passing = matches!(
+            error.kind(),
+            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        );
+        if passing { Ok(()) } else { Err(SystemdError::Transfer(error)) }
     }
 }

@@ -105,7 +105,13 @@ fn read_call(input: &mut impl Read) -> (u32, Call) {
 }
 
 /// A message of a kind: a return to a call, an error of a name, a signal of a member.
-fn message<B: Serialize + Type>(endian: Endian, kind: u8, to: u32, name: &str, body: &B) -> Vec<u8> {
+fn message<B: Serialize + Type>(
+    endian: Endian,
+    kind: u8,
+    to: u32,
+    name: &str,
+    body: &B,
+) -> Vec<u8> {
     let context = Context::new(endian, 0);
     let body_bytes = to_bytes(context, body).expect("writes");
     let mut fields: Vec<(u8, zbus::Variant<'_>)> = vec![(5, to.into())];
@@ -213,7 +219,9 @@ fn a_message_has_a_bound() {
     fixed[4..8].copy_from_slice(&[0, 0, 16, 0]);
     assert_eq!(message::rest_len(&fixed).expect("fits"), 1 << 20);
     fixed[4] = 1;
-    assert!(matches!(message::rest_len(&fixed), Err(SystemdError::Long(len)) if len == (1 << 20) + 1));
+    assert!(
+        matches!(message::rest_len(&fixed), Err(SystemdError::Long(len)) if len == (1 << 20) + 1)
+    );
     fixed[12..16].copy_from_slice(&[0xff; 4]);
     assert!(message::rest_len(&fixed).is_err());
     assert!(message::read(fixed.to_vec()).is_err());
