@@ -99,6 +99,15 @@ impl Leaf {
         self.paths.iter().map(entry).collect()
     }
 
+    /// Those of [`Self::entries`] that an [admitted](Self::admit) process still has to enter by.
+    pub(crate) fn own_entries(&self) -> Vec<PathBuf> {
+        match (self.version, &self.units) {
+            // systemd has no part in some hierarchies.
+            (Version::V1, _) | (Version::V2, None) => self.entries(),
+            (Version::V2, Some(_)) => Vec::new(),
+        }
+    }
+
     /// How many of its processes were killed for want of memory, be it its own, its pod's or the
     /// host's; none where memory is not counted. Where all are killed together, version 2 counts the
     /// one that was chosen twice (Linux 6.1).

@@ -474,7 +474,7 @@ impl Cgroups {
         let unit = group.slice();
         let mut properties = units::accounting(self.version);
         properties.extend(limits);
-        let made = systemd.ensure_slice(&unit, DESCRIPTION, properties);
+        let made = systemd.ensure_slice(&unit, DESCRIPTION, units::first(self.version), properties);
         made.map_err(|source| CgroupError::Unit { unit, source })
     }
 }

@@ -7,6 +7,8 @@ use crate::linux::systemd::{INFINITY, Property};
 
 /// What systemd rounds a quota of a second to, in microseconds: a hundredth of a cpu.
 const QUOTA_STEP_US: u64 = 10_000;
+/// The kernel's default of `cpu.weight`.
+const CPU_WEIGHT: u64 = 100;
 /// Microseconds of a second.
 const SECOND_US: u64 = 1_000_000;
 
@@ -18,6 +20,16 @@ pub(super) fn accounting(version: Version) -> Vec<Property> {
     };
     let all = ["CPUAccounting", "MemoryAccounting", "TasksAccounting", io];
     all.map(|name| (name, true.into())).into()
+}
+
+/// What a new slice has before it is given limits: systemd takes a controller of version 2 away from
+/// groups of which none says that it wants it.
+pub(super) fn first(version: Version) -> Vec<Property> {
+    match version {
+        // Its weight would stand in the way of shares.
+        Version::V1 => Vec::new(),
+        Version::V2 => vec![("CPUWeight", CPU_WEIGHT.into())],
+    }
 }
 
 /// The limits with a quota that systemd can keep: rounded up, so that what stands in the group can

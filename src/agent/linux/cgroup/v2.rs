@@ -110,6 +110,8 @@ pub(super) fn settings(
                 all.push(Setting::optional("memory.swap.max", 0));
             }
             if oom_group {
+                // systemd takes it back from its units when it reads all of its files anew (252);
+                // one process alone is killed then.
                 all.push(Setting::optional("memory.oom.group", 1));
             }
         }

@@ -28,9 +28,6 @@ const REPLACE: &str = "replace";
 /// What does not limit (`USEC_INFINITY`, `CGROUP_LIMIT_MAX`).
 pub(crate) const INFINITY: u64 = u64::MAX;
 
-/// The kernel's default of `cpu.weight`.
-const CPU_WEIGHT: u64 = 100;
-
 /// A unit's property and its value.
 pub(crate) type Property = (&'static str, Variant<'static>);
 
@@ -61,7 +58,7 @@ impl Systemd {
     }
 
     /// Starts a slice with these properties, or gives them to the one that is there; whether it is
-    /// new. What a new one has besides can be overridden by them.
+    /// new. A new one has the `first` properties besides, where no other overrides them.
     ///
     /// # Errors
     /// [`SystemdError`].
@@ -69,6 +66,7 @@ impl Systemd {
         &self,
         unit: &str,
         description: &str,
+        first: Vec<Property>,
         properties: Vec<Property>,
     ) -> Result<bool, SystemdError> {
         let mut bus = self.bus()?;
@@ -76,9 +74,8 @@ impl Systemd {
             ("Description", Variant::from(description.to_owned())),
             // Nothing orders it after or before others (upstream).
             ("DefaultDependencies", false.into()),
-            // Unless it is said, systemd takes the controller away from what stands beside it.
-            ("CPUWeight", CPU_WEIGHT.into()),
         ];
+        all.extend(first);
         let changeable = all.len();
         all.extend(properties);
         match bus.start(unit, &all) {

@@ -162,7 +162,8 @@ async fn spawn_in(
     container: &Container,
     (id, leaf): (String, Option<Leaf>),
 ) -> Result<Spawned, SpawnError> {
-    let frame = frame(describe(container, leaf.as_ref()))?;
+    let cgroups = leaf.as_ref().map(Leaf::own_entries).unwrap_or_default();
+    let frame = frame(Description { cgroups, ..describe(container, leaf.as_ref()) })?;
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
