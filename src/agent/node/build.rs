@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use copepod_pod::quantity::Quantity;
-use copepod_pod::resources::{Amounts, QuotaPolicy};
+use copepod_pod::resources::Amounts;
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
 use tokio::sync::{mpsc, watch};
 
 use super::NodeError;
 use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
-use crate::config::{self, Config, Signal};
+use crate::config::{self, CgroupDriver, Config, Signal};
 use crate::image::credentials::plugin::PluginOptions;
 use crate::image::credentials::{Keyring, NodeFiles};
 use crate::image::gate::{Gate, PullLimits};
@@ -20,7 +20,7 @@ use crate::image::gc::Policy;
 use crate::image::{ImageError, Images, Listed, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
 use crate::linux;
-use crate::linux::cgroup::{Cgroups, Limits, Options};
+use crate::linux::cgroup::{Cgroups, Driver, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
 use crate::runtime::cri::config::NodeOptions as OrdinaryOptions;
@@ -100,9 +100,23 @@ pub(super) fn images(
     Ok(images.with_registries(options).wasm_only())
 }
 
-/// The control groups of pods; none, with a warning, where the host has none that can be used.
-pub(super) fn cgroups(config: &Config) -> Option<PodCgroups> {
-    let options = Options { cgroup_root: config.cgroups.root.clone(), ..Options::default() };
+/// Who makes control groups, as the configuration has it.
+pub(super) fn cgroup_driver(config: &Config) -> Driver {
+    match config.cgroups.driver {
+        CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        CgroupDriver::Systemd => Driver::Systemd,
+    }
+}
+
+/// The control groups of pods, made by `driver`; none, with a warning, where the host has none that
+/// can be used.
+pub(super) fn cgroups(config: &Config, driver: Driver) -> Option<PodCgroups> {
+    let options = Options {
+        driver,
+        cgroup_root: config.cgroups.root.clone(),
+        per_class: config.cgroups.per_class,
+        oom_kills_all: config.cgroups.oom_kills_all,
+    };
     let cgroups = match Cgroups::open(&options) {
         Ok(cgroups) => cgroups,
         Err(error) => {
@@ -114,7 +128,7 @@ pub(super) fn cgroups(config: &Config) -> Option<PodCgroups> {
         tracing::warn!(%controller, "this host has no such controller: it limits no pod");
     }
     let node_memory_bytes = Machine::read(&config.dirs.root).memory_bytes;
-    let (cgroups, quota) = (Arc::new(cgroups), QuotaPolicy::default());
+    let (cgroups, quota) = (Arc::new(cgroups), config.cgroups.quota);
     Some(PodCgroups { cgroups, quota, pod_pids: config.pods.pids, node_memory_bytes })
 }
 
@@ -309,24 +323,6 @@ pub(super) fn fixed_facts(config: &Config) -> Facts {
         ),
         ..Facts::default()
     }
-}
-
-/// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`), where that is
-/// asked for; whether it was done.
-pub(super) fn enforce(config: &Config, cgroups: Option<&PodCgroups>, node: &Node) -> bool {
-    let Some(cgroups) = cgroups.filter(|_| config.cgroups.enforce_pods) else { return false };
-    let allocatable = allocatable(node);
-    let memory = allocatable.get("memory").and_then(|memory| u64::try_from(memory.value()).ok());
-    let shares =
-        allocatable.get("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
-    let cpu_weight = shares.map(copepod_pod::resources::pod_cpu_weight);
-    let limits =
-        Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
-    let done = cgroups.cgroups.set_pods_limits(&limits);
-    if let Err(error) = &done {
-        tracing::warn!(error = chain(error), "cannot hold pods to what is allocatable");
-    }
-    done.is_ok()
 }
 
 /// The node's server.

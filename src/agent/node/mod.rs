@@ -13,6 +13,7 @@ mod admit;
 mod agent;
 mod board;
 mod build;
+mod enforce;
 mod error;
 mod outlet;
 mod supply;
@@ -59,7 +60,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let ledger = Arc::new(build::ledger(&config)?);
     let (keyring, gate) = (build::keyring(&config), build::gate(&config));
     let images = build::images(&config, Arc::clone(&keyring), Arc::clone(&gate))?;
-    let cgroups = build::cgroups(&config);
+    let client = build::runtime_client(&config)?;
+    let cgroups = build::cgroups(&config, build::cgroup_driver(&config, client.as_ref()).await);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
     }
@@ -88,8 +90,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     };
     let fixed = build::fixed_facts(&config);
     let (facts, of_host) = watch::channel(build::facts(&object, &fixed));
-    if build::enforce(&config, cgroups.as_ref(), &object) {
-        handle.allocatable_enforced();
+    for said in enforce::enforce(&config, cgroups.as_ref(), &object) {
+        handle.enforced(said);
     }
     let host = build::host(&config, of_host, cgroups, network.clone());
     let shared = Arc::new(Shared { runtime: Both { wasm, cri }, images, ledger, host });

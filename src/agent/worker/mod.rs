@@ -21,7 +21,7 @@ mod secrets;
 mod set_up;
 mod supply;
 
-pub(crate) use cgroup::PodCgroups;
+pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
 pub(crate) use host::Host;
 pub(crate) use kinds::Kinds;

@@ -16,6 +16,9 @@ mod oom;
 mod spawn;
 mod waited;
 
+#[cfg(test)]
+mod group_test;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
