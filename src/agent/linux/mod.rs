@@ -13,6 +13,7 @@ pub(crate) mod listener;
 pub(crate) mod machine;
 pub(crate) mod network;
 mod remove;
+pub(crate) mod terminal;
 mod tmpfs;
 
 use std::fs;

@@ -241,6 +241,7 @@ pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
             }
         },
         debugging_handlers: server.debugging_handlers,
+        stream_idle: server.stream_idle,
     }
 }
 

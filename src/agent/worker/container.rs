@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use copepod_pod::quantity::{Quantity, QuantityError};
 use copepod_pod::{EnvError, Facts, Objects, argv, env_files, environment, hostname};
-use copepod_wasm::{GuestKind, User};
+use copepod_wasm::{GuestKind, Stdin, User};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
 
@@ -177,6 +177,7 @@ pub(super) fn describe(
         preopens: tree.preopens,
         mounts: tree.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
+        stdin: stdin(spec),
         user: user.filter(|_| host.changes_user),
         cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(&pod, spec)),
         oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(&pod, spec)),
@@ -291,6 +292,15 @@ fn user(
         return Ok(None);
     }
     Ok(Some(User { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), groups }))
+}
+
+/// What the guest reads.
+fn stdin(container: &ContainerSpec) -> Stdin {
+    match (container.stdin, container.stdin_once) {
+        (Some(true), Some(true)) => Stdin::Once,
+        (Some(true), _) => Stdin::Open,
+        _ => Stdin::Closed,
+    }
 }
 
 fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError> {

@@ -19,6 +19,7 @@ mod supply;
 
 pub(crate) use cgroup::PodCgroups;
 pub(crate) use container::{http_port, image_request};
+pub(crate) use exec::Asked;
 pub(crate) use host::Host;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};

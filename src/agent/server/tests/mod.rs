@@ -211,6 +211,7 @@ impl Node {
                 denied_ttl: Duration::from_secs(30),
             },
             debugging_handlers: true,
+            stream_idle: STREAM_IDLE,
         };
         change(dir.path(), &mut options);
         let pods = Fake::new(dir.path());
