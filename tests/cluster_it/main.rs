@@ -11,6 +11,7 @@ mod place;
 mod refusals;
 mod resources;
 mod smoke;
+mod streams;
 mod survive;
 
 use std::collections::BTreeMap;
@@ -87,6 +88,12 @@ fn main() -> ExitCode {
     let tests: [Test; _] = tests![
         smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
         smoke::a_pod_without_a_node_stays_pending,
+        streams::a_command_is_run_with_its_streams_and_its_end,
+        streams::a_command_whose_client_is_killed_ends,
+        streams::an_attached_client_hears_and_is_read,
+        streams::a_port_is_forwarded_into_the_pods_network,
+        streams::a_hundred_megabytes_go_each_way_without_loss,
+        streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
         join::a_deployment_is_run_followed_rolled_and_deleted,
         join::a_node_that_was_deleted_registers_again,

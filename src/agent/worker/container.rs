@@ -177,7 +177,8 @@ pub(super) fn describe(
         preopens: tree.preopens,
         mounts: tree.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
-        stdin: stdin(spec),
+        // Nobody can be attached to a run's pods.
+        stdin: if host.die_with_agent { Stdin::Closed } else { stdin(spec) },
         user: user.filter(|_| host.changes_user),
         cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(&pod, spec)),
         oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(&pod, spec)),

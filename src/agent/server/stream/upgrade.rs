@@ -182,7 +182,7 @@ pub(in crate::server) async fn with_client<F: Future<Output = ()>>(
         Spoken::Spdy(version) => {
             let (drive, opened, out) = spdy::connect(io, idle);
             let work = async {
-                let client = spdy::client(opened, wanted, version).await;
+                let client = spdy::client(opened, wanted, version, spdy::OPENING).await;
                 drop(out);
                 match client {
                     Some(client) => work(client).await,

@@ -200,7 +200,8 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     codec: Codec,
     activity: &Activity,
 ) -> Result<(), Error> {
-    let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    let every = PING_EVERY.min(activity.limit);
+    let mut ping = interval_at(Instant::now() + every, every);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

@@ -3,6 +3,8 @@
 //! Owns: the frames ([`frame`]), the headers ([`headers`]), the streams that the client has open. In:
 //! an upgraded connection; out: [`Opened`] streams, in the order of the client.
 
+#[cfg(test)]
+pub(in crate::server) mod client_test;
 mod dictionary;
 mod frame;
 mod headers;
@@ -195,7 +197,8 @@ async fn write(
     let mut encoder = Encoder::default();
     let mut bytes = Vec::new();
     let mut last = 0;
-    let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    let every = PING_EVERY.min(activity.limit);
+    let mut ping = interval_at(Instant::now() + every, every);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pings = 0;
     loop {
@@ -246,11 +249,12 @@ fn encode(encoder: &mut Encoder, into: &mut Vec<u8>, out: Out) -> u32 {
 }
 
 /// Takes the streams that a command's client asked for, as `version` of the protocol has them; none
-/// if it does not open them in time.
+/// if it does not open them `within` the time.
 pub(in crate::server) async fn client(
     mut opened: mpsc::Receiver<Opened>,
     wanted: Wanted,
     version: u8,
+    within: Duration,
 ) -> Option<Client> {
     let Wanted { stdin, stdout, stderr, tty } = wanted;
     let resize = tty && version >= 3;
@@ -270,7 +274,7 @@ pub(in crate::server) async fn client(
         }
         Some(())
     };
-    timeout(OPENING, take).await.ok()??;
+    timeout(within, take).await.ok()??;
     let mut one = |kind: &str| taken.remove(kind);
     let client = Client {
         error: one("error")?.1,
@@ -281,4 +285,195 @@ pub(in crate::server) async fn client(
         statuses: version >= 4,
     };
     Some(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use proptest::prelude::*;
+    use tokio::io::DuplexStream;
+
+    use super::client_test::TestClient;
+    use super::*;
+
+    /// Longer than anything takes that works.
+    const LONG: Duration = Duration::from_secs(60);
+    /// Long enough to see that nothing happens.
+    const SHORT: Duration = Duration::from_millis(200);
+
+    /// A client, and a server that does `work` for it.
+    async fn with<F: Future<Output = ()>>(
+        idle: Duration,
+        work: impl FnOnce(mpsc::Receiver<Opened>) -> F,
+        client: impl AsyncFnOnce(TestClient<DuplexStream>),
+    ) {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (drive, opened, out) = connect(ours, idle);
+        let work = work(opened);
+        let served = super::super::upgrade::alongside(drive, async {
+            drop(out);
+            work.await;
+        });
+        tokio::join!(served, client(TestClient::new(theirs, b"")));
+    }
+
+    #[tokio::test]
+    async fn a_commands_streams_are_taken_in_any_order() {
+        let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
+        let work = async move |opened| {
+            let client = client(opened, wanted, 4, LONG).await.expect("a client");
+            let mut stdin = client.stdin.expect("is wanted");
+            let sent = stdin.next().await.expect("no reset").expect("bytes");
+            client.stdout.expect("is wanted").send(sent).await.expect("is there");
+            assert_eq!(stdin.next().await, Ok(None), "its end");
+            client.error.send("done").await.expect("is there");
+            client.error.end().await.expect("is there");
+        };
+        with(LONG, work, async |mut client| {
+            let odd = client.open(&[("streamtype", "x")]).await;
+            let mut ids = HashMap::new();
+            for kind in ["stdin", "error", "stderr", "stdout"] {
+                ids.insert(kind, client.open(&[("streamtype", kind)]).await);
+            }
+            client.send(ids["stdin"], b"hello", true).await;
+            assert!(!client.hear(|_| false).await, "the server ends");
+            assert_eq!(client.heard[&odd].over, Some("reset"));
+            assert_eq!(client.heard[&ids["stdout"]].bytes, b"hello");
+            assert_eq!(client.heard[&ids["error"]].bytes, b"done");
+            assert_eq!(client.heard[&ids["error"]].over, Some("end"));
+            assert!(client.gone_away);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_opens_too_few_streams_is_not_waited_for() {
+        let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: true };
+        let begun = Instant::now();
+        let work = async move |opened| assert!(client(opened, wanted, 4, SHORT).await.is_none());
+        with(LONG, work, async |mut client| {
+            client.open(&[("streamtype", "error")]).await;
+            assert!(!client.hear(|_| false).await);
+        })
+        .await;
+        assert!(begun.elapsed() >= SHORT);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_takes_holds_the_client_back() {
+        let (given, mut taken) = mpsc::channel(1);
+        let work = async move |mut opened: mpsc::Receiver<Opened>| {
+            let stream = opened.recv().await.expect("a stream");
+            stream.outgoing.reply().await.expect("is there");
+            given.send(stream).await.expect("is taken");
+            // Until the client goes.
+            assert!(opened.recv().await.is_none());
+        };
+        with(LONG, work, async |mut client| {
+            let id = client.open(&[("streamtype", "data")]).await;
+            let mut stream = taken.recv().await.expect("a stream");
+            let piece = vec![7; 32 << 10];
+            let mut sent = 0;
+            while timeout(SHORT, client.send(id, &piece, false)).await.is_ok() {
+                sent += piece.len();
+                assert!(sent < 2 * super::super::ROOM, "no end of what is taken");
+            }
+            assert!(sent >= super::super::ROOM, "{sent}");
+            let mut came = 0;
+            while let Ok(Ok(Some(bytes))) = timeout(SHORT, stream.incoming.next()).await {
+                came += bytes.len();
+            }
+            assert!(came >= sent, "{came} of {sent}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn streams_of_wrong_numbers_and_too_many_are_refused() {
+        let work = async move |mut opened: mpsc::Receiver<Opened>| {
+            let mut all = Vec::new();
+            while let Some(stream) = opened.recv().await {
+                all.push(stream);
+            }
+            assert_eq!(all.len(), STREAMS);
+        };
+        with(LONG, work, async |mut client| {
+            for _ in 0..STREAMS {
+                client.open(&[]).await;
+            }
+            let over = client.open(&[]).await;
+            assert!(client.hear(|heard| heard.contains_key(&over)).await);
+            assert_eq!(client.heard[&over].over, Some("reset"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_not_used_ends() {
+        let begun = Instant::now();
+        let work = async move |mut opened: mpsc::Receiver<Opened>| {
+            let kept = opened.recv().await.expect("a stream");
+            assert!(opened.recv().await.is_none(), "{kept:?}");
+        };
+        with(SHORT, work, async |mut client| {
+            client.open(&[]).await;
+            assert!(!client.hear(|_| false).await);
+        })
+        .await;
+        assert!(begun.elapsed() > SHORT && begun.elapsed() < LONG);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_ends_the_connection_or_is_ignored(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_time().build().expect("a runtime");
+            runtime.block_on(async {
+                let (drive, mut opened, out) = connect(Garbage(bytes), LONG);
+                drop(out);
+                let take = async { while opened.recv().await.is_some() {} };
+                tokio::join!(drive, take);
+            });
+        }
+    }
+
+    /// A connection that gives these bytes and takes everything.
+    struct Garbage(Vec<u8>);
+
+    impl AsyncRead for Garbage {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            into: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            let len = into.remaining().min(self.0.len()).min(777);
+            into.put_slice(&self.0.drain(..len).collect::<Vec<_>>());
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Garbage {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            bytes: &[u8],
+        ) -> std::task::Poll<io::Result<usize>> {
+            std::task::Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
 }
