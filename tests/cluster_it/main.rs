@@ -15,6 +15,7 @@ mod refusals;
 mod resources;
 mod runtimes;
 mod smoke;
+mod streams;
 mod survive;
 mod verbs;
 
@@ -124,6 +125,12 @@ fn main() -> ExitCode {
     let tests: [Test; _] = tests![
         smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
         smoke::a_pod_without_a_node_stays_pending,
+        streams::a_command_is_run_with_its_streams_and_its_end,
+        streams::a_command_whose_client_is_killed_ends,
+        streams::an_attached_client_hears_and_is_read,
+        streams::a_port_is_forwarded_into_the_pods_network,
+        streams::a_hundred_megabytes_go_each_way_without_loss,
+        streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
         runtimes::both_give_the_same_statuses,
         runtimes::both_give_the_same_statuses_with_containerd_2,

@@ -15,6 +15,7 @@ pub(crate) mod machine;
 pub(crate) mod network;
 mod remove;
 pub(crate) mod systemd;
+pub(crate) mod terminal;
 mod tmpfs;
 
 use std::fs;

@@ -100,12 +100,37 @@ pub(super) fn images(
     Ok(images.with_registries(options).wasm_only())
 }
 
-/// Who makes control groups, as the configuration has it.
-pub(super) fn cgroup_driver(config: &Config) -> Driver {
-    match config.cgroups.driver {
+/// The way to the container runtime, if one is configured.
+///
+/// # Errors
+/// [`NodeError::Runtime`].
+pub(super) fn runtime_client(config: &Config) -> Result<Option<Client>, NodeError> {
+    let Some(runtime) = &config.runtime else { return Ok(None) };
+    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    Ok(Some(client))
+}
+
+/// Who makes control groups: as the container runtime has it, which has to be the same, else as the
+/// configuration has it.
+///
+/// # Errors
+/// [`NodeError::Driver`].
+pub(super) async fn cgroup_driver(
+    config: &Config,
+    client: Option<&Client>,
+) -> Result<Driver, NodeError> {
+    let configured = match config.cgroups.driver {
         CgroupDriver::Cgroupfs => Driver::Cgroupfs,
         CgroupDriver::Systemd => Driver::Systemd,
-    }
+    };
+    let told = match client {
+        Some(client) => cri::health::cgroup_driver(client).await.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "the runtime does not say who makes groups");
+            None
+        }),
+        None => None,
+    };
+    Ok(Driver::choose(configured, told)?)
 }
 
 /// The control groups of pods, made by `driver`; none, with a warning, where the host has none that
@@ -164,12 +189,12 @@ pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String
 /// [`NodeError`].
 pub(super) async fn cri(
     config: &Config,
+    client: Option<Client>,
     (keyring, gate): (Arc<Keyring>, Arc<Gate>),
     ledger: &Ledger,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Option<Cri>, NodeError> {
-    let Some(runtime) = &config.runtime else { return Ok(None) };
-    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    let Some(client) = client else { return Ok(None) };
     let name = match cri::health::version(&client).await {
         Ok((name, version)) => {
             tracing::info!(version, "the container runtime");
@@ -182,7 +207,7 @@ pub(super) async fn cri(
         }
     };
     let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
-    let images = cri::images::Images::new(client.images(), keyring, gate, runtime.patience);
+    let images = cri::images::Images::new(client.images(), keyring, gate, client.patience());
     Ok(Some(Cri::start(client, images, name, options, happenings)))
 }
 
@@ -360,6 +385,7 @@ pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
             }
         },
         debugging_handlers: server.debugging_handlers,
+        stream_idle: server.stream_idle,
     }
 }
 

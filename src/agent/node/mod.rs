@@ -61,7 +61,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let (keyring, gate) = (build::keyring(&config), build::gate(&config));
     let images = build::images(&config, Arc::clone(&keyring), Arc::clone(&gate))?;
     let client = build::runtime_client(&config)?;
-    let cgroups = build::cgroups(&config, build::cgroup_driver(&config, client.as_ref()).await);
+    let driver = build::cgroup_driver(&config, client.as_ref()).await?;
+    let cgroups = build::cgroups(&config, driver);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
     }
@@ -70,7 +71,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     // What runs already is taken over first, whether or not there is an API server.
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
-    let cri = build::cri(&config, (keyring, gate), &ledger, wasm.happenings()).await?;
+    let cri = build::cri(&config, client, (keyring, gate), &ledger, wasm.happenings()).await?;
 
     let client = connect(&kubeconfig, client::Options::default());
     let rate = config.events;

@@ -23,6 +23,7 @@ mod supply;
 
 pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
+pub(crate) use exec::Asked;
 pub(crate) use host::Host;
 pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};

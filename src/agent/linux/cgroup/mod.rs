@@ -31,7 +31,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use driver::Driver;
+pub(crate) use driver::{Driver, UnknownDriver};
 pub(crate) use error::CgroupError;
 use files::{apply, checked, is_refused, mountinfo};
 pub(crate) use leaf::Leaf;
@@ -254,12 +254,6 @@ impl Cgroups {
     /// Whether the kernel's interface is version 2.
     pub(crate) fn is_v2(&self) -> bool {
         self.version == Version::V2
-    }
-
-    /// A pod's group as a container runtime is told it (CRI `cgroup_parent`).
-    pub(crate) fn parent(&self, class: Class, uid: &str) -> String {
-        let name = self.name(class, Some(uid), None);
-        name.map(|name| format!("/{}", name.display())).unwrap_or_default()
     }
 
     /// Makes a pod's group, or sets the limits of the one that is there. A smaller cpu quota than a
