@@ -251,7 +251,7 @@ mod tests {
         let dir = ledger.attempt_dir("uid", "main", attempt);
         fs::create_dir_all(&dir).expect("makes");
         let (log, message) = (dir.join("log"), TerminationMessage::default());
-        About { log, link: None, message }.keep(&dir).expect("writes");
+        About { log, link: None, message, sandbox: 0 }.keep(&dir).expect("writes");
         dir
     }
 
