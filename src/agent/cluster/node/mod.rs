@@ -27,6 +27,7 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
 use self::object::{Inputs, Said};
+pub(crate) use self::object::{Handler, RuntimeReport};
 pub(crate) use self::options::{NodeOptions, Threshold};
 use super::events::{Recorder, node_reference};
 
@@ -90,19 +91,24 @@ impl NodeHandle {
         self.shared.change(true, |inputs| inputs.problems = Some(problems));
     }
 
+    /// Says what the container runtime is.
+    pub(crate) fn set_runtime(&self, runtime: RuntimeReport) {
+        self.shared.change(true, |inputs| inputs.runtime = Some(runtime));
+    }
+
     /// Says which images the node has, each with its digests before its tags. Written with the
     /// next status.
     pub(crate) fn set_images(&self, images: Vec<ContainerImage>) {
         self.shared.change(false, |inputs| inputs.images = images);
     }
 
-    /// Tells that pods' control group has the limits of what is allocatable.
-    pub(crate) fn allocatable_enforced(&self) {
-        self.shared.say(Said {
-            warning: false,
-            reason: "NodeAllocatableEnforced",
-            message: "Updated Node Allocatable limit across pods".into(),
-        });
+    /// Tells that a control group has its limits, or that it has not, in upstream's words.
+    pub(crate) fn enforced(&self, said: Result<String, String>) {
+        let (warning, reason, message) = match said {
+            Ok(message) => (false, "NodeAllocatableEnforced", message),
+            Err(message) => (true, "FailedNodeAllocatableEnforcement", message),
+        };
+        self.shared.say(Said { warning, reason, message });
     }
 }
 

@@ -14,8 +14,10 @@ type Map = BTreeMap<String, String>;
 
 const POD_NAME: &str = "io.kubernetes.pod.name";
 const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
-const POD_UID: &str = "io.kubernetes.pod.uid";
-const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// The label of the pod that a sandbox or a container is of.
+pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
+/// The label of the container's name in its pod.
+pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 const DELETION_GRACE: &str = "io.kubernetes.pod.deletionGracePeriod";
 const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 const HASH: &str = "io.kubernetes.container.hash";
