@@ -191,7 +191,7 @@ pub(super) async fn cri(
     config: &Config,
     client: Option<Client>,
     (keyring, gate): (Arc<Keyring>, Arc<Gate>),
-    ledger: &Ledger,
+    ledger: &Arc<Ledger>,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Option<Cri>, NodeError> {
     let Some(client) = client else { return Ok(None) };
@@ -206,7 +206,11 @@ pub(super) async fn cri(
             ledger.runtime().unwrap_or_else(|| CONTAINERD.into())
         }
     };
-    let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
+    let options = cri::Options {
+        log_limits: log_limits(config),
+        log_links: LOG_LINKS.into(),
+        ledger: Arc::clone(ledger),
+    };
     let images = cri::images::Images::new(client.images(), keyring, gate, client.patience());
     Ok(Some(Cri::start(client, images, name, options, happenings)))
 }
@@ -229,10 +233,7 @@ pub(super) fn report(health: &Health) -> RuntimeReport {
 
 fn log_limits(config: &Config) -> LogLimits {
     // None is no bound.
-    LogLimits {
-        bytes: config.logs.max_size.unwrap_or(u64::MAX),
-        files: config.logs.max_files,
-    }
+    LogLimits { bytes: config.logs.max_size.unwrap_or(u64::MAX), files: config.logs.max_files }
 }
 
 /// The node's object.
@@ -329,6 +330,7 @@ fn ordinary(config: &Config, cgroups: Option<&PodCgroups>) -> OrdinaryOptions {
         huge_page_bytes: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
         masked_paths: linux::machine::thermal_paths(),
         cgroup_v2: cgroups.is_some_and(|cgroups| cgroups.cgroups.is_v2()),
+        oom_kills_all: config.cgroups.oom_kills_all,
         quota: cgroups.map(|cgroups| cgroups.quota).unwrap_or_default(),
         ..OrdinaryOptions::default()
     }
