@@ -130,6 +130,7 @@ fn main() -> ExitCode {
         streams::an_attached_client_hears_and_is_read,
         streams::a_port_is_forwarded_into_the_pods_network,
         streams::a_hundred_megabytes_go_each_way_without_loss,
+        streams::a_hundred_megabytes_go_each_way_of_an_ordinary_pod,
         streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
         runtimes::both_give_the_same_statuses,

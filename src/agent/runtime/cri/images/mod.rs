@@ -35,8 +35,8 @@ use crate::image::PullPolicy;
 use crate::image::credentials::{Keyring, PullSecrets};
 use crate::image::gate::Gate;
 
-pub(super) use self::error::go_text;
 pub(crate) use self::error::OrdinaryImageError;
+pub(super) use self::error::go_text;
 pub(crate) use self::gc::{in_use, sandbox_image};
 
 /// Largest answer of a runtime (upstream `maxMsgSize`).
@@ -213,9 +213,7 @@ fn prepared(name: &str, pulled: Option<Pulled>, here: Option<&cri::Image>) -> Or
     let first = |names: &[String]| names.first().cloned();
     OrdinaryImage {
         image: here.and_then(|image| first(&image.repo_tags)).unwrap_or_else(|| name.to_owned()),
-        image_id: here
-            .and_then(|image| first(&image.repo_digests))
-            .unwrap_or_else(|| id.clone()),
+        image_id: here.and_then(|image| first(&image.repo_digests)).unwrap_or_else(|| id.clone()),
         user: here.map(ImageUser::of).unwrap_or_default(),
         bytes: here.map_or(0, |image| image.size),
         image_ref: id,
