@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use copepod_tests::cluster::api::Watch;
+use copepod_tests::cluster::images::BUSYBOX;
 use copepod_tests::cluster::metrics::Metrics;
 use copepod_tests::cluster::node::condition;
 use copepod_tests::cluster::{Api, ControlPlane, Node, NodeOptions, Options};
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use crate::measure::Sample;
 use crate::program::Programs;
 use crate::report::{Aim, Report, Row};
-use reference::{BUSYBOX, Kubelet};
+use reference::Kubelet;
 
 /// Pods before those that count, one after another, and at once.
 const WARM_UP: usize = 3;
@@ -83,7 +84,7 @@ impl Side<'_> {
                 json!({"name": "main", "image": image, "args": ["--every", "3600000"]})
             }
             Self::Kubelet(_) => {
-                json!({"name": "main", "image": BUSYBOX, "args": ["sleep", "3600"]})
+                json!({"name": "main", "image": BUSYBOX, "command": ["sleep", "3600"]})
             }
         };
         json!({

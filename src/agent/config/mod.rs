@@ -39,7 +39,6 @@ use std::time::Duration;
 use copepod_pod::quantity::Quantity;
 use k8s_openapi::api::core::v1::Taint;
 
-pub(crate) use credential_provider::CredentialProvider;
 pub(crate) use findings::{ConfigError, ConfigErrors, Warning};
 pub(crate) use flags::NodeFlags;
 pub(crate) use images::ImageConfig;
@@ -66,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) sandbox: Option<PathBuf>,
     /// The two servers.
     pub(crate) server: ServerConfig,
+    /// The runtime of ordinary images; `None`: pods are Wasm.
+    pub(crate) runtime: Option<RuntimeConfig>,
     /// Name resolution of pods.
     pub(crate) dns: DnsConfig,
     /// Bounds on pods.
@@ -131,6 +132,18 @@ pub(crate) struct Dirs {
     pub(crate) cni_conf: PathBuf,
     /// Programs of the network, in this order: `--cni-bin-dir`.
     pub(crate) cni_bins: Vec<PathBuf>,
+}
+
+/// The runtime of ordinary images. It is there where an endpoint is given: the default that a kubelet
+/// has is none of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuntimeConfig {
+    /// `containerRuntimeEndpoint`: `unix:///PATH`.
+    pub(crate) endpoint: String,
+    /// `imageServiceEndpoint`, where it is another one.
+    pub(crate) images: Option<String>,
+    /// `runtimeRequestTimeout`: how long a call may take that waits for nothing by itself.
+    pub(crate) patience: Duration,
 }
 
 /// Name resolution of pods.

@@ -12,7 +12,6 @@ const NOT_YET: &str = "not yet honoured";
 
 /// The defaults of 1.36 (`SetDefaults_KubeletConfiguration`).
 const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
-const ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 const VOLUME_PLUGINS: &str = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/";
 
 /// Names them.
@@ -53,7 +52,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("httpCheckFrequency", file.http_check_frequency, 20),
         ("volumeStatsAggPeriod", file.volume_stats_agg_period, 60),
         ("cpuManagerReconcilePeriod", file.cpu_manager_reconcile_period, 10),
-        ("runtimeRequestTimeout", file.runtime_request_timeout, 120),
         ("evictionPressureTransitionPeriod", file.eviction_pressure_transition_period, 300),
         ("shutdownGracePeriod", file.shutdown_grace_period, 0),
         ("shutdownGracePeriodCriticalPods", file.shutdown_grace_period_critical_pods, 0),
@@ -130,8 +128,6 @@ fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("volumePluginDir", &file.volume_plugin_dir, VOLUME_PLUGINS),
         ("memoryReservationPolicy", &file.memory_reservation_policy, "None"),
         ("imagePullCredentialsVerificationPolicy", pulls, "NeverVerifyPreloadedImages"),
-        ("containerRuntimeEndpoint", &file.container_runtime_endpoint, ENDPOINT),
-        ("imageServiceEndpoint", &file.image_service_endpoint, ""),
         ("staticPodPath", &file.static_pod_path, ""),
         ("staticPodURL", &file.static_pod_url, ""),
     ] {

@@ -13,14 +13,15 @@ use super::flags::NodeFlags;
 use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
-    CgroupConfig, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate, images, labels,
-    non_zero, quantity, reserve, server,
+    CgroupConfig, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate, RuntimeConfig,
+    images, labels, non_zero, quantity, reserve, server,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
 const POD_LOGS_DIR: &str = "/var/log/pods";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_PODS: i32 = 110;
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 const STATUS_UPDATE: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(5 * 60);
 const LEASE_SECONDS: i32 = 40;
@@ -59,6 +60,7 @@ pub(super) fn resolve(
         },
         sandbox: flags.sandbox.as_ref().map(path),
         server: server::server(file, findings),
+        runtime: runtime(flags, file, findings),
         dns: dns(file, findings),
         pods: pods(file, findings),
         reserved: reserve::reserved(file, findings),
@@ -72,6 +74,35 @@ pub(super) fn resolve(
         },
         verbosity: verbosity(flags, file, findings),
     }
+}
+
+/// The runtime of ordinary images, if one is given.
+fn runtime(
+    flags: &NodeFlags,
+    file: &KubeletConfiguration,
+    findings: &mut Findings,
+) -> Option<RuntimeConfig> {
+    let given = |flag: &Option<String>, field: &Option<String>| {
+        flag.clone().or_else(|| field.clone()).filter(|endpoint| !endpoint.is_empty())
+    };
+    let endpoint = given(&flags.container_runtime_endpoint, &file.container_runtime_endpoint);
+    let images = given(&flags.image_service_endpoint, &file.image_service_endpoint);
+    for (flag, field, value) in [
+        ("--container-runtime-endpoint", "containerRuntimeEndpoint", &endpoint),
+        ("--image-service-endpoint", "imageServiceEndpoint", &images),
+    ] {
+        let is_socket = |value: &String| value.starts_with("unix:///");
+        if let Some(value) = value.as_ref().filter(|value| !is_socket(value)) {
+            let text = format!("{value:?}: expected unix:///PATH");
+            match flags.has_endpoint(flag) {
+                true => findings.flag(flag, text),
+                false => findings.field(field, text),
+            }
+        }
+    }
+    let patience = file.runtime_request_timeout.filter(|time| !time.is_zero());
+    let patience = findings.duration("runtimeRequestTimeout", patience, RUNTIME_PATIENCE);
+    Some(RuntimeConfig { endpoint: endpoint?, images, patience })
 }
 
 fn node(

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::AtomicU64;
 
+use serde::{Deserialize, Serialize};
+
 use super::config::{self, ConfigError};
 use super::manifest::{self, Look, Shape};
 use super::pull::{PullError, Puller};
@@ -12,7 +14,7 @@ use super::registry::{self, Ask};
 use super::{ImageError, ImageRequest, Images, Place, PullPolicy, blocking, resolve};
 
 /// Who runs an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ImageKind {
     /// A sandbox of ours.
     Wasm,

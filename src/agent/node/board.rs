@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 
 use crate::ledger::Ledger;
-use crate::runtime::wasm::Wasm;
+use crate::runtime::both::Both;
 use crate::runtime::{ExecError, ExecExit};
 use crate::server::{Pods, Running, Served};
 use crate::worker::{Shared, Snapshot};
@@ -48,7 +48,7 @@ struct Inner {
     pods: Mutex<BTreeMap<String, Known>>,
     ledger: Arc<Ledger>,
     /// What runs commands, once the node is there.
-    shared: OnceLock<Arc<Shared<Wasm>>>,
+    shared: OnceLock<Arc<Shared<Both>>>,
     /// When the loop last went round.
     beat: Mutex<Instant>,
 }
@@ -64,7 +64,7 @@ impl Board {
     }
 
     /// Commands can be run from now on.
-    pub(super) fn serve(&self, shared: Arc<Shared<Wasm>>) {
+    pub(super) fn serve(&self, shared: Arc<Shared<Both>>) {
         // Called once; a second one would be the same.
         let _ = self.0.shared.set(shared);
     }

@@ -8,9 +8,10 @@ use copepod_pod::quantity::Quantity;
 use copepod_pod::resources::{Amounts, QuotaPolicy};
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::cluster::node::{NodeOptions, Threshold};
+use super::NodeError;
+use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
 use crate::config::{self, Config, Signal};
 use crate::image::credentials::plugin::PluginOptions;
 use crate::image::credentials::{Keyring, NodeFiles};
@@ -22,7 +23,9 @@ use crate::linux;
 use crate::linux::cgroup::{Cgroups, Limits, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
-use crate::runtime::LogLimits;
+use crate::runtime::cri::config::NodeOptions as OrdinaryOptions;
+use crate::runtime::cri::{self, Client, Cri, Health};
+use crate::runtime::{Happening, LogLimits};
 use crate::server::{
     AuthenticationOptions, AuthorizationMode, ServerOptions, ServingCertificate, TlsOptions,
     TlsVersion,
@@ -32,6 +35,9 @@ use crate::worker::{Host, NO_NETWORK, PodCgroups, WASM_HANDLER};
 
 /// Where log shippers look for links to containers' logs (upstream `legacyContainerLogsDir`).
 const LOG_LINKS: &str = "/var/log/containers";
+
+/// What a container runtime is that never said so.
+const CONTAINERD: &str = "containerd";
 
 /// The node's directories, locked.
 ///
@@ -44,7 +50,7 @@ pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
 }
 
 /// The node's credentials for registries.
-pub(super) fn keyring(config: &Config) -> Arc<Keyring> {
+fn keyring(config: &Config) -> Arc<Keyring> {
     let plugins = config.images.providers.iter().cloned().map(|provider| PluginOptions {
         name: provider.name,
         program: provider.program,
@@ -58,7 +64,7 @@ pub(super) fn keyring(config: &Config) -> Arc<Keyring> {
 }
 
 /// How images are pulled on the node, of either kind.
-pub(super) fn gate(config: &Config) -> Arc<Gate> {
+fn gate(config: &Config) -> Arc<Gate> {
     let images = &config.images;
     Arc::new(Gate::new(PullLimits {
         at_once: images.at_once,
@@ -68,7 +74,6 @@ pub(super) fn gate(config: &Config) -> Arc<Gate> {
 }
 
 /// When images go.
-#[expect(dead_code, reason = "the lead starts the collector")]
 pub(super) fn image_policy(config: &Config) -> Policy {
     let images = &config.images;
     Policy {
@@ -79,19 +84,27 @@ pub(super) fn image_policy(config: &Config) -> Policy {
     }
 }
 
-/// The images of the node.
+/// How images come here, whoever runs them.
+pub(super) struct Pulls {
+    keyring: Arc<Keyring>,
+    gate: Arc<Gate>,
+}
+
+/// How images come here.
+pub(super) fn pulls(config: &Config) -> Pulls {
+    Pulls { keyring: keyring(config), gate: gate(config) }
+}
+
+/// The Wasm images of the node.
 ///
 /// # Errors
 /// [`ImageError`].
-pub(super) fn images(
-    config: &Config,
-    keyring: Arc<Keyring>,
-    gate: Arc<Gate>,
-) -> Result<Images, ImageError> {
+pub(super) fn images(config: &Config, pulls: &Pulls) -> Result<Images, ImageError> {
     let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
-    let images = Images::open(dir, "/proc/self/exe".into())?.with_gate(gate);
-    let options = RegistryOptions { keyring: Some(keyring), ..RegistryOptions::default() };
-    Ok(images.with_registries(options).wasm_only())
+    let images = Images::open(dir, "/proc/self/exe".into())?;
+    let keyring = Some(Arc::clone(&pulls.keyring));
+    let registries = RegistryOptions { keyring, ..RegistryOptions::default() };
+    Ok(images.with_registries(registries).with_gate(Arc::clone(&pulls.gate)).wasm_only())
 }
 
 /// The control groups of pods; none, with a warning, where the host has none that can be used.
@@ -123,10 +136,69 @@ pub(super) fn network(config: &Config) -> NetworkOptions {
     }
 }
 
-/// What keeps the node from being ready.
-pub(super) fn problems(network: &Network) -> Vec<String> {
+/// What keeps the node from being ready: its network, and the container runtime if there is one.
+pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String> {
     let why = network.status().err();
-    why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect()
+    let mut problems: Vec<String> =
+        why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect();
+    for problem in health.iter().flat_map(|health| &health.problems) {
+        // Both look at one configuration of the network.
+        if !problems.contains(problem) {
+            problems.push(problem.clone());
+        }
+    }
+    problems
+}
+
+/// The container runtime, if one is configured; its tasks are started. One that does not answer now
+/// is taken to be what it last was.
+///
+/// # Errors
+/// [`NodeError`].
+pub(super) async fn cri(
+    config: &Config,
+    pulls: &Pulls,
+    ledger: &Ledger,
+    happenings: mpsc::Sender<Happening>,
+) -> Result<Option<Cri>, NodeError> {
+    let Some(runtime) = &config.runtime else { return Ok(None) };
+    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    let name = match cri::health::version(&client).await {
+        Ok((name, version)) => {
+            tracing::info!(version, "the container runtime");
+            ledger.keep_runtime(&name)?;
+            name
+        }
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the container runtime does not answer");
+            ledger.runtime().unwrap_or_else(|| CONTAINERD.into())
+        }
+    };
+    let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
+    let (keyring, gate) = (Arc::clone(&pulls.keyring), Arc::clone(&pulls.gate));
+    let images = cri::images::Images::new(client.images(), keyring, gate, runtime.patience);
+    Ok(Some(Cri::start(client, images, name, options, happenings)))
+}
+
+/// What the container runtime says of itself, for the node's object.
+pub(super) fn report(health: &Health) -> RuntimeReport {
+    let handlers = health.handlers.iter().map(|handler| Handler {
+        name: handler.name.clone(),
+        recursive_read_only_mounts: handler
+            .features
+            .is_some_and(|features| features.recursive_read_only_mounts),
+        user_namespaces: handler.features.is_some_and(|features| features.user_namespaces),
+    });
+    RuntimeReport {
+        version: health.version.clone(),
+        handlers: handlers.collect(),
+        supplemental_groups_policy: health.supplemental_groups_policy,
+    }
+}
+
+fn log_limits(config: &Config) -> LogLimits {
+    // None is no bound.
+    LogLimits { bytes: config.logs.max_size.unwrap_or(u64::MAX), files: config.logs.max_files }
 }
 
 /// The node's object.
@@ -207,13 +279,24 @@ pub(super) fn host(
         changes_user: true,
         mounts: linux::can_mount(),
         die_with_agent: false,
+        ordinary: Arc::new(ordinary(config, cgroups.as_ref())),
         cgroups,
         network: Some(network),
-        log_limits: LogLimits {
-            // None is no bound.
-            bytes: config.logs.max_size.unwrap_or(u64::MAX),
-            files: config.logs.max_files,
-        },
+        log_limits: log_limits(config),
+    }
+}
+
+/// What ordinary containers have in common here.
+fn ordinary(config: &Config, cgroups: Option<&PodCgroups>) -> OrdinaryOptions {
+    let machine = Machine::read(&config.dirs.root);
+    OrdinaryOptions {
+        seccomp_root: config.dirs.root.join("seccomp"),
+        memory_bytes: machine.memory_bytes,
+        huge_page_bytes: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
+        masked_paths: linux::machine::thermal_paths(),
+        cgroup_v2: cgroups.is_some_and(|cgroups| cgroups.cgroups.is_v2()),
+        quota: cgroups.map(|cgroups| cgroups.quota).unwrap_or_default(),
+        ..OrdinaryOptions::default()
     }
 }
 

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::cluster::kubeconfig::KubeconfigError;
 use crate::image::ImageError;
 use crate::ledger::LedgerError;
+use crate::runtime::cri::CriError;
 use crate::runtime::wasm::AdoptError;
 use crate::server::StartError;
 
@@ -28,6 +29,9 @@ pub(crate) enum NodeError {
     /// What an earlier agent left cannot be taken over.
     #[error("cannot take over what an earlier copepod started")]
     Adopt(#[from] AdoptError),
+    /// The container runtime's endpoint.
+    #[error("cannot use the container runtime")]
+    Runtime(#[from] CriError),
     /// One of the servers.
     #[error(transparent)]
     Server(#[from] StartError),

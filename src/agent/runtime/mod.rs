@@ -1,13 +1,16 @@
 //! What runs containers.
 //!
-//! Owns: the trait [`Runtime`], whose verbs are CRI's, and its homes: `wasm`, later `cri`. What
-//! happens to a container comes out on one stream per runtime as [`Happening`]s; the worker that
-//! takes them reads the truth again where it matters.
+//! Owns: the trait [`Runtime`], whose verbs are CRI's, and its homes: [`wasm`], [`cri`], and
+//! [`both`], which a node has. What happens to a container comes out on one stream as
+//! [`Happening`]s; the worker that takes them reads the truth again where it matters.
 
+pub(crate) mod both;
 pub(crate) mod cri;
+mod last_words;
 pub(crate) mod wasm;
 
 use std::error::Error as StdError;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -18,9 +21,20 @@ use copepod_wasm::{GuestKind, Mount, Preopen, User};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use self::cri::images::{OrdinaryImage, Wanted};
+use self::cri::{Ordinary, PodSandbox, SandboxSpec};
 use crate::linux::cgroup::LeafSpec;
 
-/// One container attempt to start, all names resolved.
+/// What is to be started: which home runs it.
+#[derive(Debug)]
+pub(crate) enum Launch {
+    /// A Wasm guest.
+    Wasm(Box<Container>),
+    /// An ordinary image.
+    Ordinary(Box<Ordinary>),
+}
+
+/// One attempt of a Wasm container to start, all names resolved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     /// Whose it is.
@@ -29,6 +43,9 @@ pub(crate) struct Container {
     pub(crate) name: String,
     /// Its attempt, from 0.
     pub(crate) attempt: u32,
+    /// The generation of its pod's sandbox; 0 where it has none.
+    #[serde(default)]
+    pub(crate) sandbox: u32,
     /// The directory of its logs; the attempt's file in it is `ATTEMPT.log`.
     pub(crate) log_dir: PathBuf,
     /// Where the link to its log is put, as a path to which `-ID.log` is appended.
@@ -149,11 +166,18 @@ pub(crate) struct Happening {
     pub(crate) what: What,
 }
 
-/// The two ways of an attempt.
+/// What a worker is told.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// It is in this state now.
     Attempt(Attempt),
+    /// Something has changed: its attempts are to be listed.
+    Look,
+    /// This generation of its sandbox stands no more.
+    SandboxChanged {
+        /// Which.
+        sandbox: u32,
+    },
     /// It never ran: the same attempt may start again.
     NeverRan {
         /// Of which container.
@@ -167,11 +191,64 @@ pub(crate) enum What {
 
 /// A runtime's verbs. Each but `exec` is idempotent and waits for no guest.
 pub(crate) trait Runtime: Send + Sync + 'static {
+    /// Whether there is a runtime of ordinary images.
+    fn has_ordinary(&self) -> bool {
+        false
+    }
+
+    /// Whether the handler of ordinary images makes mounts read-only with all below them.
+    fn recursive_read_only(&self, handler: &str) -> bool {
+        let _ = handler;
+        false
+    }
+
+    /// The pod's sandbox that stands; a new one where none does. Only pods with ordinary containers
+    /// have one.
+    ///
+    /// # Errors
+    /// A [`Failure`] with the reason of upstream's event.
+    fn run_sandbox(
+        &self,
+        spec: SandboxSpec,
+    ) -> impl Future<Output = Result<PodSandbox, Failure>> + Send {
+        drop(spec);
+        ready(Err(no_ordinary()))
+    }
+
+    /// Stops the pod's sandboxes; one that has none is no error.
+    ///
+    /// # Errors
+    /// As [`Runtime::run_sandbox`].
+    fn stop_sandboxes(&self, pod_uid: &str) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = pod_uid;
+        ready(Ok(()))
+    }
+
+    /// Whether the runtime of ordinary images has this one.
+    fn has_image(&self, image: &str) -> impl Future<Output = bool> + Send {
+        let _ = image;
+        ready(false)
+    }
+
+    /// Makes an ordinary image ready to run: it is there, pulled by whatever credentials let in.
+    /// `pulling` is called once it is to be pulled.
+    ///
+    /// # Errors
+    /// A [`Failure`] with upstream's waiting reason.
+    fn prepare_image(
+        &self,
+        wanted: Wanted<'_>,
+        pulling: &(dyn Fn() + Send + Sync),
+    ) -> impl Future<Output = Result<OrdinaryImage, Failure>> + Send {
+        let _ = (wanted, pulling);
+        ready(Err(no_ordinary()))
+    }
+
     /// Creates and starts one container attempt. What becomes of it comes as [`Happening`]s.
     ///
     /// # Errors
     /// A [`Failure`] with upstream's waiting reason when nothing of it runs.
-    fn start(&self, container: Container) -> impl Future<Output = Result<Attempt, Failure>> + Send;
+    fn start(&self, launch: Launch) -> impl Future<Output = Result<Attempt, Failure>> + Send;
 
     /// Asks the container `id` to end and kills it after `grace`; a shorter grace may follow.
     /// An id that does not run is no error.
@@ -191,6 +268,20 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         exec: Exec,
     ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
 
+    /// Waits until the runtime of ordinary images was looked at once; without one, for nothing.
+    fn looked(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+
     /// All attempts of the pod that are known: the truth that a worker starts from.
     fn list(&self, pod_uid: &str) -> Vec<Attempt>;
+}
+
+/// What a home that runs Wasm alone says to the rest.
+pub(crate) fn no_ordinary() -> Failure {
+    Failure {
+        reason: "CreateContainerError".into(),
+        message: "no runtime of ordinary images is configured: expected containerRuntimeEndpoint"
+            .into(),
+    }
 }

@@ -59,6 +59,11 @@ impl PodCgroups {
         self.cgroups.set_class_cpu(Class::Burstable, shares, weight)
     }
 
+    /// The pod's group, as the container runtime is told it.
+    pub(super) fn parent(&self, pod: &Pod) -> String {
+        self.cgroups.parent(class(pod), uid(pod))
+    }
+
     /// The group of a container of the pod.
     pub(super) fn leaf(&self, pod: &Pod, container: &Container) -> LeafSpec {
         LeafSpec {

@@ -4,9 +4,10 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use copepod_pod::container_named;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
-use super::{Shared, container, image_request};
+use super::{Shared, image_request};
 use crate::image::Quiet;
 use crate::runtime::{Exec, ExecError, ExecExit, Runtime};
 
@@ -29,7 +30,8 @@ impl<R: Runtime> Shared<R> {
         let Some(id) = running_id(status, name) else {
             return Err(ExecError::NotRunning(name.into()));
         };
-        let request = image_request(container::find(pod, name), base);
+        let spec = container_named(pod, name);
+        let request = image_request(spec.as_deref(), base);
         let artefact = match command.first() {
             Some(word) => self.images.prepare_file(request, word, &Quiet).await,
             None => return Err(ExecError::NoCommand),
@@ -39,12 +41,12 @@ impl<R: Runtime> Shared<R> {
     }
 }
 
-/// The id of the container if it runs, without the runtime's name before it.
-fn running_id(status: &PodStatus, name: &str) -> Option<String> {
+/// The id of the container if it runs.
+pub(super) fn running_id(status: &PodStatus, name: &str) -> Option<String> {
     let init = status.init_container_statuses.iter().flatten();
-    let mut all = init.chain(status.container_statuses.iter().flatten());
+    let ephemeral = status.ephemeral_container_statuses.iter().flatten();
+    let mut all = init.chain(status.container_statuses.iter().flatten()).chain(ephemeral);
     let found: &ContainerStatus = all.find(|status| status.name == name)?;
     found.state.as_ref()?.running.as_ref()?;
-    let id = found.container_id.as_deref()?;
-    Some(id.split_once("://").map_or(id, |(_, id)| id).to_owned())
+    found.container_id.clone()
 }

@@ -305,6 +305,17 @@ impl Cgroups {
         Ok(path)
     }
 
+    /// Whether the kernel's interface is version 2.
+    pub(crate) fn is_v2(&self) -> bool {
+        self.version == Version::V2
+    }
+
+    /// A pod's group as a container runtime is told it (CRI `cgroup_parent`).
+    pub(crate) fn parent(&self, class: Class, uid: &str) -> String {
+        let name = self.name(class, Some(uid), None);
+        name.map(|name| format!("/{}", name.display())).unwrap_or_default()
+    }
+
     /// Makes a pod's group, or sets the limits of the one that is there. A smaller cpu quota than a
     /// container's is refused: those come first then.
     ///

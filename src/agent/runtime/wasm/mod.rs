@@ -2,7 +2,7 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words ([`last_words`]), who was killed for want of memory ([`oom`]), what of
+//! ([`exec`]), its last words (`last_words`), who was killed for want of memory ([`oom`]), what of
 //! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
 //! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
@@ -10,7 +10,6 @@
 mod adopt;
 mod exec;
 mod kept;
-mod last_words;
 mod leftovers;
 mod monitor;
 mod oom;
@@ -29,7 +28,9 @@ use tokio::task::spawn_blocking;
 pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
-use super::{Container, Exec, ExecError, ExecExit, Happening, LogLimits, Runtime, What};
+use super::{
+    Container, Exec, ExecError, ExecExit, Happening, Launch, LogLimits, Runtime, What, no_ordinary,
+};
 use crate::ledger::Ledger;
 use crate::{linux, logs};
 
@@ -37,6 +38,20 @@ use crate::{linux, logs};
 const HAPPENINGS: usize = 256;
 /// Orders waiting for one monitor: stops, of which the last counts.
 const ORDERS: usize = 8;
+
+/// What stands before the ids of this runtime's containers wherever they are shown.
+const SCHEME: &str = "wasm://";
+
+/// A container's id as its status shows it.
+fn shown(id: &str) -> String {
+    format!("{SCHEME}{id}")
+}
+
+/// The other way: what the table and the files on disk know the container by; `None` for another
+/// runtime's.
+fn own(shown: &str) -> Option<&str> {
+    shown.strip_prefix(SCHEME)
+}
 
 /// Runs containers as sandbox processes.
 pub(crate) struct Wasm {
@@ -90,6 +105,11 @@ impl Wasm {
 }
 
 impl Wasm {
+    /// Where what becomes of containers is told.
+    pub(crate) fn happenings(&self) -> mpsc::Sender<Happening> {
+        self.happenings.clone()
+    }
+
     /// Puts a living attempt into the table and starts the task that waits for it.
     fn watch(
         &self,
@@ -129,14 +149,19 @@ impl Wasm {
 }
 
 impl Runtime for Wasm {
-    async fn start(&self, container: Container) -> Result<Attempt, Failure> {
+    async fn start(&self, launch: Launch) -> Result<Attempt, Failure> {
+        let container = match launch {
+            Launch::Wasm(container) => *container,
+            Launch::Ordinary(_) => return Err(no_ordinary()),
+        };
         let spawned = spawn::spawn(&self.ledger, &self.sandbox, &container).await.map_err(|e| {
             Failure { reason: "CreateContainerError".into(), message: crate::telemetry::chain(&e) }
         })?;
         let attempt = Attempt {
             container: container.name.clone(),
             attempt: container.attempt,
-            id: spawned.id.clone(),
+            sandbox: container.sandbox,
+            id: shown(&spawned.id),
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();
@@ -145,13 +170,13 @@ impl Runtime for Wasm {
     }
 
     fn stop(&self, id: &str, grace: Duration) {
-        let stop = self.table.lock().get(id).map(|entry| entry.stop.clone());
+        let stop = own(id).and_then(|id| Some(self.table.lock().get(id)?.stop.clone()));
         // Full: eight orders wait already and the worker gives the stop again; closed: it ended.
         let _ = stop.map(|stop| stop.try_send(grace));
     }
 
     async fn remove(&self, id: &str) {
-        let Some(entry) = self.table.lock().remove(id) else { return };
+        let Some(entry) = own(id).and_then(|id| self.table.lock().remove(id)) else { return };
         entry.oom.remove_leaf().await;
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
@@ -165,6 +190,7 @@ impl Runtime for Wasm {
     }
 
     async fn exec(&self, id: &str, exec: Exec) -> Result<ExecExit, ExecError> {
+        let id = own(id).ok_or_else(|| ExecError::NotRunning(id.into()))?;
         exec::exec(self, id, exec).await
     }
 

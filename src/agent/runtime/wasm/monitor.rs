@@ -19,10 +19,11 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::last_words;
 use super::kept::{self, About, timestamp};
 use super::spawn::{Process, Socket, Spawned, open_log};
 use super::waited::Waited;
-use super::{Container, Happening, LogLimits, Table, What, exec, last_words, oom};
+use super::{Container, Happening, LogLimits, Table, What, exec, oom};
 use crate::{linux, logs};
 
 /// Longest grace that a timer is set for: nobody waits longer for one guest.

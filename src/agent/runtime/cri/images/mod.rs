@@ -30,11 +30,13 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 use self::pull::Flights;
+use super::config::ImageUser;
 use crate::image::PullPolicy;
 use crate::image::credentials::{Keyring, PullSecrets};
 use crate::image::gate::Gate;
 
 pub(crate) use self::error::OrdinaryImageError;
+pub(super) use self::error::go_text;
 pub(crate) use self::gc::{in_use, sandbox_image};
 
 /// Largest answer of a runtime (upstream `maxMsgSize`).
@@ -76,20 +78,11 @@ pub(crate) struct OrdinaryImage {
     /// Its id for a status until then: its digest in a registry where it has one.
     pub(crate) image_id: String,
     /// Whom it runs as where nothing else says so.
-    pub(crate) user: OrdinaryUser,
+    pub(crate) user: ImageUser,
     /// Its size.
     pub(crate) bytes: u64,
     /// What its pull took; `None`: it was here.
     pub(crate) pulled: Option<Pulled>,
-}
-
-/// Whom an image runs as (upstream `getImageUser`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum OrdinaryUser {
-    /// A number; 0 for an image that names nobody.
-    Uid(i64),
-    /// A name, which only the runtime can look up.
-    Name(String),
 }
 
 /// The images of a container runtime. Cheap to clone.
@@ -221,18 +214,9 @@ fn prepared(name: &str, pulled: Option<Pulled>, here: Option<&cri::Image>) -> Or
     OrdinaryImage {
         image: here.and_then(|image| first(&image.repo_tags)).unwrap_or_else(|| name.to_owned()),
         image_id: here.and_then(|image| first(&image.repo_digests)).unwrap_or_else(|| id.clone()),
-        user: user(here),
+        user: here.map(ImageUser::of).unwrap_or_default(),
         bytes: here.map_or(0, |image| image.size),
         image_ref: id,
         pulled,
-    }
-}
-
-fn user(image: Option<&cri::Image>) -> OrdinaryUser {
-    let Some(image) = image else { return OrdinaryUser::Uid(0) };
-    match &image.uid {
-        Some(uid) => OrdinaryUser::Uid(uid.value),
-        None if image.username.is_empty() => OrdinaryUser::Uid(0),
-        None => OrdinaryUser::Name(image.username.clone()),
     }
 }

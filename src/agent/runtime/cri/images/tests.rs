@@ -186,7 +186,7 @@ async fn the_policy_says_who_is_asked() {
             image_ref: "sha256:h.io/here:1".into(),
             image: "h.io/here:1".into(),
             image_id: "h.io/here:1@sha256:d".into(),
-            user: OrdinaryUser::Name("web".into()),
+            user: ImageUser::Name("web".into()),
             bytes: 77,
             pulled: None,
         };
