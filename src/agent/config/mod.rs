@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use copepod_pod::quantity::Quantity;
+use copepod_pod::resources::QuotaPolicy;
 use k8s_openapi::api::core::v1::Taint;
 
 pub(crate) use findings::{ConfigError, ConfigErrors, Warning};
@@ -173,10 +174,41 @@ pub(crate) struct PodLimits {
 /// Control groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CgroupConfig {
+    /// Who makes them, unless the runtime says otherwise (`cgroupDriver`).
+    pub(crate) driver: CgroupDriver,
     /// Below which `kubepods` lies; `/` is the top.
     pub(crate) root: String,
+    /// Pods and classes have groups (`cgroupsPerQOS`).
+    pub(crate) per_class: bool,
+    /// How cpu limits are enforced (`cpuCFSQuota`, `cpuCFSQuotaPeriod`).
+    pub(crate) quota: QuotaPolicy,
+    /// An OOM kill takes all of a container, where the kernel can (`singleProcessOOMKill: false`).
+    pub(crate) oom_kills_all: bool,
     /// All pods together are held to what is allocatable (`enforceNodeAllocatable: [pods]`).
     pub(crate) enforce_pods: bool,
+    /// The group that the system is held to its reservation in (`system-reserved` and
+    /// `systemReservedCgroup`); `None`: it is not.
+    pub(crate) system: Option<ReservedGroup>,
+    /// The same of the cluster's programs (`kube-reserved` and `kubeReservedCgroup`).
+    pub(crate) kube: Option<ReservedGroup>,
+}
+
+/// Who makes control groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CgroupDriver {
+    /// The agent, in their file system.
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+/// A group of the host's own that is held to what is reserved for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReservedGroup {
+    /// Its name, in the driver's way.
+    pub(crate) name: String,
+    /// Only to its part of the cpus (`-compressible`).
+    pub(crate) compressible: bool,
 }
 
 /// Containers' logs.

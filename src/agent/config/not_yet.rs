@@ -62,8 +62,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         let value = value.filter(|value| !value.is_zero());
         notes.unless(field, value.as_ref(), &GoDuration::seconds(default));
     }
-    let default = GoDuration(100_000_000);
-    notes.unless("cpuCFSQuotaPeriod", file.cpu_cfs_quota_period.as_ref(), &default);
 }
 
 fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
@@ -94,8 +92,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("rotateCertificates", file.rotate_certificates, false),
         ("serverTLSBootstrap", file.server_tls_bootstrap, false),
         ("enableContentionProfiling", file.enable_contention_profiling, false),
-        ("cgroupsPerQOS", file.cgroups_per_qos, true),
-        ("cpuCFSQuota", file.cpu_cfs_quota, true),
         ("protectKernelDefaults", file.protect_kernel_defaults, false),
         ("kernelMemcgNotification", file.kernel_memcg_notification, false),
         ("enableSystemLogQuery", file.enable_system_log_query, false),
@@ -104,7 +100,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     ] {
         notes.unless(field, value.as_ref(), &default);
     }
-    notes.if_any("singleProcessOOMKill", file.single_process_oom_kill.is_some());
 }
 
 fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
@@ -123,8 +118,6 @@ fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("configMapAndSecretChangeDetectionStrategy", strategy, "Watch"),
         ("reservedSystemCPUs", &file.reserved_system_cpus, ""),
         ("showHiddenMetricsForVersion", &file.show_hidden_metrics_for_version, ""),
-        ("systemReservedCgroup", &file.system_reserved_cgroup, ""),
-        ("kubeReservedCgroup", &file.kube_reserved_cgroup, ""),
         ("volumePluginDir", &file.volume_plugin_dir, VOLUME_PLUGINS),
         ("memoryReservationPolicy", &file.memory_reservation_policy, "None"),
         ("imagePullCredentialsVerificationPolicy", pulls, "NeverVerifyPreloadedImages"),
@@ -193,17 +186,9 @@ fn logging(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
 /// What is done otherwise than it is written.
 fn partly(file: &KubeletConfiguration, machine: &Machine, notes: &mut Notes<'_>) {
     let findings = &mut *notes.0;
-    if file.cgroup_driver.as_deref() == Some("systemd") {
-        let text = "systemd is not yet honoured: control groups are made in the file system";
-        findings.warn("cgroupDriver", text);
-    }
     if file.eviction_hard.is_some() {
         let text = "kept out of what is allocatable; no pod is evicted yet";
         findings.warn("evictionHard", text);
-    }
-    let enforced = file.enforce_node_allocatable.iter().flatten();
-    for what in enforced.filter(|what| !["pods", "none"].contains(&what.as_str())) {
-        findings.warn("enforceNodeAllocatable", format!("{what} is {NOT_YET}"));
     }
     if file.fail_swap_on != Some(false) && machine.swap {
         let text = "swap is on, and a kubelet would not start: pods get none where control groups \

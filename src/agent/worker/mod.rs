@@ -21,8 +21,9 @@ mod secrets;
 mod set_up;
 mod supply;
 
-pub(crate) use cgroup::PodCgroups;
+pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
+pub(crate) use exec::Asked;
 pub(crate) use host::Host;
 pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
@@ -354,16 +355,12 @@ impl<R: Runtime> Worker<R> {
                 true => None,
                 false => secrets::of_pod(&pod, &*supplier, &*outlet).await,
             };
-            let wanted = prepare::Wanted {
-                pod,
-                container: &container,
-                base: &base,
-                ready: &ready,
-                secrets: secrets.as_ref(),
-            };
+            let secrets = secrets.as_ref();
+            let (container, base, ready) = (&*container, &*base, &*ready);
+            let wanted = prepare::Wanted { pod: &pod, container, base, ready, secrets };
             let result = prepare::prepare(&shared, wanted, &pulling).await;
             let pulled = result.as_ref().ok().and_then(|image| image.pulled(pulling.pulled()));
-            Done::Image { container, result, pulled }
+            Done::Image { container: container.to_owned(), result, pulled }
         });
     }
 

@@ -1,7 +1,6 @@
 //! One container's image, made ready by whichever home runs it.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use copepod_pod::{Failure, Pulled};
 use k8s_openapi::api::core::v1::Pod;
@@ -43,7 +42,7 @@ impl PreparedImage {
 
 /// Which image is wanted.
 pub(super) struct Wanted<'a> {
-    pub(super) pod: Arc<Pod>,
+    pub(super) pod: &'a Pod,
     pub(super) container: &'a str,
     pub(super) base: &'a Path,
     pub(super) ready: &'a Ready,
@@ -61,12 +60,12 @@ pub(super) async fn prepare<R: Runtime>(
     pulling: &Pulling,
 ) -> Result<PreparedImage, Failure> {
     let Wanted { pod, container: name, base, ready, secrets } = wanted;
-    let spec = copepod_pod::container_named(&pod, name);
+    let spec = copepod_pod::container_named(pod, name);
     let request = container::image_request(spec.as_deref(), base);
     let request = ImageRequest { secrets, ..request };
     let kind = match ready.kinds.of(name) {
         Some(kind) => kind,
-        None => late(shared, &pod, name, (ready, secrets)).await?,
+        None => late(shared, pod, name, (ready, secrets)).await?,
     };
     match kind {
         ImageKind::Wasm => {

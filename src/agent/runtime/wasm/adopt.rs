@@ -165,7 +165,9 @@ impl Wasm {
         let (stop, _) = mpsc::channel(1);
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let oom = Arc::default();
-        let entry = Entry { pod_uid, attempt, about, stop, container: None, execs, oom };
+        let attached = Arc::new(Semaphore::new(0));
+        let (container, link) = (None, None);
+        let entry = Entry { pod_uid, attempt, about, stop, container, execs, link, attached, oom };
         self.table.lock().insert(id, entry);
     }
 }
