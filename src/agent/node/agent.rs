@@ -297,8 +297,7 @@ impl Agent {
     /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of
     /// containers, each minute), once all pods are `synced`.
     async fn collect(&mut self, synced: bool) {
-        let Some(cri) =
-            self.shared.runtime.cri.clone().filter(|_| synced && self.collecting.is_empty())
+        let Some(cri) = self.shared.runtime.cri.clone().filter(|_| synced && self.collecting.is_empty())
         else {
             return;
         };

@@ -229,7 +229,10 @@ pub(super) fn report(health: &Health) -> RuntimeReport {
 
 fn log_limits(config: &Config) -> LogLimits {
     // None is no bound.
-    LogLimits { bytes: config.logs.max_size.unwrap_or(u64::MAX), files: config.logs.max_files }
+    LogLimits {
+        bytes: config.logs.max_size.unwrap_or(u64::MAX),
+        files: config.logs.max_files,
+    }
 }
 
 /// The node's object.

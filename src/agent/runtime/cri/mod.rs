@@ -37,8 +37,8 @@ use tokio::sync::{Notify, mpsc, watch};
 pub(crate) use self::client::{Client, CriError};
 pub(crate) use self::container::Ordinary;
 pub(crate) use self::health::Health;
-use self::images::Images;
 pub(crate) use self::sandbox::{PodSandbox, SandboxSpec};
+use self::images::Images;
 use self::table::Table;
 use super::{Happening, LogLimits};
 
