@@ -82,7 +82,7 @@ impl Board {
     }
 
     /// What runs commands.
-    fn shared(&self) -> Result<&Arc<Shared<Wasm>>, ExecError> {
+    fn shared(&self) -> Result<&Arc<Shared<Both>>, ExecError> {
         self.0.shared.get().ok_or_else(|| ExecError::NotRunning("the node is starting".into()))
     }
 
