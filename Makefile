@@ -24,21 +24,23 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup kubernetes kubelet guests build install lint test test-vm bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test test-vm bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
-    /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables ip:iproute2
-# The same for the bench.
-BENCH_TOOLS := wrk:wrk containerd:containerd ctr:containerd runc:runc busybox:busybox-static
+    /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables ip:iproute2 \
+    containerd:containerd ctr:containerd runc:runc busybox:busybox-static
+# The same for the bench, and for building runc.
+BENCH_TOOLS := wrk:wrk
+RUNC_TOOLS := pkg-config:pkg-config /usr/share/doc/libseccomp-dev/copyright:libseccomp-dev
 
 # Installs the packages of those of $(1), PROGRAM:PACKAGE, that are missing; $(2) says who needs them.
-INSTALL = missing=; for tool in $(1); do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool\#*:}"; done; \
+INSTALL = missing=; for tool in $(1); do command -v "$${tool%:*}" >/dev/null || [ -f "$${tool%:*}" ] || missing="$$missing $${tool\#*:}"; done; \
     [ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] || { echo "$(2) needs:$$missing" >&2; exit 1; }; \
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## what the build needs: gcc, the Rust toolchain and its Wasm targets (installs what is missing)
 	@command -v gcc >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "gcc is missing: install gcc and libc6-dev" >&2; exit 1; }; \
@@ -80,7 +82,7 @@ lint: setup ## formatting and clippy, warnings are errors
 	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
 
 PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
-    COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes'
+    COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' COPEPOD_CONTAINERD2='$(CONTAINERD2)'
 
 test-setup: ## the real parts that the tests need (installs what is missing)
 	@$(call INSTALL,$(TEST_TOOLS),make test)
@@ -90,16 +92,18 @@ test-setup: ## the real parts that the tests need (installs what is missing)
 # takes 8 minutes, later times are the linker's; Go keeps its caches where it always does.
 KUBERNETES := $(CACHE)/kubernetes
 KUBERNETES_VERSION := $(shell sed -nE 's/^\tk8s\.io\/kubernetes (v[0-9.]+)$$/\1/p' tests/kubernetes/go.mod)
-GO_BUILD = cd tests/kubernetes && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags "-s -w \
+# $(1) is `build`, or `test -c` for a program of tests.
+GO_BUILD = cd tests/kubernetes && CGO_ENABLED=0 GOFLAGS=-mod=readonly go $(1) -trimpath -ldflags "-s -w \
     -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) \
     -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBERNETES_VERSION:v%=%))) \
     -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION)))"
-# Builds the package $(1) as $(KUBERNETES)/$(2), unless it is there and its sources are as they were.
-GO_PROGRAM = command -v go >/dev/null || { echo "go is missing: install Go $$(sed -n 's/^go //p' tests/kubernetes/go.mod) or newer, see https://go.dev/dl" >&2; exit 1; }; \
+NEEDS_GO = command -v go >/dev/null || { echo "go is missing: install Go $$(sed -n 's/^go //p' tests/$(1)/go.mod) or newer, see https://go.dev/dl" >&2; exit 1; }
+# Builds the package $(1) as $(KUBERNETES)/$(2), unless it is there and its sources are as they were; $(3) as above.
+GO_PROGRAM = $(call NEEDS_GO,kubernetes); \
     mkdir -p '$(KUBERNETES)'; exec 9>'$(KUBERNETES)/lock'; flock 9; \
     sources=$$({ cat tests/kubernetes/{go.mod,go.sum,main.go}; echo '$(1)'; } | sha256sum); \
     [ -x '$(KUBERNETES)/$(2)' ] && [ "$$sources" = "$$(cat '$(KUBERNETES)/$(2).sources' 2>/dev/null)" ] || { \
-        rm -f '$(KUBERNETES)/$(2).sources'; (exec 9>&-; $(GO_BUILD) -o '$(KUBERNETES)/$(2).new' '$(1)'); \
+        rm -f '$(KUBERNETES)/$(2).sources'; (exec 9>&-; $(call GO_BUILD,$(or $(3),build)) -o '$(KUBERNETES)/$(2).new' '$(1)'); \
         mv -f '$(KUBERNETES)/$(2).new' '$(KUBERNETES)/$(2)'; echo "$$sources" >'$(KUBERNETES)/$(2).sources'; }
 
 kubernetes: ## the control plane and kubectl that the tests talk to, kept outside the checkout
@@ -108,7 +112,30 @@ kubernetes: ## the control plane and kubectl that the tests talk to, kept outsid
 kubelet: ## the kubelet that the bench compares with
 	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/cmd/kubelet,kubelet))
 
-test: test-setup lint build guests kubernetes ## lint, build, and every test
+# containerd of the second line with its shim and ctr, and a runc of its time, which Debian has not
+# (tests/containerd/go.mod): 3 minutes the first time. The tests' own containerd is Debian's, unless
+# COPEPOD_CONTAINERD names another folder of programs.
+CONTAINERD2 := $(CACHE)/containerd2
+CONTAINERD2_VERSION := $(shell sed -nE 's/^\tgithub\.com\/containerd\/containerd\/v2 (v[0-9.]+)$$/\1/p' tests/containerd/go.mod)
+containerd2: ## containerd 2 and runc that some of the tests use, kept outside the checkout
+	@$(call INSTALL,$(RUNC_TOOLS),make containerd2)
+	@$(call NEEDS_GO,containerd); mkdir -p '$(CONTAINERD2)'; exec 9>'$(CONTAINERD2)/lock'; flock 9; \
+	sources=$$(cat tests/containerd/{go.mod,go.sum,tools.go} | sha256sum); \
+	[ "$$sources" = "$$(cat '$(CONTAINERD2)/sources' 2>/dev/null)" ] || { \
+	    $(TIME) (exec 9>&-; rm -f '$(CONTAINERD2)/sources'; cd tests/containerd; export GOFLAGS='-mod=readonly -trimpath'; \
+	        for program in containerd containerd-shim-runc-v2 ctr; do \
+	            CGO_ENABLED=0 go build -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD2_VERSION)' \
+	                -o '$(CONTAINERD2)/' "github.com/containerd/containerd/v2/cmd/$$program"; \
+	        done; \
+	        go build -tags seccomp -ldflags '-s -w' -o '$(CONTAINERD2)/' github.com/opencontainers/runc); \
+	    echo "$$sources" >'$(CONTAINERD2)/sources'; }
+
+e2e: ## upstream's conformance tests, their runner, and the program in most of their images
+	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/test/e2e,e2e.test,test -c); \
+	    $(call GO_PROGRAM,github.com/onsi/ginkgo/v2/ginkgo,ginkgo); \
+	    $(call GO_PROGRAM,k8s.io/kubernetes/test/images/agnhost,agnhost))
+
+test: test-setup lint build guests kubernetes containerd2 ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
 # Control groups of version 2 and systemd's driver, which this host may not have: in a virtual machine
@@ -144,4 +171,4 @@ bench: build guests bench-setup ## start, requests per second, memory beside was
 	    $(PROGRAMS) WASMTIME='$(WASMTIME)' COPEPOD_KUBELET='$(KUBERNETES)/kubelet' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
-	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CACHE)/vm'
+	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CACHE)/vm'

@@ -1,11 +1,14 @@
 //! A real cluster for tests: etcd, API server, controller manager and scheduler of the pinned
 //! version ([`ControlPlane`]), nodes that are `copepod node` ([`Node`]) each with a network of its
-//! own, clients that ask as fast as a test can look, and the watch over what is left behind.
+//! own and, if asked for, a containerd ([`Containerd`]), clients that ask as fast as a test can look, and the watch over what is left behind.
 //!
 //! All names that leave a run's own directory (bridges, control groups) carry the process id of the
 //! run, and [`ControlPlane::start`] removes what a killed run has left.
 
 pub mod api;
+pub mod containerd;
+pub mod cri;
+pub mod images;
 pub mod leaks;
 pub mod metrics;
 pub mod network;
@@ -19,6 +22,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 pub use api::Api;
+pub use containerd::{Build, Containerd};
+pub use cri::Cri;
 pub use node::{Node, NodeOptions};
 pub use plane::{ControlPlane, Options};
 

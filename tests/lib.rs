@@ -4,6 +4,7 @@
 
 pub mod bomb;
 pub mod cluster;
+pub mod cri_faults;
 pub mod driver;
 pub mod https;
 pub mod registry;

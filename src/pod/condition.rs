@@ -51,12 +51,17 @@ impl Kind {
         match self {
             // An adopted process shows that the set-up of an earlier agent stands.
             Kind::ReadyToStartContainers => {
+                let generation = state.generation();
+                let is_adopted = |c: &Container| c.is_running() && c.has_run_in(generation);
                 state.tear_down.done.is_none()
-                    && (state.set_up.done.is_some()
-                        || state.containers.iter().any(|c| c.is_running()))
+                    && (state.set_up.done.is_some() || state.containers.iter().any(is_adopted))
             }
+            // Init containers that run again in a new sandbox do not take it back (upstream:
+            // `HasAnyRegularContainerStarted`).
             Kind::Initialized => {
-                state.ended == Some(Phase::Succeeded) || state.current_init().is_none()
+                state.ended == Some(Phase::Succeeded)
+                    || state.current_init().is_none()
+                    || state.of_role(Role::Main).any(|main| main.newest().is_some())
             }
             Kind::Ready => {
                 Kind::ContainersReady.holds(state) && gate_complaints(&state.pod).is_empty()
@@ -83,7 +88,9 @@ impl Kind {
                 ("", String::new())
             }
             (Kind::Initialized, false, _) => {
-                let open = names(state, Role::Init, |index, _| !state.is_passed(index));
+                let is_open =
+                    |index, init: &Container| !(init.has_succeeded() || state.is_passed(index));
+                let open = names(state, Role::Init, is_open);
                 ("ContainersNotInitialized", format!("containers with incomplete status: {open}"))
             }
             (Kind::Ready, false, _) if Kind::ContainersReady.holds(state) => {

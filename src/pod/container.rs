@@ -12,6 +12,11 @@ use crate::{
 const PULL_FAILURES: [&str; 3] =
     ["ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed"];
 
+/// How an attempt has ended that was made and could not be started (containerd, and `wasm` as well).
+const START_ERROR: &str = "StartError";
+/// The waiting reason of an attempt that was not started (upstream: `ErrRunContainer`).
+pub(crate) const RUN_ERROR: &str = "RunContainerError";
+
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -19,8 +24,20 @@ pub(crate) enum Role {
     Init,
     /// A main container.
     Main,
+    /// An ephemeral container: to run once, from whenever it was added, and whatever becomes of it.
+    Ephemeral,
     /// The runtime has it and the spec has not: it is stopped.
     Unwanted,
+}
+
+impl Role {
+    /// Whether it is a part of what the pod is for.
+    pub(crate) fn is_work(self) -> bool {
+        match self {
+            Role::Init | Role::Main => true,
+            Role::Ephemeral | Role::Unwanted => false,
+        }
+    }
 }
 
 /// The pod's restart policy.
@@ -34,6 +51,8 @@ pub(crate) enum Policy {
 /// One attempt as far as it is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
+    /// The generation of the pod's sandbox that it was made in.
+    pub(crate) sandbox: u32,
     pub(crate) id: String,
     pub(crate) state: AttemptState,
     /// When its end was heard of (monotonic); meaningful once it has exited.
@@ -45,8 +64,9 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn new(id: String, state: AttemptState, now: Duration) -> Known {
-        Known { id, state, ended: now, kill_at: None, removing: false }
+    pub(crate) fn new(attempt: Attempt, now: Duration) -> Known {
+        let Attempt { container: _, attempt: _, sandbox, id, state } = attempt;
+        Known { sandbox, id, state, ended: now, kill_at: None, removing: false }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -220,19 +240,25 @@ impl Container {
         self.newest().map_or(0, |(attempt, _)| attempt.saturating_add(1))
     }
 
-    /// Whether its end, if it has ended, calls for another start (upstream:
-    /// `ShouldContainerBeRestarted`, `findNextInitContainerToRun`).
-    pub(crate) fn is_wanted(&self, policy: Policy) -> bool {
+    /// Whether its newest attempt that ran did so in this generation of the sandbox or a newer one.
+    pub(crate) fn has_run_in(&self, generation: u32) -> bool {
+        self.newest().is_some_and(|(_, known)| known.sandbox >= generation)
+    }
+
+    /// Whether its end, if it has ended, calls for another start in the sandbox of this generation
+    /// (upstream: `ShouldContainerBeRestarted`, `computeInitContainerActions`).
+    pub(crate) fn is_wanted(&self, policy: Policy, generation: u32) -> bool {
         let Some((number, newest)) = self.newest() else { return self.role != Role::Unwanted };
         let Some(exit) = newest.exit() else { return false };
         if self.replacing == Some(number) {
             return true;
         }
         match (self.role, policy) {
-            (Role::Unwanted, _) | (_, Policy::Never) => false,
+            (Role::Ephemeral | Role::Unwanted, _) | (_, Policy::Never) => false,
             (Role::Main, Policy::Always) => true,
-            (Role::Main, Policy::OnFailure) | (Role::Init, Policy::Always | Policy::OnFailure) => {
-                exit.code != 0
+            (Role::Main, Policy::OnFailure) => exit.code != 0,
+            (Role::Init, Policy::Always | Policy::OnFailure) => {
+                exit.code != 0 || newest.sandbox < generation
             }
         }
     }
@@ -246,20 +272,20 @@ impl Container {
     /// speaks of an older attempt or of another process is dropped. `listed` is for an entry of the
     /// runtime's whole truth, which may also tell of old attempts.
     pub(crate) fn merge(&mut self, attempt: Attempt, listed: bool, now: Duration) {
-        let Attempt { container: _, attempt: number, id, state } = attempt;
-        let launched = rank(&state) > rank(&AttemptState::Starting);
+        let number = attempt.attempt;
+        let launched = rank(&attempt.state) > rank(&AttemptState::Starting);
         match self.attempts.get_mut(&number) {
-            Some(known) if known.id == id => {
-                if rank(&state) <= rank(&known.state) {
+            Some(known) if known.id == attempt.id => {
+                if rank(&attempt.state) <= rank(&known.state) {
                     return;
                 }
-                known.state = state;
+                known.state = attempt.state;
                 known.ended = now;
             }
             // Only a launch binds an attempt to its id: before it, the start may have been tried
             // again with another process.
             Some(known) if !known.is_launched() && (launched || listed) => {
-                *known = Known::new(id, state, now);
+                *known = Known::new(attempt, now);
             }
             Some(_) => return,
             None => {
@@ -268,7 +294,7 @@ impl Container {
                 if !(listed || current && asked) {
                     return;
                 }
-                self.attempts.insert(number, Known::new(id, state, now));
+                self.attempts.insert(number, Known::new(attempt, now));
             }
         }
         if launched {
@@ -285,7 +311,18 @@ impl Container {
             self.start = Work::default();
             self.start_failure = None;
             self.waiting = None;
+            if let Some(failure) = self.start_error(number) {
+                self.start_failure = Some(failure);
+                self.waiting = Some(Waiting::Start);
+            }
         }
+    }
+
+    /// Why the attempt did not start, if the runtime made it and could not start it: it counts as one
+    /// that ran (upstream: `ErrRunContainer`).
+    pub(crate) fn start_error(&self, number: u32) -> Option<Failure> {
+        let exit = self.attempts.get(&number)?.exit().filter(|exit| exit.reason == START_ERROR)?;
+        Some(Failure { reason: RUN_ERROR.to_owned(), message: exit.message.clone() })
     }
 
     /// Its definition is another one (see [`Event::Replace`](crate::Event::Replace)). An init

@@ -1,6 +1,6 @@
 //! What the API server fills into a pod (upstream `pkg/apis/core/v1/defaults.go`), for pods that
-//! never saw one. Left out: defaults of volume sources that a node without a cluster refuses, of
-//! ephemeral containers (they come only through the API server) and of the pod's own `resources`.
+//! never saw one. Left out: defaults of volume sources that a node without a cluster refuses and of
+//! the pod's own `resources`.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
+use crate::ephemeral::{as_container, as_ephemeral};
 use crate::quantity::Quantity;
 use crate::validate::volume_sources;
 
@@ -41,6 +42,11 @@ pub fn apply_defaults(pod: &mut Pod) {
                 }
             }
         }
+    }
+    for ephemeral in spec.ephemeral_containers.iter_mut().flatten() {
+        let mut container = as_container(ephemeral);
+        container_defaults(&mut container);
+        *ephemeral = as_ephemeral(container, ephemeral.target_container_name.take());
     }
     if let Some(overhead) = &mut spec.overhead {
         quantities(overhead);
@@ -252,6 +258,22 @@ mod tests {
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "p", "namespace": "mine"}, "spec": spec});
         assert_eq!(defaulted(pod.clone()), pod);
+    }
+
+    #[test]
+    fn ephemeral_containers_are_no_exception() {
+        let pod = defaulted(json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"name": "c", "image": "a:1"}],
+            "ephemeralContainers": [{"name": "e", "image": "busybox", "targetContainerName": "c",
+                "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}]}}));
+        assert_eq!(
+            pod["spec"]["ephemeralContainers"][0],
+            json!({"name": "e", "image": "busybox", "targetContainerName": "c",
+                "env": [{"name": "E", "valueFrom": {"fieldRef": {
+                    "apiVersion": "v1", "fieldPath": "metadata.name"}}}],
+                "imagePullPolicy": "Always", "terminationMessagePath": "/dev/termination-log",
+                "terminationMessagePolicy": "File"})
+        );
     }
 
     #[test]

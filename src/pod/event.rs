@@ -53,8 +53,18 @@ pub enum Event {
     Observed(Vec<Attempt>),
     /// One attempt has changed.
     Attempt(Attempt),
-    /// The answer of [`Action::SetUp`].
-    SetUp(Result<PodAddresses, Failure>),
+    /// The answer of [`Action::SetUp`]: what stands now. A generation that is newer than what the pod's
+    /// attempts were made in means the same as [`SandboxChanged`](Event::SandboxChanged) of theirs.
+    SetUp(Result<SetUpDone, Failure>),
+    /// The runtime saw that this generation of the pod's sandbox does not stand any more: it is not
+    /// ready or gone, or its network is. All that lives in it is stopped, then the pod is set up
+    /// again and runs from its first init container on (upstream: `PodSandboxChanged`,
+    /// `computePodActions`). One too many, of an older generation and before the first `Observed`
+    /// does no harm; of a pod whose runtime has no sandboxes there is none.
+    SandboxChanged {
+        /// The generation.
+        sandbox: u32,
+    },
     /// What the pod's volumes are made of may have changed: an object that it names, a token. A
     /// set-up or refresh that waits after a failure is tried again at once.
     Changed,
@@ -97,7 +107,10 @@ pub struct Attempt {
     pub container: String,
     /// Which start of it: 0 is the first.
     pub attempt: u32,
-    /// The container id: 64 hex digits, a new one for each process.
+    /// The generation of the pod's sandbox that it was made in, from 0; always 0 where the runtime
+    /// has no sandboxes.
+    pub sandbox: u32,
+    /// The container id as the status shows it, `RUNTIME://ID`: a new one for each process.
     pub id: String,
     /// How far it is.
     pub state: AttemptState,
@@ -150,6 +163,17 @@ pub struct PodAddresses {
     pub pod_ips: Vec<IpAddr>,
 }
 
+/// A pod that is set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetUpDone {
+    /// Its addresses and its host's.
+    pub addresses: PodAddresses,
+    /// The generation of its sandbox that stands now, from 0 (CRI: `metadata.attempt`): it rises with
+    /// each new sandbox, and one that is dead is not given again. Always 0 where the runtime has no
+    /// sandboxes.
+    pub sandbox: u32,
+}
+
 /// An image that is ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRef {
@@ -189,8 +213,9 @@ pub struct Record {
 /// and a `Remove` of which the runtime still lists the attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make the pod's directories, volumes, later its cgroup and network. Idempotent: it is given
-    /// again after a restart of the agent. Answered by [`Event::SetUp`].
+    /// Make the pod's directories, volumes, cgroup, sandbox and network. Idempotent: it is given
+    /// again after a restart of the agent, and what stands is left alone; a sandbox that is dead is
+    /// made anew as the next generation. Answered by [`Event::SetUp`].
     SetUp,
     /// Bring the files of the pod's volumes up to date with what they are made of. Answered by
     /// [`Event::Refreshed`].

@@ -16,6 +16,7 @@ mod default;
 mod downward;
 mod env;
 mod env_file;
+mod ephemeral;
 mod event;
 mod expand;
 mod message;
@@ -27,6 +28,7 @@ mod phase;
 mod plan;
 mod record;
 mod reference;
+mod sandbox;
 mod service_env;
 mod state;
 mod status;
@@ -37,16 +39,17 @@ pub use default::apply_defaults;
 pub use downward::DownwardError;
 pub use env::{EnvError, env_files, environment};
 pub use env_file::EnvFileError;
+pub use ephemeral::container_named;
 pub use event::{
     Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Pulled,
-    Record,
+    Record, SetUpDone,
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mount::{SubPathError, sub_path};
 pub use network::{
-    ClusterDns, HostnameError, check_hostname, hostname, hosts_file, resolv_conf,
-    resolv_conf_limits,
+    ClusterDns, HostnameError, Resolver, check_hostname, hostname, hosts_file, resolv_conf,
+    resolv_conf_limits, resolver,
 };
 pub use object::{
     Facts, NotFound, Objects, ServiceFacts, ServicePortFacts, Token, TokenKey, normalise_secret,
@@ -54,7 +57,7 @@ pub use object::{
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
 pub use reference::{
     Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
-    object_references, references,
+    object_references, pull_secrets, references,
 };
 pub use state::{State, removal_grace, spec_grace};
 pub use step::step;

@@ -145,17 +145,29 @@ pub fn hosts_file(pod: &Pod, facts: &Facts, of_host: &str) -> String {
 }
 
 /// What a `resolv.conf` says.
-#[derive(Default)]
-struct Resolver {
-    servers: Vec<String>,
-    searches: Vec<String>,
-    options: Vec<String>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Search paths.
+    pub searches: Vec<String>,
+    /// Options, each `NAME` or `NAME:VALUE`.
+    pub options: Vec<String>,
 }
 
-/// The text of the pod's `/etc/resolv.conf`, and what had to be left out of it: warnings as events
-/// of the pod have them. `of_host` is the node's own, of no account where it has none.
+/// The text of the pod's `/etc/resolv.conf`, and what had to be left out of it, as [`resolver`] has
+/// both.
 #[must_use]
 pub fn resolv_conf(pod: &Pod, facts: &Facts, of_host: &str) -> (String, Vec<Failure>) {
+    let (resolver, warnings) = resolver(pod, facts, of_host);
+    (resolver.text(), warnings)
+}
+
+/// What the pod's `/etc/resolv.conf` says (upstream `GetPodDNS`), and what had to be left out of it:
+/// warnings as events of the pod have them. `of_host` is the text of the node's own, of no account
+/// where it has none.
+#[must_use]
+pub fn resolver(pod: &Pod, facts: &Facts, of_host: &str) -> (Resolver, Vec<Failure>) {
     let spec = pod.spec.as_ref();
     let mut warnings = Vec::new();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
@@ -189,7 +201,7 @@ pub fn resolv_conf(pod: &Pod, facts: &Facts, of_host: &str) -> (String, Vec<Fail
     }
     let left_out = |message| Failure { reason: "DNSConfigForming".to_owned(), message };
     warnings.extend(resolver.fit().into_iter().map(left_out));
-    (resolver.text(), warnings)
+    (resolver, warnings)
 }
 
 /// What is wrong with the node's own resolver configuration, the message of the node's event
@@ -325,8 +337,9 @@ impl Resolver {
         warnings
     }
 
-    /// In the order in which containerd writes it.
-    fn text(&self) -> String {
+    /// The text of the file, in the order in which containerd writes it.
+    #[must_use]
+    pub fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |word: &str, values: &[String]| {
             if !values.is_empty() {

@@ -15,9 +15,9 @@ use crate::{
 /// How long after its SIGKILL was due an attempt that still lives is killed again, and how often
 /// from then on: the runtime has lost the command, or the agent that held it.
 const STOP_AGAIN: Duration = Duration::from_secs(5);
-/// For how long a failed pull shows its own reason before `ImagePullBackOff` takes its place: half
-/// the shortest back-off, so that whoever polls sees both.
-const IMAGE_FAILURE_SHOWN: Duration = Duration::from_secs(5);
+/// For how long a failed pull or start shows its own reason before that of its back-off takes its
+/// place: half the shortest one, so that whoever polls sees both.
+const FAILURE_SHOWN: Duration = Duration::from_secs(5);
 /// Dead attempts kept of a container beside the newest: the one whose logs are the previous ones
 /// (upstream: `maximum-dead-containers-per-container`).
 const KEPT_OLD: usize = 1;
@@ -49,19 +49,29 @@ fn decide_end(state: &mut State, now: Duration) {
     if let Some(grace) = state.deletion_grace() {
         state.end_within(grace, now);
     }
-    if state.deadline.is_none() && (state.reported_end().is_some() || is_finished(state)) {
+    let is_over =
+        || state.reported_end().is_some() || is_finished(state) || state.ends_with_sandbox();
+    if state.deadline.is_none() && is_over() {
         state.end_within(state.spec_grace(), now);
     }
 }
 
-/// All main containers have ended for good, or an init container has failed for good.
+/// All main containers have ended for good, whatever has become of their sandbox, or an init
+/// container has failed for good.
 fn is_finished(state: &State) -> bool {
-    let policy = state.policy();
-    let over = |container: &Container| !container.is_busy() && !container.is_wanted(policy);
-    match state.current_init() {
-        Some(index) => state.containers.get(index).is_some_and(over),
-        None => state.of_role(Role::Main).all(over),
-    }
+    let (policy, generation) = (state.policy(), state.generation());
+    let over =
+        |container: &Container| !container.is_busy() && !container.is_wanted(policy, generation);
+    let init = state.current_init().and_then(|index| state.containers.get(index));
+    state.of_role(Role::Main).all(over) || init.is_some_and(over)
+}
+
+/// What starts are decided by.
+struct Rules<'a> {
+    pod: &'a Pod,
+    policy: Policy,
+    /// Of the sandbox that stands.
+    generation: u32,
 }
 
 struct Pass {
@@ -93,26 +103,33 @@ impl Pass {
         }
     }
 
-    /// The way up: set-up, then init containers one after the other, then the main containers.
+    /// The way up: set-up, then init containers one after the other, then the main containers, and
+    /// the ephemeral ones beside all of them. What lives in an old sandbox goes before anything of
+    /// this is begun in a new one.
     fn run(&mut self, state: &mut State) {
-        if state.set_up.ask(self.now, &mut self.wake) {
+        if std::mem::take(&mut state.sandbox.is_news) {
+            self.records.push(record::sandbox_changed());
+        }
+        if state.may_set_up() && state.set_up.ask(self.now, &mut self.wake) {
             self.actions.push(Action::SetUp);
         }
         if state.set_up.done.is_some() && state.stale && self.may_refresh(state) {
             self.actions.push(Action::Refresh);
         }
-        let (grace, policy) = (state.spec_grace(), state.policy());
-        let (pod, turn, set_up) =
-            (Arc::clone(&state.pod), state.current_init(), state.set_up.done.is_some());
+        let (grace, generation) = (state.spec_grace(), state.generation());
+        let (pod, turn) = (Arc::clone(&state.pod), state.current_init());
+        let may_start = state.set_up.done.is_some() && !state.has_old();
+        let rules = Rules { pod: &pod, policy: state.policy(), generation };
         for (index, container) in state.containers.iter_mut().enumerate() {
-            self.stop_extras(container, grace);
+            self.stop_extras(container, grace, generation);
             let is_its_turn = match container.role {
                 Role::Init => turn == Some(index),
                 Role::Main => turn.is_none(),
+                Role::Ephemeral => true,
                 Role::Unwanted => false,
             };
-            if is_its_turn && set_up {
-                self.start(&pod, container, policy);
+            if is_its_turn && may_start {
+                self.start(&rules, container);
             }
         }
     }
@@ -128,14 +145,14 @@ impl Pass {
     }
 
     /// Towards the next start: the back-offs are served, the image is prepared, then it starts.
-    fn start(&mut self, pod: &Pod, container: &mut Container, policy: Policy) {
-        if container.is_busy() || !container.is_wanted(policy) {
+    fn start(&mut self, rules: &Rules<'_>, container: &mut Container) {
+        if container.is_busy() || !container.is_wanted(rules.policy, rules.generation) {
             return;
         }
         let attempt = container.next_attempt();
-        if !self.serve_crash_back_off(pod, container, attempt)
+        if !self.serve_crash_back_off(rules, container, attempt)
             || container.start.waits(self.now, &mut self.wake)
-            || !self.prepare_image(pod, container)
+            || !self.prepare_image(rules.pod, container)
         {
             return;
         }
@@ -145,10 +162,19 @@ impl Pass {
     }
 
     /// Whether the restart back-off of the attempt is over. The first restart is immediate
-    /// (upstream: `doBackOff`).
-    fn serve_crash_back_off(&mut self, pod: &Pod, container: &mut Container, attempt: u32) -> bool {
+    /// (upstream: `doBackOff`), and so is the one of an init container in a new sandbox, of which
+    /// nothing is known there (upstream: `purgeInitContainers`).
+    fn serve_crash_back_off(
+        &mut self,
+        rules: &Rules<'_>,
+        container: &mut Container,
+        attempt: u32,
+    ) -> bool {
         let Some((_, last)) = container.newest() else { return true };
         let ended = last.ended;
+        if container.role == Role::Init && last.sandbox < rules.generation {
+            return true;
+        }
         // One of an old definition has not crashed: the count begins anew.
         if container.replacing.is_some_and(|replaced| replaced.saturating_add(1) == attempt) {
             container.crash = None;
@@ -159,10 +185,15 @@ impl Pass {
         }
         if let Some(until) = Backoff::until(container.crash, ended, self.now) {
             self.wake.at(until);
+            let shown_until = ended + FAILURE_SHOWN;
+            if container.waiting == Some(Waiting::Start) && self.now < shown_until {
+                self.wake.at(shown_until);
+                return false;
+            }
             let delay = container.crash.map(|entry| entry.delay).unwrap_or_default();
             let waiting = container.waiting.replace(Waiting::CrashLoop(delay));
             if waiting != container.waiting {
-                self.records.push(record::crash_back_off(pod, &container.name));
+                self.records.push(record::crash_back_off(rules.pod, &container.name));
             }
             return false;
         }
@@ -180,7 +211,7 @@ impl Pass {
         }
         if let Some(wait) = image.waits(self.now) {
             self.wake.at(wait.until);
-            let shown_until = wait.since + IMAGE_FAILURE_SHOWN;
+            let shown_until = wait.since + FAILURE_SHOWN;
             let now = if wait.is_pull && self.now >= shown_until {
                 Waiting::ImageBackOff
             } else {
@@ -200,19 +231,22 @@ impl Pass {
     }
 
     /// Stops what lives and should not: a container that is not in the spec, an attempt of an old
-    /// definition, and all attempts but the newest. No start is given while one of them lives.
-    fn stop_extras(&mut self, container: &mut Container, grace: Duration) {
-        let why = match container.role {
-            Role::Init | Role::Main if container.replacing.is_some() => Some(record::CHANGED),
-            Role::Init | Role::Main => Some(record::STOPPING),
-            Role::Unwanted => None,
-        };
-        let newest = match container.role {
-            Role::Init | Role::Main => container.attempts.keys().next_back().copied(),
-            Role::Unwanted => None,
+    /// definition or in an old sandbox, and all attempts but the newest. No start is given while one
+    /// of them lives.
+    fn stop_extras(&mut self, container: &mut Container, grace: Duration, generation: u32) {
+        let newest = container.attempts.keys().next_back().copied();
+        let (newest, why) = match container.role {
+            Role::Init | Role::Main if container.replacing.is_some() => {
+                (newest, Some(record::CHANGED))
+            }
+            Role::Init | Role::Main | Role::Ephemeral => (newest, Some(record::STOPPING)),
+            Role::Unwanted => (None, None),
         };
         for (number, known) in &mut container.attempts {
-            if Some(*number) != newest || Some(*number) == container.replacing {
+            if Some(*number) != newest
+                || Some(*number) == container.replacing
+                || known.sandbox < generation
+            {
                 let deadline = known.kill_at.unwrap_or(self.now.saturating_add(grace));
                 self.stop((&container.name, why), *number, known, deadline);
             }

@@ -39,6 +39,12 @@ pub(crate) fn killing(container: &str, (before, after): Why) -> Record {
     normal("Killing", format!("{before}{container}{after}"), container)
 }
 
+/// The pod's sandbox stands no more, and it gets another one.
+pub(crate) fn sandbox_changed() -> Record {
+    let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+    record(false, "SandboxChanged", message, None)
+}
+
 /// A container waits for its next start.
 pub(crate) fn crash_back_off(pod: &Pod, container: &str) -> Record {
     let pod = full_name(pod);
@@ -116,14 +122,24 @@ impl State {
         self.records.push(failed(format!("Error: {}", failure.message), container));
     }
 
-    /// An attempt that this agent asked for has come from one state to another.
-    pub(crate) fn record_start(&mut self, name: &str, before: Option<u8>, after: Option<u8>) {
+    /// An attempt that this agent asked for has come from one state to another; `error` is why it could
+    /// not be started.
+    pub(crate) fn record_start(
+        &mut self,
+        name: &str,
+        before: Option<u8>,
+        after: Option<u8>,
+        error: Option<String>,
+    ) {
         let Some(after) = after else { return };
         if before.is_none() {
             self.records.push(normal("Created", "Container created".to_owned(), name));
         }
         if before.is_none_or(|before| before < RUNNING) && after >= RUNNING {
-            self.records.push(normal("Started", "Container started".to_owned(), name));
+            self.records.push(match error {
+                Some(error) => failed(format!("Error: {error}"), name),
+                None => normal("Started", "Container started".to_owned(), name),
+            });
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What a pod names: config maps, secrets, tokens, and where.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapKeySelector, EnvFromSource, EnvVar, KeyToPath, Pod, SecretKeySelector, Volume,
+    ConfigMapKeySelector, EnvFromSource, EnvVar, KeyToPath, Pod, Secret, SecretKeySelector, Volume,
 };
 
 use crate::object::{Objects, TokenKey};
@@ -49,7 +50,7 @@ pub fn references(pod: &Pod) -> References {
         names.insert(reference.name.to_owned());
     }
     let Some(spec) = &pod.spec else { return all };
-    all.pull_secrets = pull_secrets(pod).filter(|name| is_object_name(name)).collect();
+    all.pull_secrets = pull_secret_names(pod).filter(|name| is_object_name(name)).collect();
     let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref());
     let sources = volumes.flat_map(|volume| volume.sources.iter().flatten());
     let tokens = sources.filter_map(|source| source.service_account_token.as_ref());
@@ -57,7 +58,7 @@ pub fn references(pod: &Pod) -> References {
     all
 }
 
-fn pull_secrets(pod: &Pod) -> impl Iterator<Item = String> {
+fn pull_secret_names(pod: &Pod) -> impl Iterator<Item = String> {
     let names = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
     names.map(|secret| secret.name.clone()).filter(|name| !name.is_empty())
 }
@@ -66,7 +67,13 @@ fn pull_secrets(pod: &Pod) -> impl Iterator<Item = String> {
 /// `FailedToRetrieveImagePullSecret`.
 #[must_use]
 pub fn missing_pull_secrets(pod: &Pod, objects: &Objects) -> Vec<String> {
-    pull_secrets(pod).filter(|name| !objects.secrets.contains_key(name)).collect()
+    pull_secret_names(pod).filter(|name| !objects.secrets.contains_key(name)).collect()
+}
+
+/// The pod's `imagePullSecrets` that are there, in its order.
+#[must_use]
+pub fn pull_secrets(pod: &Pod, objects: &Objects) -> Vec<Arc<Secret>> {
+    pull_secret_names(pod).filter_map(|name| objects.secrets.get(&name).cloned()).collect()
 }
 
 /// Whether an object can have this name: a DNS-1123 subdomain. The API server does not check the
@@ -198,9 +205,6 @@ fn of_variables<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use k8s_openapi::api::core::v1::Secret;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -251,6 +255,7 @@ mod tests {
         assert_eq!(missing_pull_secrets(&pod, &objects), ["pull", "s1"]);
         objects.secrets.insert("s1".to_owned(), Arc::new(Secret::default()));
         assert_eq!(missing_pull_secrets(&pod, &objects), ["pull"]);
+        assert_eq!(pull_secrets(&pod, &objects).len(), 1);
     }
 
     #[test]

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use crate::{
-    Failure, Now, PodAddresses, Record,
+    Failure, Now, PodAddresses, Record, SetUpDone,
     backoff::{Wake, Work},
     condition::Transitions,
     container::{Container, Policy, Role},
     phase::{self, Phase},
+    sandbox::Sandbox,
     status,
 };
 
@@ -35,12 +36,16 @@ pub struct State {
     pub(crate) evicted: Option<(Failure, Timestamp)>,
     /// The terminal phase, once nothing runs any more. Never changes again.
     pub(crate) ended: Option<Phase>,
-    pub(crate) set_up: Work<PodAddresses>,
+    pub(crate) set_up: Work<SetUpDone>,
+    /// What the last set-up gave: shown until the next one gives others.
+    pub(crate) addresses: Option<PodAddresses>,
+    pub(crate) sandbox: Sandbox,
     /// The volumes' files are to be brought up to date.
     pub(crate) stale: bool,
     pub(crate) refresh: Work<()>,
     pub(crate) tear_down: Work<()>,
-    /// Init containers in the spec's order, then the main ones, then those not in the spec.
+    /// Init containers in the spec's order, then the main ones, then, as they came, the ephemeral
+    /// ones and those not in the spec.
     pub(crate) containers: Vec<Container>,
     pub(crate) start_time: Option<Timestamp>,
     pub(crate) transitions: Transitions,
@@ -50,14 +55,15 @@ pub struct State {
 }
 
 impl State {
-    /// The state of a pod of which only its object is known. The set of its containers is taken
-    /// from this first object: Kubernetes lets nobody change it.
+    /// The state of a pod of which only its object is known. The set of its init and main containers
+    /// is taken from this first object: Kubernetes lets nobody change it.
     pub fn new(pod: Arc<Pod>) -> State {
         let containers = pod.spec.as_ref().map_or_else(Vec::new, |spec| {
             let inits = spec.init_containers.iter().flatten();
             inits
                 .map(|container| Container::new(&container.name, Role::Init))
                 .chain(spec.containers.iter().map(|c| Container::new(&c.name, Role::Main)))
+                .chain(ephemeral_names(spec).map(|name| Container::new(name, Role::Ephemeral)))
                 .collect()
         });
         let status = pod.status.as_ref();
@@ -67,6 +73,8 @@ impl State {
             evicted: None,
             ended: None,
             set_up: Work::default(),
+            addresses: None,
+            sandbox: Sandbox::default(),
             stale: false,
             refresh: Work::default(),
             tear_down: Work::default(),
@@ -127,12 +135,27 @@ impl State {
         self.containers.iter().filter(move |container| container.role == role)
     }
 
-    /// Whether the init container has done its part: it succeeded, or something after it has run
-    /// (its own record may be gone by then).
+    /// Takes the ephemeral containers of a newer object that are not known yet.
+    pub(crate) fn add_ephemeral(&mut self) {
+        let pod = Arc::clone(&self.pod);
+        for name in pod.spec.iter().flat_map(ephemeral_names) {
+            match self.container(name) {
+                // An earlier agent knew more of the pod than this one did at first.
+                Some(known) if known.role == Role::Unwanted => known.role = Role::Ephemeral,
+                Some(_) => {}
+                None => self.containers.push(Container::new(name, Role::Ephemeral)),
+            }
+        }
+    }
+
+    /// Whether the init container has done its part for the sandbox that stands: it succeeded, or
+    /// something after it has run (its own record may be gone by then).
     pub(crate) fn is_passed(&self, index: usize) -> bool {
-        let later = || self.containers.iter().skip(index + 1);
-        self.containers.get(index).is_some_and(Container::has_succeeded)
-            || later().any(|c| c.role != Role::Unwanted && c.newest().is_some())
+        let generation = self.generation();
+        let mut later = self.containers.iter().skip(index + 1);
+        let init = self.containers.get(index);
+        init.is_some_and(|init| init.has_succeeded() && init.has_run_in(generation))
+            || later.any(|c| c.role.is_work() && c.has_run_in(generation))
     }
 
     /// The index of the init container whose turn it is, if not all have done their part.
@@ -183,6 +206,11 @@ impl State {
         let deadline = now.saturating_add(grace);
         self.deadline = Some(self.deadline.map_or(deadline, |decided| decided.min(deadline)));
     }
+}
+
+/// The names of the ephemeral containers.
+fn ephemeral_names(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    spec.ephemeral_containers.iter().flatten().map(|container| container.name.as_str())
 }
 
 /// The time that the pod's spec gives its containers to end.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container as ContainerSpec, ContainerState, ContainerStateRunning,
-        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP,
-        PodStatus,
+        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, EphemeralContainer,
+        HostIP, Pod, PodIP, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -25,8 +25,6 @@ use crate::{
     step::{LOST_CODE, LOST_MESSAGE, LOST_REASON},
 };
 
-/// What a container id is prefixed with: the runtime's name.
-const ID_SCHEME: &str = "wasm";
 /// Upstream's text for an init container whose record is gone after it did its part.
 const INIT_GONE: &str =
     "Unable to get init container status from container runtime and pod has been initialized";
@@ -57,15 +55,18 @@ pub(crate) fn of(state: &State) -> PodStatus {
         return PodStatus { qos_class, ..status };
     }
     let told = given.filter(|_| state.reported_end().is_some());
-    let mut mains: Vec<ContainerStatus> =
-        state.of_role(Role::Main).map(|container| container_status(state, container)).collect();
-    let mut inits: Vec<ContainerStatus> =
-        state.of_role(Role::Init).map(|container| container_status(state, container)).collect();
+    let [mut inits, mut mains, mut ephemeral] =
+        [Role::Init, Role::Main, Role::Ephemeral].map(|role| {
+            let all = state.of_role(role).map(|container| container_status(state, container));
+            all.collect::<Vec<ContainerStatus>>()
+        });
     if state.ended.is_some() {
         mark_lost(state, &mut inits, &mut mains);
     }
-    mains.sort_by(|a, b| a.name.cmp(&b.name));
-    share_messages(&mut inits, &mut mains);
+    for sorted in [&mut mains, &mut ephemeral] {
+        sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    share_messages([&mut inits, &mut mains, &mut ephemeral]);
     let eviction = state.shown_eviction().map(|(why, _)| why);
     let mut status = PodStatus {
         phase: Some(state.phase().as_str().to_owned()),
@@ -78,12 +79,13 @@ pub(crate) fn of(state: &State) -> PodStatus {
         conditions: Some(condition::list(state)),
         container_statuses: Some(mains),
         init_container_statuses: Some(inits).filter(|inits| !inits.is_empty()),
+        ephemeral_container_statuses: Some(ephemeral).filter(|all| !all.is_empty()),
         observed_generation: state.pod.metadata.generation,
         qos_class,
         start_time: state.start_time.map(api_time),
         ..PodStatus::default()
     };
-    match (&state.set_up.done, given) {
+    match (&state.addresses, given) {
         (Some(addresses), _) => set_addresses(&mut status, addresses),
         // An earlier agent set it up: its addresses stay, also after the end.
         (None, Some(given)) => {
@@ -98,9 +100,9 @@ pub(crate) fn of(state: &State) -> PodStatus {
 }
 
 /// Cuts each termination message to its share.
-fn share_messages(inits: &mut [ContainerStatus], mains: &mut [ContainerStatus]) {
-    let containers = inits.len() + mains.len();
-    for status in inits.iter_mut().chain(mains) {
+fn share_messages(mut all: [&mut [ContainerStatus]; 3]) {
+    let containers = all.iter().map(|list| list.len()).sum();
+    for status in all.iter_mut().flat_map(|list| list.iter_mut()) {
         let states = [status.state.as_mut(), status.last_state.as_mut()].into_iter().flatten();
         for end in states.filter_map(|state| state.terminated.as_mut()) {
             end.message = end.message.as_deref().map(|text| share(text, containers).to_owned());
@@ -125,6 +127,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
     let newest = launched.next();
     let mut last = launched.find_map(|(_, known)| terminated(known));
     let waiting = container.waiting.filter(|_| state.deadline.is_none());
+    let is_to_run = container.is_wanted(state.policy(), state.generation());
     let current = match newest {
         // Nothing is known of it and the pod's object says that it is over: it knows better.
         None if before.is_some() && state.reported_end().is_some() => {
@@ -133,17 +136,17 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         None if container.role == Role::Init && is_passed(state, container) => init_gone(),
         None => waiting_state(state, container, container.waiting),
         Some((_, known)) => match (&known.state, waiting) {
-            (AttemptState::Exited(_), Some(waiting)) => {
+            (AttemptState::Exited(_), Some(waiting)) if is_to_run => {
                 last = terminated(known);
                 waiting_state(state, container, Some(waiting))
             }
-            (AttemptState::Exited(_), None) => {
+            (AttemptState::Exited(_), _) => {
                 ContainerState { terminated: terminated(known), ..ContainerState::default() }
             }
             (AttemptState::Starting | AttemptState::Running { .. }, _) => running(known),
         },
     };
-    let id = newest.map(|(_, known)| container_id(&known.id));
+    let id = newest.map(|(_, known)| known.id.clone());
     // After a restart of the agent only the pod's object knows what an adopted process runs.
     let same = before.filter(|before| before.container_id.is_some() && before.container_id == id);
     let (image, image_id) = match (&container.image.known, same) {
@@ -157,10 +160,13 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         image_id,
         container_id: id,
         restart_count: newest.map_or(0, |(attempt, _)| i32::try_from(attempt).unwrap_or(i32::MAX)),
-        started: Some(container.is_running()),
+        // Of ephemeral ones upstream says neither.
+        started: Some(container.is_running()).filter(|_| container.role != Role::Ephemeral),
         ready: match container.role {
-            Role::Init => is_passed(state, container),
+            // One that succeeded in an old sandbox is ready until it runs again.
+            Role::Init => container.has_succeeded() || is_passed(state, container),
             Role::Main | Role::Unwanted => container.is_running(),
+            Role::Ephemeral => false,
         },
         state: Some(current),
         last_state: last
@@ -180,6 +186,7 @@ fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a Containe
     let of_role = match container.role {
         Role::Init => status.init_container_statuses.as_ref(),
         Role::Main | Role::Unwanted => status.container_statuses.as_ref(),
+        Role::Ephemeral => status.ephemeral_container_statuses.as_ref(),
     };
     of_role?.iter().find(|status| status.name == container.name)
 }
@@ -187,13 +194,11 @@ fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a Containe
 /// The image that the spec gives a container.
 pub(crate) fn spec_image<'a>(pod: &'a Pod, container: &str) -> &'a str {
     let Some(spec) = &pod.spec else { return "" };
-    let named = |spec: &&ContainerSpec| spec.name == container;
-    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
-    all.find(named).and_then(|spec| spec.image.as_deref()).unwrap_or("")
-}
-
-fn container_id(id: &str) -> String {
-    format!("{ID_SCHEME}://{id}")
+    let of_container = |spec: &'a ContainerSpec| (spec.name.as_str(), &spec.image);
+    let of_ephemeral = |spec: &'a EphemeralContainer| (spec.name.as_str(), &spec.image);
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers).map(of_container);
+    let mut all = all.chain(spec.ephemeral_containers.iter().flatten().map(of_ephemeral));
+    all.find(|(name, _)| *name == container).and_then(|(_, image)| image.as_deref()).unwrap_or("")
 }
 
 fn running(known: &Known) -> ContainerState {
@@ -210,7 +215,7 @@ fn running(known: &Known) -> ContainerState {
 fn terminated(known: &Known) -> Option<ContainerStateTerminated> {
     let Exit { started_at, finished_at, code, reason, message } = known.exit()?;
     Some(ContainerStateTerminated {
-        container_id: Some(container_id(&known.id)),
+        container_id: Some(known.id.clone()),
         exit_code: *code,
         finished_at: Some(api_time(*finished_at)),
         message: non_empty(message),

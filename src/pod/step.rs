@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     Action, Attempt, AttemptState, Event, Exit, Failure, Now,
-    container::{Container, Role},
+    container::{Container, RUN_ERROR, Role},
     event::ImageRef,
     plan,
     state::State,
@@ -22,8 +22,6 @@ pub(crate) const LOST_MESSAGE: &str =
     "The container could not be located when the pod was terminated";
 /// See [`LOST_REASON`]: 128 + SIGKILL.
 pub(crate) const LOST_CODE: i32 = 137;
-/// The waiting reason of an attempt that vanished before its launch.
-const VANISHED_REASON: &str = "RunContainerError";
 
 /// Takes one event and gives the new state and what is now to be done, in this order. Before the
 /// first [`Event::Observed`] there are no actions.
@@ -43,7 +41,7 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
 
 impl State {
     /// Takes a newer object of the pod. A main container whose image is another one now is run anew
-    /// (upstream: `containerChanged`).
+    /// (upstream: `containerChanged`), an ephemeral one that was added is run.
     fn take(&mut self, pod: Arc<Pod>) {
         let old = std::mem::replace(&mut self.pod, pod);
         let images = |pod: &Pod| -> BTreeMap<String, Option<String>> {
@@ -56,6 +54,7 @@ impl State {
                 self.replace(&name);
             }
         }
+        self.add_ephemeral();
     }
 
     fn replace(&mut self, container: &str) {
@@ -67,16 +66,28 @@ impl State {
 
     /// One attempt has changed.
     fn hear(&mut self, attempt: Attempt, now: Duration) {
+        if self.is_stale(attempt.sandbox, &attempt.state) {
+            return;
+        }
         let Some(container) = self.container(&attempt.container) else { return };
         let (number, name) = (attempt.attempt, attempt.container.clone());
+        let id = attempt.id.clone();
         let before = container.progress(number);
         let asked = container.starting == Some(number) || before.is_some();
         container.merge(attempt, false, now);
         let after = container.progress(number);
+        let error = container.start_error(number).map(|error| unnamed(&error.message, &id, &name));
         if asked {
-            self.record_start(&name, before, after);
+            self.record_start(&name, before, after, error);
         }
     }
+}
+
+/// A text in which a container's id gives way to its name, so that equal events are equal (upstream:
+/// `recordContainerEvent`).
+fn unnamed(text: &str, id: &str, name: &str) -> String {
+    let id = id.split_once("://").map_or(id, |(_, id)| id);
+    if id.is_empty() { text.to_owned() } else { text.replace(id, name) }
 }
 
 fn merge(state: &mut State, event: Event, now: Now) {
@@ -96,9 +107,9 @@ fn merge(state: &mut State, event: Event, now: Now) {
             state.hear(attempt, now.mono);
         }
         Event::SetUp(result) => {
-            state.record_failure(&result);
-            state.set_up.answer::<Failure>(result, now.mono);
+            state.take_set_up(result, now.mono);
         }
+        Event::SandboxChanged { sandbox } => state.lose_sandbox(sandbox),
         Event::Changed => {
             state.stale = true;
             state.set_up.hurry();
@@ -181,7 +192,7 @@ impl Container {
         });
         if let Some(number) = vanished {
             let message = format!("attempt {number} of container {name} was gone before it ran");
-            let failure = Failure { reason: VANISHED_REASON.to_owned(), message };
+            let failure = Failure { reason: RUN_ERROR.to_owned(), message };
             let _ = self.start_failed(number, failure, now.mono);
         }
     }

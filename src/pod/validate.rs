@@ -4,6 +4,7 @@
 
 mod container;
 mod env;
+mod ephemeral;
 mod mount;
 mod name;
 mod network;
@@ -101,6 +102,7 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
             container::container(errors, &path, one, &scope, &mut host_ports);
         }
     }
+    ephemeral::ephemeral(errors, spec, &volumes);
     let policies = ["Always", "OnFailure", "Never"];
     errors.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), &policies);
     let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
@@ -203,6 +205,9 @@ pub(crate) mod source_tests;
 #[path = "validate/place_test.rs"]
 mod place_tests;
 
+#[cfg(test)]
+#[path = "validate/ephemeral_test.rs"]
+mod ephemeral_tests;
 #[cfg(test)]
 #[path = "validate/object_test.rs"]
 mod object_tests;

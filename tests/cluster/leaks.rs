@@ -11,12 +11,15 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 
+use crate::cluster::containerd;
 use crate::holds_within;
 
 /// What was killed or let go is gone from the kernel's tables a moment later: this long at most.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Where a kubelet leaves a link to each container's log, wherever the logs are.
 const LOG_LINKS: &str = "/var/log/containers";
+/// Where that library keeps it, whatever runtime it is part of.
+const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// Levels of folders looked into: deeper than any path an agent makes.
 const DEPTH_MAX: usize = 24;
 /// Mounts on top of one another are taken off one by one: more often than any test mounts.
@@ -80,14 +83,29 @@ fn has(text: &[u8], path: &Path) -> bool {
 
 /// The mounts and the bound sockets that name `dir`, a line each.
 pub fn mounts_and_sockets(dir: &Path) -> Vec<String> {
-    let dir = dir.to_string_lossy();
-    let mut left = Vec::new();
-    for (what, table) in [("mount", "/proc/self/mountinfo"), ("socket", "/proc/net/unix")] {
-        let text = fs::read_to_string(table).expect("/proc is mounted");
-        let lines = text.lines().filter(|line| line.contains(&*dir));
-        left.extend(lines.map(|line| format!("{what}: {line}")));
-    }
+    let mut left = mounts(dir);
+    left.extend(naming(dir, "socket", "/proc/net/unix"));
     left
+}
+
+/// The mounts that name `dir`, a line each.
+pub fn mounts(dir: &Path) -> Vec<String> {
+    naming(dir, "mount", "/proc/self/mountinfo")
+}
+
+fn naming(dir: &Path, what: &str, table: &str) -> Vec<String> {
+    let dir = dir.to_string_lossy();
+    let text = fs::read_to_string(table).expect("/proc is mounted");
+    let lines = text.lines().filter(|line| line.contains(&*dir));
+    lines.map(|line| format!("{what}: {line}")).collect()
+}
+
+/// What the CNI library of a container runtime remembers of networks whose name, or whose name and
+/// `-`, begins so.
+pub fn results(prefix: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten();
+    let ours = files.filter(|file| file.file_name().to_string_lossy().starts_with(prefix));
+    ours.map(|file| file.path()).collect()
 }
 
 /// The files below `dir` that are sockets or lie below one of the `empty` folders.
@@ -218,6 +236,11 @@ pub fn sweep() {
     };
     for name in names(&std::env::temp_dir()) {
         let dir = std::env::temp_dir().join(name);
+        for one in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            for file in containerd::outside(&one.path()) {
+                let _ = fs::remove_file(file);
+            }
+        }
         remove_below(&dir);
         remove_log_links(&dir);
         let _ = fs::remove_dir_all(dir);
@@ -229,5 +252,8 @@ pub fn sweep() {
         for name in names(&parent) {
             remove_cgroups(&name);
         }
+    }
+    for name in names(Path::new(CNI_RESULTS)) {
+        let _ = fs::remove_file(Path::new(CNI_RESULTS).join(name));
     }
 }

@@ -70,6 +70,11 @@ impl Network {
         fs::remove_file(self.conf.join("10-test.conflist")).expect("removed");
     }
 
+    /// The bridge's name, and the network's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The bridge's own address, which is the node's.
     pub fn gateway(&self) -> Ipv4Addr {
         let [a, b, c] = self.subnet;

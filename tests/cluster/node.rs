@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
+use crate::cluster::containerd::{Build, Containerd};
 use crate::cluster::network::{Network, PLUGINS};
 use crate::cluster::program::{Program, tail};
 use crate::cluster::{ControlPlane, free_port, leaks};
@@ -35,6 +36,8 @@ pub struct NodeOptions {
     pub network: bool,
     /// Another kubeconfig than the node's own.
     pub kubeconfig: Option<PathBuf>,
+    /// The containerd for its ordinary images; without one, it runs Wasm alone.
+    pub containerd: Option<Build>,
 }
 
 impl Default for NodeOptions {
@@ -46,6 +49,7 @@ impl Default for NodeOptions {
             env: Vec::new(),
             network: true,
             kubeconfig: None,
+            containerd: None,
         }
     }
 }
@@ -64,6 +68,7 @@ pub struct Node<'a> {
     args: Vec<String>,
     env: Vec<(String, String)>,
     agent: Option<Program>,
+    containerd: Option<Containerd>,
     finished: bool,
 }
 
@@ -91,6 +96,11 @@ impl<'a> Node<'a> {
             network.configure();
         }
         leaks::make_cgroups(&cgroup);
+        let containerd = options.containerd.map(|build| {
+            // Its own directory: what is left of it is looked for in other ways.
+            let its = plane.dir().join(format!("c{number:03}"));
+            Containerd::start(&its, &plane.dir().join("images"), &network, build)
+        });
         let ip = IpAddr::V4(network.gateway());
         let port = free_port(ip);
         let healthz_port = free_port(Ipv4Addr::LOCALHOST.into());
@@ -105,6 +115,7 @@ impl<'a> Node<'a> {
             args: options.args,
             env: options.env,
             agent: None,
+            containerd,
             finished: false,
         };
         let mut config = node.configuration();
@@ -113,7 +124,18 @@ impl<'a> Node<'a> {
         let kubeconfig = options.kubeconfig.unwrap_or_else(|| plane.node_kubeconfig(&node.name));
         let args = node.arguments(&kubeconfig);
         node.args.splice(..0, args);
+        if let Some(containerd) = &node.containerd {
+            let endpoint = containerd.endpoint();
+            node.set_endpoint(&endpoint);
+        }
         node
+    }
+
+    /// Lets its agent, at its next start, find its runtime elsewhere than at its containerd itself.
+    pub fn set_endpoint(&mut self, endpoint: &str) {
+        const FLAG: &str = "--container-runtime-endpoint=";
+        self.args.retain(|arg| !arg.starts_with(FLAG));
+        self.args.push(format!("{FLAG}{endpoint}"));
     }
 
     fn configuration(&self) -> Value {
@@ -205,6 +227,18 @@ impl<'a> Node<'a> {
     /// Its pod network.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Its containerd, which it was started with.
+    #[track_caller]
+    pub fn containerd(&self) -> &Containerd {
+        self.containerd.as_ref().expect("a node with a containerd")
+    }
+
+    /// The same, to be ended and started.
+    #[track_caller]
+    pub fn containerd_mut(&mut self) -> &mut Containerd {
+        self.containerd.as_mut().expect("a node with a containerd")
     }
 
     /// The control group below which its pods' are.
@@ -310,11 +344,12 @@ impl<'a> Node<'a> {
             let meta = &pod["metadata"];
             let _ = writeln!(text, "{}/{}: {:#}", meta["namespace"], meta["name"], pod["status"]);
         }
-        format!("{text}\n--- log of {}\n{}\n---", self.name, self.log())
+        let containerd = self.containerd.as_ref().map(Containerd::log).unwrap_or_default();
+        format!("{text}\n{containerd}\n--- log of {}\n{}\n---", self.name, self.log())
     }
 
     /// What is left of its pods, a line each; of its agent too, if that runs.
-    pub fn leaks(&self) -> Vec<String> {
+    pub fn leaks(&mut self) -> Vec<String> {
         let mut left: Vec<String> =
             leaks::processes(&self.dir).into_iter().map(|(_, about)| about).collect();
         left.extend(leaks::mounts_and_sockets(&self.dir));
@@ -323,8 +358,9 @@ impl<'a> Node<'a> {
     }
 
     /// The part of that which no agent has without pods.
-    fn pod_leaks(&self) -> Vec<String> {
+    fn pod_leaks(&mut self) -> Vec<String> {
         let mut left = self.network.leaks();
+        left.extend(self.containerd.as_mut().map(Containerd::leaks).unwrap_or_default());
         left.extend(leaks::log_links(&self.dir).iter().map(|l| format!("link: {}", l.display())));
         left.extend(leaks::files(&self.dir, &[&self.file("root/pods"), &self.file("run/netns")]));
         // The groups of the QoS classes stay, as a kubelet's do; a pod's and what it holds do not.
@@ -361,6 +397,8 @@ impl<'a> Node<'a> {
             agent.kill();
         }
         leaks::remove_below(&self.dir);
+        // With its shims; a container that goes on is killed in its control group.
+        self.containerd = None;
         leaks::remove_log_links(&self.dir);
         leaks::remove_cgroups(&self.cgroup);
     }
@@ -376,7 +414,8 @@ impl Drop for Node<'_> {
         }));
         if std::thread::panicking() {
             // Of a failed test much is left: said, since it may be what failed it.
-            eprintln!("{}: left behind:\n{}", self.name, self.leaks().join("\n"));
+            let left = self.leaks().join("\n");
+            eprintln!("{}: left behind:\n{left}", self.name);
         }
         self.remove();
         if let Err(panic) = checked {

@@ -317,9 +317,13 @@ impl ControlPlane {
 
     /// `kubectl ARGS` as the admin, not started yet.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(kubernetes());
+        self.as_admin(&kubernetes(), &[&["kubectl"], args].concat())
+    }
+
+    /// `PROGRAM ARGS` with the admin's kubeconfig, not started yet.
+    pub fn as_admin(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
-            .arg("kubectl")
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -432,11 +436,10 @@ impl ControlPlane {
 
     /// Ends all programs, and fails the test if one has to be killed or leaves something.
     #[track_caller]
-    pub fn finish(self) {
+    pub fn finish(&self) {
         let dir = self.dir().to_owned();
         let port = self.address();
         let well = self.end();
-        drop(self);
         let left = leaks::settled(|| {
             let mut left: Vec<String> =
                 leaks::processes(&dir).into_iter().map(|(_, about)| about).collect();
@@ -449,11 +452,14 @@ impl ControlPlane {
         assert!(well, "a program did not end when asked, see above");
     }
 
-    fn end(&self) -> bool {
+    /// Ends all programs and removes their directory: whether none had to be killed.
+    pub fn end(&self) -> bool {
         self.resume();
         let order = [&self.scheduler, &self.controller_manager, &self.api_server, &self.etcd];
         // Not the first of them that fails: all.
-        order.map(|program| lock(program).stop(STOPPED)).iter().all(|well| *well)
+        let well = order.map(|program| lock(program).stop(STOPPED)).iter().all(|well| *well);
+        let _ = fs::remove_dir_all(self.dir());
+        well
     }
 }
 

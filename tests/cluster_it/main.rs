@@ -3,22 +3,28 @@
 
 mod admission;
 mod classes;
+mod containerd;
+mod faults;
 mod join;
+mod mixed;
 mod network;
 mod objects;
 mod outage;
 mod place;
 mod refusals;
 mod resources;
+mod runtimes;
 mod smoke;
+mod streams;
 mod survive;
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use copepod_tests::cluster::{ControlPlane, Options};
+use copepod_tests::cluster::{Build, ControlPlane, Node, NodeOptions, Options};
 use copepod_tests::registry::Registry;
 use copepod_tests::{Home, guest};
 use libtest_mimic::{Arguments, Trial};
@@ -32,7 +38,10 @@ const THREADS: usize = 4;
 
 /// What the tests share.
 struct World {
-    plane: ControlPlane,
+    /// Never freed, so that a node can be shared; ended with the world.
+    plane: &'static ControlPlane,
+    /// A node with a containerd, for all tests that break neither.
+    ordinary: Mutex<Option<Arc<Node<'static>>>>,
     registry: Registry,
     home: Home,
     /// Pushed already, by name.
@@ -43,17 +52,39 @@ impl World {
     /// With this control plane; the shared one, or one whose API server a test takes away.
     fn with(plane: ControlPlane) -> Self {
         Self {
-            plane,
+            plane: Box::leak(Box::new(plane)),
+            ordinary: Mutex::default(),
             registry: Registry::start(),
             home: Home::with_empty_cache(),
             images: Mutex::default(),
         }
     }
 
-    /// Ends the control plane, and fails if anything is left of it.
+    /// Ends the shared node and the control plane, and fails if anything is left of either.
     #[track_caller]
     fn finish(self) {
+        let ordinary = self.ordinary.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(node) = ordinary {
+            // A test that failed has left its pods.
+            for pod in node.pods() {
+                let field = |name: &str| pod["metadata"][name].as_str().unwrap_or_default();
+                self.plane.api().delete("pods", field("namespace"), field("name"));
+            }
+            node.wait(SOON, "no pod is left", || node.pods().is_empty().then_some(()));
+            Arc::into_inner(node).expect("all tests have ended").finish();
+        }
         self.plane.finish();
+    }
+
+    /// The shared node with a containerd, started when it is first asked for.
+    #[track_caller]
+    fn ordinary(&self) -> Arc<Node<'static>> {
+        let mut ordinary = self.ordinary.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = || {
+            let containerd = Some(Build::Usual);
+            Arc::new(Node::start(self.plane, NodeOptions { containerd, ..Default::default() }))
+        };
+        Arc::clone(ordinary.get_or_insert_with(start))
     }
 
     /// The reference of an image with this guest (of `wasm-examples`), pushed when it is first
@@ -74,6 +105,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Of a test that failed; nothing is to be done otherwise.
+        self.plane.end();
+    }
+}
+
 type Test = (&'static str, fn(&World));
 
 /// Names each test as libtest would. One that is not listed is dead code, which the lint finds.
@@ -87,7 +125,24 @@ fn main() -> ExitCode {
     let tests: [Test; _] = tests![
         smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
         smoke::a_pod_without_a_node_stays_pending,
+        streams::a_command_is_run_with_its_streams_and_its_end,
+        streams::a_command_whose_client_is_killed_ends,
+        streams::an_attached_client_hears_and_is_read,
+        streams::a_port_is_forwarded_into_the_pods_network,
+        streams::a_hundred_megabytes_go_each_way_without_loss,
+        streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
+        runtimes::both_give_the_same_statuses,
+        runtimes::both_give_the_same_statuses_with_containerd_2,
+        mixed::each_part_is_killed_under_load_and_nobody_else_notices,
+        mixed::pods_outlive_an_absence_of_containerd,
+        faults::lost_delayed_and_doubled_answers_end_well,
+        faults::a_call_that_hangs_holds_up_its_pod_alone,
+        verbs::each_verb_works_with_old_and_new_kubectl,
+        containerd::it_runs_stops_comes_back_and_leaves_nothing,
+        containerd::the_second_one_does_so_too,
+        containerd::what_a_test_leaves_is_named_and_removed,
+        containerd::calls_go_wrong_as_planned,
         join::a_deployment_is_run_followed_rolled_and_deleted,
         join::a_node_that_was_deleted_registers_again,
         join::the_lease_is_renewed_and_the_node_says_what_it_is,

@@ -76,7 +76,7 @@ fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane
         (starts(&place, &crashes), |folder: &str| folder.contains("_crashes_"));
     processes.retain(|folder, _| !crashing(folder));
 
-    leave(&world.plane);
+    leave(world.plane);
     // The time itself is what is tested, and nothing else may happen in it.
     let moved = holds_within(away, || {
         std::thread::park_timeout(Duration::from_millis(500));
@@ -88,7 +88,7 @@ fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane
     let during = starts(&place, &crashes) - before;
     assert!(during >= 1, "no restart in {away:?}\n{}", place.node.log());
     let back = now();
-    come_back(&world.plane);
+    come_back(world.plane);
     caught_up(&place, &back, &crashes);
 
     for pod in &still {

@@ -1,19 +1,26 @@
 //! A node and a namespace for one test.
 
 use std::fmt::Write as _;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use copepod_tests::cluster::{Api, Node, NodeOptions};
+use copepod_tests::cluster::images::BUSYBOX;
+use copepod_tests::cluster::{Api, Build, Node, NodeOptions};
 use serde_json::{Value, json};
 
 use crate::{SOON, World};
 
-/// One test's node, Ready, and its namespace.
-pub(crate) struct Place<'a> {
+/// One test's namespace and its node, Ready: its own, or ([`Shared`]) one with others.
+pub(crate) struct Place<'a, N = Box<Node<'a>>> {
     pub(crate) world: &'a World,
-    pub(crate) node: Node<'a>,
+    pub(crate) node: N,
     pub(crate) namespace: String,
 }
+
+/// A place on the node with a containerd that is shared by all tests that break neither.
+pub(crate) type Shared<'a> = Place<'a, Arc<Node<'static>>>;
 
 impl<'a> Place<'a> {
     /// A node as usual.
@@ -24,11 +31,53 @@ impl<'a> Place<'a> {
         place
     }
 
+    /// A node with a containerd too, so that it runs ordinary images.
+    #[track_caller]
+    pub(crate) fn ordinary(world: &'a World, build: Build) -> Self {
+        let place =
+            Self::with(world, NodeOptions { containerd: Some(build), ..Default::default() });
+        place.node.wait_ready(SOON);
+        place
+    }
+
     /// A node with these options, which is not waited for.
     #[track_caller]
     pub(crate) fn with(world: &'a World, options: NodeOptions) -> Self {
-        let node = Node::start(&world.plane, options);
-        let namespace = format!("of-{}", node.name());
+        Self::on(world, Box::new(Node::start(world.plane, options)))
+    }
+
+    /// Deletes all pods and what makes them, waits for their end, and ends the node: nothing may be
+    /// left of it.
+    #[track_caller]
+    pub(crate) fn finish(self) {
+        self.clear();
+        self.node.finish();
+    }
+}
+
+impl<'a> Shared<'a> {
+    /// A namespace on the shared node.
+    #[track_caller]
+    pub(crate) fn shared(world: &'a World) -> Self {
+        let place = Self::on(world, world.ordinary());
+        place.node.wait_ready(SOON);
+        place
+    }
+
+    /// Deletes all pods of the namespace and what makes them, and waits for their end.
+    #[track_caller]
+    pub(crate) fn leave(self) {
+        self.clear();
+    }
+}
+
+impl<'a, 'n, N: Deref<Target = Node<'n>>> Place<'a, N> {
+    /// A namespace for a node.
+    #[track_caller]
+    pub(crate) fn on(world: &'a World, node: N) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("{number}-of-{}", node.name());
         let place = Self { world, node, namespace };
         let meta = json!({"metadata": {"name": place.namespace}});
         place.api().create("namespaces", "", &meta);
@@ -39,6 +88,16 @@ impl<'a> Place<'a> {
                 .wait(SOON, name, String::new, || place.api().get(kind, &place.namespace, name));
         }
         place
+    }
+
+    /// Deletes all pods and what makes them, waits for their end, and deletes the namespace.
+    #[track_caller]
+    fn clear(&self) {
+        for kind in ["deployments", "replicasets", "pods"] {
+            self.api().delete_all(kind, &self.namespace);
+        }
+        self.wait_none(SOON);
+        self.api().delete("namespaces", "", &self.namespace);
     }
 
     pub(crate) fn api(&self) -> &'a Api {
@@ -62,6 +121,14 @@ impl<'a> Place<'a> {
                 "containers": [{"name": "main", "image": self.world.image(guest), "args": args}],
             },
         })
+    }
+
+    /// The same with busybox and a command of its shell.
+    pub(crate) fn shell(&self, name: &str, command: &str) -> Value {
+        let mut pod = self.pod(name, "hello", &[]);
+        pod["spec"]["containers"] =
+            json!([{"name": "main", "image": BUSYBOX, "command": ["sh", "-c", command]}]);
+        pod
     }
 
     /// Makes a pod.
@@ -121,18 +188,6 @@ impl<'a> Place<'a> {
         self.node.wait(within, "no pod is left", || {
             self.api().list("pods", &self.namespace).is_empty().then_some(())
         });
-    }
-
-    /// Deletes all pods and what makes them, waits for their end, and ends the node: nothing may be
-    /// left of it.
-    #[track_caller]
-    pub(crate) fn finish(self) {
-        for kind in ["deployments", "replicasets", "pods"] {
-            self.api().delete_all(kind, &self.namespace);
-        }
-        self.wait_none(SOON);
-        self.api().delete("namespaces", "", &self.namespace);
-        self.node.finish();
     }
 }
 

@@ -28,7 +28,7 @@ fn no_node(world: &World, name: &str, ca: &str, identity: &Identity, says: &str)
     std::fs::write(&file, text).expect("written");
     let name = Some(name.to_owned());
     let options = NodeOptions { name, kubeconfig: Some(file), ..NodeOptions::default() };
-    let mut node = Node::start(&world.plane, options);
+    let mut node = Node::start(world.plane, options);
     node.wait(SOON, &format!("its log says {says:?}"), || {
         node.whole_log().contains(says).then_some(())
     });
@@ -70,7 +70,7 @@ pub(crate) fn an_expired_certificate_makes_no_node(world: &World) {
 pub(crate) fn all_faults_of_a_configuration_are_told_at_once(world: &World) {
     let config = json!({"cgroupDriver": "mine", "maxPods": -1, "notAField": true});
     let options = NodeOptions { config, ..NodeOptions::default() };
-    let mut node = Node::start(&world.plane, options);
+    let mut node = Node::start(world.plane, options);
     let status = node.wait_end(SOON);
     assert_eq!(status.code(), Some(1), "{}", node.log());
     // A field that nobody knows hides the rest: the file cannot be trusted then.
@@ -78,7 +78,7 @@ pub(crate) fn all_faults_of_a_configuration_are_told_at_once(world: &World) {
     node.finish();
     let config = json!({"cgroupDriver": "mine", "maxPods": -1, "imageGCHighThresholdPercent": 101});
     let options = NodeOptions { config, ..NodeOptions::default() };
-    let mut node = Node::start(&world.plane, options);
+    let mut node = Node::start(world.plane, options);
     let status = node.wait_end(SOON);
     assert_eq!(status.code(), Some(1), "{}", node.log());
     for field in ["cgroupDriver", "maxPods", "imageGCHighThresholdPercent"] {

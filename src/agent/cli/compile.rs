@@ -82,7 +82,7 @@ async fn prepare(
     let bare = !["/", "./", "../", "file://"].iter().any(|start| name.starts_with(start));
     let name = if bare { format!("./{name}") } else { name.to_owned() };
     let policy = PullPolicy::IfNotPresent;
-    let request = ImageRequest { image: &name, base: here, policy, command: None };
+    let request = ImageRequest { image: &name, base: here, policy, command: None, secrets: None };
     images.prepare(request, progress).await
 }
 

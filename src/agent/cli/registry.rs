@@ -23,6 +23,6 @@ impl RegistryArgs {
     /// The same for the room that asks registries.
     pub(super) fn options(self) -> RegistryOptions {
         let Self { plain_http, ca_file, auth_file } = self;
-        RegistryOptions { plain_http, ca_file, auth_file }
+        RegistryOptions { plain_http, ca_file, auth_file, keyring: None }
     }
 }

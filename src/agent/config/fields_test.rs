@@ -82,7 +82,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("kubeAPIQPS", "5"),
     ("kubeAPIBurst", "5"),
     ("serializeImagePulls", "false"),
-    ("maxParallelImagePulls", "1"),
+    ("maxParallelImagePulls", "2\nserializeImagePulls: false"),
     ("evictionHard", "{memory.available: 200Mi}"),
     ("evictionSoft", "{memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1m}"),
     ("evictionSoftGracePeriod", "{memory.available: 1m}"),

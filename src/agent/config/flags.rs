@@ -68,16 +68,25 @@ pub(crate) struct NodeFlags {
     /// Directory of the network's programs, may be repeated [default: /opt/cni/bin, /usr/lib/cni]
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_bin_dir: Vec<PathBuf>,
+    /// A CredentialProviderConfig, or a directory of them: programs that know registries' credentials
+    #[arg(long, value_name = "PATH")]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Directory of those programs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
     /// Refused: TLS bootstrap is a later step
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) bootstrap_kubeconfig: Option<String>,
     /// Refused: drop-in files are a later step
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) config_dir: Option<String>,
-    /// Accepted for kubeadm's sake: there is no other runtime yet
-    #[arg(long, value_name = "ENDPOINT", hide = true)]
+    /// The container runtime of ordinary images: unix:///PATH [default: none, pods are Wasm]
+    #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
-    /// Accepted for kubeadm's sake: there is no pause container
+    /// The runtime's image service, if it is another one: unix:///PATH
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) image_service_endpoint: Option<String>,
+    /// Accepted for kubeadm's sake: the container runtime knows its pause image
     #[arg(long, value_name = "IMAGE", hide = true)]
     pub(crate) pod_infra_container_image: Option<String>,
 }
@@ -127,22 +136,19 @@ impl NodeFlags {
                 format!("{other:?} is none: expected \"external\", or the flag left out"),
             ),
         }
-        for (flag, value, why) in [
-            (
-                "--container-runtime-endpoint",
-                &self.container_runtime_endpoint,
-                "not yet honoured: pods run as Wasm only",
-            ),
-            (
-                "--pod-infra-container-image",
-                &self.pod_infra_container_image,
-                "without effect: there is no pause container",
-            ),
-        ] {
-            if value.is_some() {
-                findings.warn(flag, why);
-            }
+        if self.pod_infra_container_image.is_some() {
+            let text = "without effect: the container runtime knows its pause image";
+            findings.warn("--pod-infra-container-image", text);
         }
+    }
+
+    /// Whether this flag, one of the two endpoints, is given.
+    pub(super) fn has_endpoint(&self, flag: &str) -> bool {
+        let value = match flag {
+            "--container-runtime-endpoint" => &self.container_runtime_endpoint,
+            _ => &self.image_service_endpoint,
+        };
+        value.is_some()
     }
 
     /// The directory of certificates.

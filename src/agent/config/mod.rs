@@ -16,9 +16,11 @@
 //! `AlwaysAllow`, port 10255); those are insecure, so a warning says that they are not taken.
 
 mod check;
+mod credential_provider;
 mod duration;
 mod findings;
 mod flags;
+mod images;
 mod labels;
 mod machine;
 mod not_yet;
@@ -38,8 +40,10 @@ use copepod_pod::quantity::Quantity;
 use copepod_pod::resources::QuotaPolicy;
 use k8s_openapi::api::core::v1::Taint;
 
+pub(crate) use credential_provider::CredentialProvider;
 pub(crate) use findings::{ConfigError, ConfigErrors, Warning};
 pub(crate) use flags::NodeFlags;
+pub(crate) use images::ImageConfig;
 pub(crate) use reserve::{Reserved, Signal, Threshold};
 pub(crate) use server::{Authorization, ServerConfig, TlsVersion};
 
@@ -63,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) sandbox: Option<PathBuf>,
     /// The two servers.
     pub(crate) server: ServerConfig,
+    /// The runtime of ordinary images; `None`: pods are Wasm.
+    pub(crate) runtime: Option<RuntimeConfig>,
     /// Name resolution of pods.
     pub(crate) dns: DnsConfig,
     /// Bounds on pods.
@@ -73,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) cgroups: CgroupConfig,
     /// Containers' logs.
     pub(crate) logs: LogConfig,
+    /// Images: their pulls and their end.
+    pub(crate) images: ImageConfig,
     /// Most events sent.
     pub(crate) events: Rate,
     /// Most verbose diagnostics, 0 to 10 as klog has them.
@@ -126,6 +134,18 @@ pub(crate) struct Dirs {
     pub(crate) cni_conf: PathBuf,
     /// Programs of the network, in this order: `--cni-bin-dir`.
     pub(crate) cni_bins: Vec<PathBuf>,
+}
+
+/// The runtime of ordinary images. It is there where an endpoint is given: the default that a kubelet
+/// has is none of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuntimeConfig {
+    /// `containerRuntimeEndpoint`: `unix:///PATH`.
+    pub(crate) endpoint: String,
+    /// `imageServiceEndpoint`, where it is another one.
+    pub(crate) images: Option<String>,
+    /// `runtimeRequestTimeout`: how long a call may take that waits for nothing by itself.
+    pub(crate) patience: Duration,
 }
 
 /// Name resolution of pods.
@@ -263,6 +283,11 @@ fn decode(name: &str, text: &str) -> Result<KubeletConfiguration, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     crate::sources::single(name, text, (types::API_VERSION, types::KIND))
         .map_err(ConfigError::Decode)
+}
+
+/// The value of a field whose zero stands for its default.
+fn non_zero(given: Option<i32>, default: i32) -> i32 {
+    given.filter(|number| *number != 0).unwrap_or(default)
 }
 
 /// A quantity, or upstream's reason why it is none.

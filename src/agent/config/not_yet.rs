@@ -12,7 +12,6 @@ const NOT_YET: &str = "not yet honoured";
 
 /// The defaults of 1.36 (`SetDefaults_KubeletConfiguration`).
 const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
-const ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 const VOLUME_PLUGINS: &str = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/";
 
 /// Names them.
@@ -51,11 +50,8 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("syncFrequency", file.sync_frequency, 60),
         ("fileCheckFrequency", file.file_check_frequency, 20),
         ("httpCheckFrequency", file.http_check_frequency, 20),
-        ("imageMinimumGCAge", file.image_minimum_gc_age, 120),
-        ("imageMaximumGCAge", file.image_maximum_gc_age, 0),
         ("volumeStatsAggPeriod", file.volume_stats_agg_period, 60),
         ("cpuManagerReconcilePeriod", file.cpu_manager_reconcile_period, 10),
-        ("runtimeRequestTimeout", file.runtime_request_timeout, 120),
         ("evictionPressureTransitionPeriod", file.eviction_pressure_transition_period, 300),
         ("shutdownGracePeriod", file.shutdown_grace_period, 0),
         ("shutdownGracePeriodCriticalPods", file.shutdown_grace_period_critical_pods, 0),
@@ -71,11 +67,7 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
 fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     let non_zero = |value: Option<i32>| value.filter(|value| *value != 0);
     for (field, value, default) in [
-        ("registryPullQPS", file.registry_pull_qps, 5),
-        ("registryBurst", non_zero(file.registry_burst), 10),
         ("oomScoreAdj", file.oom_score_adj, -999),
-        ("imageGCHighThresholdPercent", file.image_gc_high_threshold_percent, 85),
-        ("imageGCLowThresholdPercent", file.image_gc_low_threshold_percent, 80),
         ("kubeAPIQPS", file.kube_api_qps, 50),
         ("kubeAPIBurst", non_zero(file.kube_api_burst), 100),
         ("evictionMaxPodGracePeriod", file.eviction_max_pod_grace_period, 0),
@@ -85,8 +77,6 @@ fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     ] {
         notes.unless(field, value.as_ref(), &default);
     }
-    let pulls = file.max_parallel_image_pulls;
-    notes.if_any("maxParallelImagePulls", pulls.is_some());
     let open = file.max_open_files.filter(|number| *number != 0);
     notes.unless("maxOpenFiles", open.as_ref(), &1_000_000);
     notes.unless("memoryThrottlingFactor", file.memory_throttling_factor.as_ref(), &0.9);
@@ -102,7 +92,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("rotateCertificates", file.rotate_certificates, false),
         ("serverTLSBootstrap", file.server_tls_bootstrap, false),
         ("enableContentionProfiling", file.enable_contention_profiling, false),
-        ("serializeImagePulls", file.serialize_image_pulls, true),
         ("protectKernelDefaults", file.protect_kernel_defaults, false),
         ("kernelMemcgNotification", file.kernel_memcg_notification, false),
         ("enableSystemLogQuery", file.enable_system_log_query, false),
@@ -132,8 +121,6 @@ fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("volumePluginDir", &file.volume_plugin_dir, VOLUME_PLUGINS),
         ("memoryReservationPolicy", &file.memory_reservation_policy, "None"),
         ("imagePullCredentialsVerificationPolicy", pulls, "NeverVerifyPreloadedImages"),
-        ("containerRuntimeEndpoint", &file.container_runtime_endpoint, ENDPOINT),
-        ("imageServiceEndpoint", &file.image_service_endpoint, ""),
         ("staticPodPath", &file.static_pod_path, ""),
         ("staticPodURL", &file.static_pod_url, ""),
     ] {

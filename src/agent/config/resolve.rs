@@ -16,13 +16,14 @@ use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
     CgroupConfig, CgroupDriver, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate,
-    ReservedGroup, labels, quantity, reserve, server,
+    ReservedGroup, RuntimeConfig, images, labels, non_zero, quantity, reserve, server,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
 const POD_LOGS_DIR: &str = "/var/log/pods";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_PODS: i32 = 110;
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 const STATUS_UPDATE: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(5 * 60);
 const LEASE_SECONDS: i32 = 40;
@@ -61,11 +62,13 @@ pub(super) fn resolve(
         },
         sandbox: flags.sandbox.as_ref().map(path),
         server: server::server(file, findings),
+        runtime: runtime(flags, file, findings),
         dns: dns(file, findings),
         pods: pods(file, findings),
         reserved: reserve::reserved(file, findings),
         cgroups: cgroups(file),
         logs: logs(file, findings),
+        images: images::images(flags, file, findings),
         events: Rate {
             per_second: findings
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
@@ -75,9 +78,33 @@ pub(super) fn resolve(
     }
 }
 
-/// The value of a field whose zero stands for its default.
-fn non_zero(given: Option<i32>, default: i32) -> i32 {
-    given.filter(|number| *number != 0).unwrap_or(default)
+/// The runtime of ordinary images, if one is given.
+fn runtime(
+    flags: &NodeFlags,
+    file: &KubeletConfiguration,
+    findings: &mut Findings,
+) -> Option<RuntimeConfig> {
+    let given = |flag: &Option<String>, field: &Option<String>| {
+        flag.clone().or_else(|| field.clone()).filter(|endpoint| !endpoint.is_empty())
+    };
+    let endpoint = given(&flags.container_runtime_endpoint, &file.container_runtime_endpoint);
+    let images = given(&flags.image_service_endpoint, &file.image_service_endpoint);
+    for (flag, field, value) in [
+        ("--container-runtime-endpoint", "containerRuntimeEndpoint", &endpoint),
+        ("--image-service-endpoint", "imageServiceEndpoint", &images),
+    ] {
+        let is_socket = |value: &String| value.starts_with("unix:///");
+        if let Some(value) = value.as_ref().filter(|value| !is_socket(value)) {
+            let text = format!("{value:?}: expected unix:///PATH");
+            match flags.has_endpoint(flag) {
+                true => findings.flag(flag, text),
+                false => findings.field(field, text),
+            }
+        }
+    }
+    let patience = file.runtime_request_timeout.filter(|time| !time.is_zero());
+    let patience = findings.duration("runtimeRequestTimeout", patience, RUNTIME_PATIENCE);
+    Some(RuntimeConfig { endpoint: endpoint?, images, patience })
 }
 
 fn node(

@@ -132,6 +132,47 @@ pub(super) enum Content {
     Index(Blob),
 }
 
+/// What a manifest says of who runs its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// A Wasm artefact.
+    Artefact,
+    /// An image with this configuration, which says more.
+    Image(Blob),
+    /// One manifest of several; this is ours.
+    Index(Blob),
+    /// docker's first form, which no Wasm was ever pushed in.
+    Old,
+}
+
+/// Looks at a manifest or an index without a word on whether it could be run here: a container
+/// runtime takes layers that we do not.
+///
+/// # Errors
+/// [`ManifestError`].
+pub(super) fn look(bytes: &[u8], nested: bool) -> Result<Look, ManifestError> {
+    #[derive(Deserialize)]
+    struct Configured {
+        config: Descriptor,
+    }
+    let ordinary = |configured: &Configured| {
+        let kind = configured.config.media_type().to_string();
+        [OCI_CONFIG, DOCKER_CONFIG].contains(&kind.as_str())
+    };
+    if let Ok(configured) = serde_json::from_slice::<Configured>(bytes)
+        && ordinary(&configured)
+    {
+        return Ok(Look::Image(blob(&configured.config, "configuration", CONFIG_MAX)?));
+    }
+    match read(bytes, nested) {
+        Ok(Content::Image(Shape::Artefact { .. })) => Ok(Look::Artefact),
+        Ok(Content::Image(Shape::Image { config, .. })) => Ok(Look::Image(config)),
+        Ok(Content::Index(chosen)) => Ok(Look::Index(chosen)),
+        Err(ManifestError::Schema1) => Ok(Look::Old),
+        Err(error) => Err(error),
+    }
+}
+
 /// What kind of manifest it is, by what it holds: a media type alone can lie.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

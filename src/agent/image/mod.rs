@@ -1,7 +1,8 @@
 //! Images: what an image name means, and its compiled artefact.
 //!
-//! Owns: the meaning of an image name ([`reference`]), registries ([`registry`]), the store of what
-//! was pulled ([`store`]), what is in it ([`manifest`], [`unpack`], [`config`]), the cache of
+//! Owns: the meaning of an image name ([`reference`]), registries ([`registry`]) and who we are to
+//! them ([`credentials`]), how much is pulled at a time ([`gate`]), the store of what
+//! was pulled ([`store`]), which images go when there is no room ([`gc`]), what is in one ([`manifest`], [`unpack`], [`config`]), the cache of
 //! artefacts ([`cache`]), the compile job from both of its ends ([`job`] starts it, [`compiler`]
 //! is it).
 //! In: an image's name and the folder it counts from. Out: [`Prepared`], what a sandbox needs.
@@ -12,10 +13,14 @@
 mod cache;
 pub(crate) mod compiler;
 mod config;
+pub(crate) mod credentials;
 mod digest;
 mod error;
+pub(crate) mod gate;
+pub(crate) mod gc;
 mod input;
 mod job;
+mod kind;
 mod manifest;
 mod progress;
 mod pull;
@@ -29,11 +34,14 @@ mod tests;
 mod unpack;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use copepod_wasm::GuestKind;
 use tokio::sync::{Mutex, OnceCell};
 
 use self::cache::Cache;
+use self::credentials::PullSecrets;
+use self::gate::{Gate, PullLimits};
 use self::input::Input;
 use self::job::{Job, JobError};
 use self::progress::Shown;
@@ -41,10 +49,11 @@ use self::pull::Puller;
 use self::store::{Hold, Store};
 
 pub(crate) use self::error::ImageError;
+pub(crate) use self::kind::ImageKind;
 pub(crate) use self::progress::{Progress, Quiet, Spinner, Stage};
 pub(crate) use self::pulled::Listed;
 pub(crate) use self::push::Pushed;
-pub(crate) use self::reference::{Place, resolve};
+pub(crate) use self::reference::{Place, Reference, Repository, reference, resolve};
 pub(crate) use self::registry::RegistryOptions;
 pub(crate) use self::store::Collected;
 
@@ -123,6 +132,8 @@ pub(crate) struct ImageRequest<'a> {
     pub(crate) policy: PullPolicy,
     /// The container's `command[0]`, which may name one of several Wasm files of the image.
     pub(crate) command: Option<&'a str>,
+    /// The pod's own credentials; they are tried before those of the node or user.
+    pub(crate) secrets: Option<&'a PullSecrets>,
 }
 
 /// The images of one agent.
@@ -134,6 +145,7 @@ pub(crate) struct Images {
     /// Held by the one compile job of this agent.
     turn: Mutex<()>,
     registries: RegistryOptions,
+    gate: Arc<Gate>,
     wasm_only: bool,
     /// Made when the first image of a registry is asked for.
     puller: OnceCell<Puller>,
@@ -158,6 +170,7 @@ impl Images {
             program,
             turn: Mutex::new(()),
             registries: RegistryOptions::default(),
+            gate: Arc::new(Gate::new(PullLimits::default())),
             wasm_only: false,
             puller: OnceCell::new(),
         })
@@ -166,6 +179,12 @@ impl Images {
     /// The same images, with what the user says of registries.
     pub(crate) fn with_registries(mut self, options: RegistryOptions) -> Self {
         self.registries = options;
+        self
+    }
+
+    /// The same images, pulled through this gate.
+    pub(crate) fn with_gate(mut self, gate: Arc<Gate>) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -261,7 +280,8 @@ impl Images {
         let open = || async {
             let dir = self.dir.join("images");
             let store = blocking(move || Store::open(dir)).await?;
-            Ok(Puller::new(store, self.registries.clone(), self.wasm_only))
+            let gate = Arc::clone(&self.gate);
+            Ok(Puller::new(store, self.registries.clone(), gate, self.wasm_only))
         };
         self.puller.get_or_try_init(open).await
     }

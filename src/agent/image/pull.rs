@@ -1,23 +1,24 @@
 //! From a reference to an image that is here, whole: asks the registry as the pull policy says,
 //! fetches what is missing, names it in the store.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{TryStreamExt, stream};
 use thiserror::Error;
-use tokio::sync::Mutex;
 
-use super::PullPolicy;
 use super::blocking;
 use super::config::{self, ConfigError};
 use super::digest::Digest;
+use super::gate::{Gate, TooOften};
 use super::manifest::{self, Blob, Content, ManifestError, Shape};
 use super::progress::{Progress, Quiet, Shown, Stage};
 use super::pulled::CONFIG_MAX;
 use super::reference::Reference;
-use super::registry::{self, Registries, RegistryError, RegistryOptions, Tries};
+use super::registry::{self, Ask, Registries, RegistryError, RegistryOptions, Tries};
 use super::store::{Ingest, Store, StoreError};
 use super::unpack::UnpackError;
+use super::{ImageRequest, PullPolicy};
 
 /// Blobs of one image that are fetched at a time, as containerd has it.
 const AT_ONCE: usize = 3;
@@ -30,6 +31,9 @@ pub(crate) enum PullError {
     /// It was not asked for, and is not here.
     #[error("not present")]
     Never,
+    /// More were begun than may be.
+    #[error(transparent)]
+    TooOften(#[from] TooOften),
     /// The registry did not serve.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -60,20 +64,25 @@ pub(super) struct Pulled {
     pub(super) fetched: u64,
 }
 
-/// What pulls the images of one agent, one at a time, as a kubelet does by default.
+/// What pulls the images of one agent.
 #[derive(Debug)]
 pub(super) struct Puller {
     pub(super) store: Store,
     pub(super) registries: Registries,
-    turn: Mutex<()>,
+    gate: Arc<Gate>,
     /// Ordinary images are refused before any layer of theirs is fetched.
     wasm_only: bool,
 }
 
 impl Puller {
     /// Takes the store, opened, and what the user says of registries.
-    pub(super) fn new(store: Store, options: RegistryOptions, wasm_only: bool) -> Self {
-        Self { store, registries: Registries::new(options), turn: Mutex::new(()), wasm_only }
+    pub(super) fn new(
+        store: Store,
+        options: RegistryOptions,
+        gate: Arc<Gate>,
+        wasm_only: bool,
+    ) -> Self {
+        Self { store, registries: Registries::new(options), gate, wasm_only }
     }
 
     /// Sees to it that an image is here. Call it while present in the store.
@@ -83,29 +92,31 @@ impl Puller {
     pub(super) async fn pull(
         &self,
         reference: &Reference,
-        (policy, command): (PullPolicy, Option<&str>),
+        request: ImageRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
         let name = reference.to_string();
-        match (self.local(&name)?, policy) {
+        match (self.local(&name)?, request.policy) {
             (Some(here), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(here),
             (None, PullPolicy::Never) => return Err(PullError::Never),
             (_, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => {}
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.gate.turn(&name).await;
         // Whoever had the turn before may have pulled the same.
         if let Some(here) = self.local(&name)? {
-            let same = match policy {
+            let same = match request.policy {
                 PullPolicy::IfNotPresent | PullPolicy::Never => true,
                 PullPolicy::Always => {
-                    self.registries.digest(reference).await? == Some(here.digest.clone())
+                    let digest = self.registries.digest(reference, request.secrets).await?;
+                    digest == Some(here.digest.clone())
                 }
             };
             if same {
                 return Ok(here);
             }
         }
-        self.fetch(reference, (&name, command), progress).await
+        self.gate.begin()?;
+        self.fetch(reference, request, progress).await
     }
 
     /// The image of this name, if all of it is here.
@@ -126,16 +137,17 @@ impl Puller {
     async fn fetch(
         &self,
         reference: &Reference,
-        (name, command): (&str, Option<&str>),
+        request: ImageRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
-        let repository = &reference.repository;
-        let (top, digest) = self.registries.manifest(repository, &registry::at(reference)).await?;
+        let name = &*reference.to_string();
+        let ask = Ask { repository: &reference.repository, secrets: request.secrets };
+        let (top, digest) = self.registries.manifest(ask, &registry::at(reference)).await?;
         let (manifest, shape) = match manifest::read(&top, false)? {
             Content::Image(shape) => (digest.clone(), shape),
             Content::Index(chosen) => {
                 let chosen = chosen.digest;
-                let (bytes, _) = self.registries.manifest(repository, &chosen.to_string()).await?;
+                let (bytes, _) = self.registries.manifest(ask, &chosen.to_string()).await?;
                 let shape = only_image(&bytes)?;
                 self.store.add(&chosen, &bytes)?;
                 (chosen, shape)
@@ -145,14 +157,8 @@ impl Puller {
         if let Shape::Image { config, .. } = &shape
             && self.wasm_only
         {
-            let shown = Shown::begin(&Quiet, Stage::Pull, name, config.bytes);
-            if !self.store.has(&config.digest, config.bytes) {
-                self.blob(reference, config, (&so_far, &fetched), &shown).await?;
-            }
-            let (store, digest) = (self.store.clone(), config.digest.clone());
-            let bytes = blocking(move || store.read(&digest, CONFIG_MAX)).await?;
-            let gone = || StoreError::Damaged { path: self.store.blob(&config.digest) };
-            config::may_be_wasm(&bytes.ok_or_else(gone)?, command)?;
+            let bytes = self.config(ask, config, &fetched).await?;
+            config::may_be_wasm(&bytes, request.command)?;
         }
         let mut missing = shape.blobs();
         missing.retain(|blob| !self.store.has(&blob.digest, blob.bytes));
@@ -162,7 +168,7 @@ impl Puller {
         let shown = Shown::begin(progress, Stage::Pull, name, total);
         stream::iter(missing.into_iter().map(Ok))
             .try_for_each_concurrent(AT_ONCE, |blob| {
-                self.blob(reference, blob, (&so_far, &fetched), &shown)
+                self.blob(ask, blob, (&so_far, &fetched), &shown)
             })
             .await?;
         self.store.add(&digest, &top)?;
@@ -170,19 +176,40 @@ impl Puller {
         Ok(Pulled { digest, manifest, shape, fetched: fetched.into_inner() })
     }
 
+    /// The configuration of an image, fetched if it is not here.
+    ///
+    /// # Errors
+    /// [`PullError`].
+    pub(super) async fn config(
+        &self,
+        ask: Ask<'_>,
+        config: &Blob,
+        fetched: &AtomicU64,
+    ) -> Result<Vec<u8>, PullError> {
+        if !self.store.has(&config.digest, config.bytes) {
+            let name = ask.repository.name.as_str();
+            let shown = Shown::begin(&Quiet, Stage::Pull, name, config.bytes);
+            self.blob(ask, config, (&AtomicU64::new(0), fetched), &shown).await?;
+        }
+        let (store, digest) = (self.store.clone(), config.digest.clone());
+        let bytes = blocking(move || store.read(&digest, CONFIG_MAX)).await?;
+        let gone = || StoreError::Damaged { path: self.store.blob(&config.digest) };
+        Ok(bytes.ok_or_else(gone)?)
+    }
+
     /// Fetches a blob, going on where an earlier try left it. What that left may be wrong: then
     /// nothing of it is left after the first look, and the second one begins anew.
     async fn blob(
         &self,
-        reference: &Reference,
+        ask: Ask<'_>,
         blob: &Blob,
         counts: (&AtomicU64, &AtomicU64),
         shown: &Shown<'_>,
     ) -> Result<(), PullError> {
         let mut resumed = false;
-        match self.blob_once(reference, blob, counts, (shown, &mut resumed)).await {
+        match self.blob_once(ask, blob, counts, (shown, &mut resumed)).await {
             Err(PullError::Store(StoreError::Blob { .. })) if resumed => {
-                self.blob_once(reference, blob, counts, (shown, &mut resumed)).await
+                self.blob_once(ask, blob, counts, (shown, &mut resumed)).await
             }
             fetched => fetched,
         }
@@ -190,7 +217,7 @@ impl Puller {
 
     async fn blob_once(
         &self,
-        reference: &Reference,
+        ask: Ask<'_>,
         blob: &Blob,
         (so_far, fetched): (&AtomicU64, &AtomicU64),
         (shown, resumed): (&Shown<'_>, &mut bool),
@@ -209,11 +236,11 @@ impl Puller {
         };
         let mut tries = Tries::default();
         while !ingest.is_whole() {
-            let (repository, have) = (&reference.repository, ingest.have());
-            let mut body = match self.registries.blob(repository, &blob.digest, have).await {
+            let have = ingest.have();
+            let mut body = match self.registries.blob(ask, &blob.digest, have).await {
                 // It does not go on there: from the beginning, then.
                 Err(RegistryError::Status { .. }) if have > 0 => {
-                    self.registries.blob(repository, &blob.digest, 0).await?
+                    self.registries.blob(ask, &blob.digest, 0).await?
                 }
                 body => body?,
             };

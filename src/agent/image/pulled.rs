@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use copepod_wasm::GuestKind;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use super::config::{self, ConfigError, Root};
+use super::digest::Digest;
+use super::gc::{self, Disk, Found, GcStore, StoreFailure};
 use super::input::Input;
 use super::manifest::{Blob, Compression, Shape};
 use super::progress::Progress;
 use super::pull::{PullError, Pulled, Puller};
 use super::reference::{Reference, Repository, reference};
-use super::store::{About, Collected, Hold, StoreError};
+use super::store::{About, Collected, Hold, Kept, StoreError};
 use super::unpack::{self, Layer};
 use super::{
     ImageConfig, ImageError, ImageRequest, Images, Place, Prepared, PullPolicy, blocking, resolve,
@@ -100,7 +104,7 @@ impl Images {
     ) -> Result<(Pulled, Hold), PullError> {
         let store = puller.store.clone();
         let presence = blocking(move || store.enter()).await?;
-        let pulled = puller.pull(reference, (request.policy, request.command), progress).await?;
+        let pulled = puller.pull(reference, request, progress).await?;
         let hold = puller.store.hold(&pulled.manifest)?;
         if pulled.fetched > 0 {
             drop(presence);
@@ -213,12 +217,49 @@ impl Images {
     }
 }
 
+/// The store of pulled Wasm images, for the collector of a node.
+impl GcStore for Images {
+    fn found(&self) -> BoxFuture<'_, Result<Vec<Found>, StoreFailure>> {
+        async {
+            let store = self.puller().await?.store.clone();
+            let kept = blocking(move || store.kept()).await?;
+            let one = |image: Kept| Found {
+                id: image.manifest.to_string(),
+                names: image.names,
+                bytes: image.bytes,
+                pinned: false,
+                in_use: image.held,
+                idle: Some(image.idle),
+            };
+            Ok(kept.into_iter().map(one).collect())
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<bool, StoreFailure>> {
+        async move {
+            let store = self.puller().await?.store.clone();
+            let manifest = Digest::parse(id).ok_or("no digest")?;
+            Ok(blocking(move || store.evict(&manifest)).await?)
+        }
+        .boxed()
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Result<Disk, StoreFailure>> {
+        async {
+            let dir = self.dir.clone();
+            Ok(blocking(move || gc::disk_of(&dir)).await?)
+        }
+        .boxed()
+    }
+}
+
 /// A name that a registry serves: a path is none.
 pub(super) fn registry_reference(image: &str) -> Result<Reference, ImageError> {
     reference(image).ok_or_else(|| ImageError::Name(image.chars().take(128).collect()))
 }
 
-fn failed(image: &str, source: PullError) -> ImageError {
+pub(super) fn failed(image: &str, source: PullError) -> ImageError {
     let image = image.to_owned();
     if let PullError::Never = source {
         return ImageError::Never(image);

@@ -26,7 +26,7 @@ const COMMAND: &[u8] =
 
 /// An image that is a path counted from `base`.
 fn request<'a>(image: &'a str, base: &'a Path) -> ImageRequest<'a> {
-    ImageRequest { image, base, policy: PullPolicy::IfNotPresent, command: None }
+    ImageRequest { image, base, policy: PullPolicy::IfNotPresent, command: None, secrets: None }
 }
 
 /// A folder with images, a cache, and a program that is the compile job.

@@ -6,7 +6,9 @@
 //!
 //! ```text
 //! ROOT/lock                                          held by the agent while it lives
+//! ROOT/runtime                                       the container runtime's name
 //! ROOT/pods/UID/pod.json                             the pod, for an agent that finds only this
+//! ROOT/pods/UID/kinds.json                           which of its containers are Wasm
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/about        what its agent has to know of it
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/root/        what its guest sees as `/`
@@ -27,6 +29,8 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -67,6 +71,10 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// The name of a pod's object in its directory.
 const POD: &str = "pod.json";
+/// The name of what is kept of its containers' kinds.
+const KINDS: &str = "kinds.json";
+/// The name of the file with the container runtime's name.
+const RUNTIME: &str = "runtime";
 
 /// What the names of agents' own sockets end with.
 const API_SUFFIX: &str = "api";
@@ -278,6 +286,39 @@ impl Ledger {
         let kept = Pod { status: None, ..pod.clone() };
         let json = serde_json::to_vec(&kept).map_err(|e| failed(e.into()))?;
         write_whole(&dir.join(POD), &json).map_err(failed)
+    }
+
+    /// Keeps which of the pod's containers are Wasm.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn keep_kinds(&self, uid: &str, kinds: &impl Serialize) -> Result<(), LedgerError> {
+        let dir = self.pod_dir(uid);
+        let failed = |source| LedgerError::Io { verb: "write", path: dir.join(KINDS), source };
+        fs::create_dir_all(&dir).map_err(failed)?;
+        let json = serde_json::to_vec(kinds).map_err(|e| failed(e.into()))?;
+        write_whole(&dir.join(KINDS), &json).map_err(failed)
+    }
+
+    /// Which of the pod's containers are Wasm, if that was decided.
+    pub(crate) fn kinds<T: DeserializeOwned>(&self, uid: &str) -> Option<T> {
+        let json = fs::read(self.pod_dir(uid).join(KINDS)).ok()?;
+        serde_json::from_slice(&json).ok()
+    }
+
+    /// Keeps the container runtime's name, which its containers' ids begin with.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub(crate) fn keep_runtime(&self, name: &str) -> Result<(), LedgerError> {
+        let path = self.root.join(RUNTIME);
+        write_whole(&path, name.as_bytes())
+            .map_err(|source| LedgerError::Io { verb: "write", path, source })
+    }
+
+    /// The name that the container runtime had when it last answered.
+    pub(crate) fn runtime(&self) -> Option<String> {
+        fs::read_to_string(self.root.join(RUNTIME)).ok().filter(|name| !name.is_empty())
     }
 
     /// The pods that have anything below the root directory; of one whose object cannot be read,

@@ -12,6 +12,8 @@ use rustix::system::uname;
 const FILE_MAX: u64 = 1 << 20;
 /// Sizes of huge pages that are looked at; no architecture has more than six.
 const HUGE_PAGE_SIZES_MAX: usize = 16;
+/// Entries looked at where the kernel lists processors: it is built for 8192 of them at most.
+const CPUS_MAX: usize = 10_000;
 /// What upstream calls an operating system that does not say its name.
 const UNKNOWN_OS: &str = "Linux";
 
@@ -151,6 +153,21 @@ fn huge_pages(dir: &Path) -> Vec<(u64, u64)> {
         .collect();
     sizes.sort_unstable();
     sizes
+}
+
+/// The directories by which processors tell their temperature, of no concern to containers (upstream
+/// `defaultMaskedPaths`).
+pub(crate) fn thermal_paths() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/sys/devices/system/cpu") else { return Vec::new() };
+    let path = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let number = name.strip_prefix("cpu")?.parse::<u32>().ok()?;
+        let path = entry.path().join("thermal_throttle");
+        path.exists().then(|| (number, path.to_string_lossy().into_owned()))
+    };
+    let mut paths: Vec<_> = entries.flatten().take(CPUS_MAX).filter_map(path).collect();
+    paths.sort_unstable();
+    paths.into_iter().map(|(_, path)| path).collect()
 }
 
 /// `PRETTY_NAME` of an os-release file, without its quotes.

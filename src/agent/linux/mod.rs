@@ -1,5 +1,5 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
-//! descriptors, paths below directories that guests write to and the removal of such, memory as a
+//! descriptors, paths below directories that guests write to, their binds and removal, memory as a
 //! directory, network namespaces, the jail of a compile job, control groups, systemd's units; and what
 //! this machine is: its facts and its addresses.
 //!
@@ -7,6 +7,7 @@
 
 pub(crate) mod addresses;
 mod beneath;
+mod bind;
 pub(crate) mod cgroup;
 pub(crate) mod compile_jail;
 pub(crate) mod listener;
@@ -14,6 +15,7 @@ pub(crate) mod machine;
 pub(crate) mod network;
 mod remove;
 pub(crate) mod systemd;
+pub(crate) mod terminal;
 mod tmpfs;
 
 use std::fs;
@@ -33,6 +35,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) use beneath::{
     Links, make_below, mode_of, open_below, open_top, path_of, proc_path, read_below,
 };
+pub(crate) use bind::bind;
 pub(crate) use remove::remove_tree;
 pub(crate) use tmpfs::{can_mount, is_memory, mount_memory};
 
@@ -146,4 +149,9 @@ pub(crate) fn has_landlock() -> bool {
 pub(crate) fn has_apparmor() -> bool {
     // A file of one letter; absent where the kernel lacks it.
     fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+}
+
+/// Whether this kernel labels files for SELinux.
+pub(crate) fn has_selinux() -> bool {
+    fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
 }

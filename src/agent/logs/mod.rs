@@ -92,6 +92,18 @@ pub(crate) fn rotate(log: &Path, files: u32, now: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves the file that was rotated last back to `log`, whose writer still writes to it; nothing
+/// happens where there is a file already, or none was rotated.
+///
+/// # Errors
+/// That of the rename.
+pub(crate) fn unrotate(log: &Path) -> io::Result<()> {
+    match rotated(log)?.pop() {
+        Some(newest) if !log.exists() => fs::rename(newest, log),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Removes `log` and all that was rotated out of it; what is gone already is no matter.
 pub(crate) fn remove(log: &Path) {
     for path in rotated(log).unwrap_or_default().iter().map(PathBuf::as_path).chain([log]) {

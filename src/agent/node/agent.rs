@@ -26,7 +26,8 @@ use crate::cluster::status::StatusWriter;
 use crate::linux;
 use crate::network::Network;
 use crate::runtime::Runtime;
-use crate::runtime::wasm::Wasm;
+use crate::runtime::both::Both;
+use crate::runtime::cri::{Cri, Health};
 use crate::telemetry::chain;
 use crate::worker::{Shared, Snapshot, Supplier, Workers};
 
@@ -39,8 +40,8 @@ const ROUND: Duration = Duration::from_secs(10);
 
 /// All that the loop goes by.
 pub(super) struct Agent {
-    pub(super) workers: Workers<Wasm>,
-    pub(super) shared: Arc<Shared<Wasm>>,
+    pub(super) workers: Workers<Both>,
+    pub(super) shared: Arc<Shared<Both>>,
     pub(super) supplier: Arc<dyn Supplier>,
     pub(super) board: Board,
     pub(super) objects: ObjectStore,
@@ -56,6 +57,8 @@ pub(super) struct Agent {
     pub(super) news: Arc<News>,
     /// Pods that are cleaned away: each gives its uid, and whether that was done.
     pub(super) cleaning: JoinSet<(String, bool)>,
+    /// The one look for what the container runtime holds for nobody.
+    pub(super) collecting: JoinSet<()>,
 }
 
 impl Agent {
@@ -69,6 +72,11 @@ impl Agent {
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut synced = false;
+        let mut health = self.shared.runtime.cri.as_ref().map(Cri::health);
+        if let Some(health) = &mut health {
+            // What was said before anybody listened.
+            health.mark_changed();
+        }
         loop {
             // Each arm only takes: what it takes is worked on after it.
             tokio::select! {
@@ -100,10 +108,16 @@ impl Agent {
                         self.tell(&uid, Event::Changed).await;
                     }
                 }
-                Ok(()) = network.changed() => self.node.set_problems(build::problems(&self.network)),
+                Ok(()) = network.changed() => self.judge(health.as_ref()),
+                () = changed(&mut health) => self.judge(health.as_ref()),
                 Ok(()) = object.changed() => {
                     let node = object.borrow_and_update().clone();
                     node.into_iter().for_each(|node| self.learn(&node));
+                }
+                Some(done) = self.collecting.join_next() => {
+                    if let Err(error) = done {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
                 }
                 Some(done) = self.cleaning.join_next() => match done {
                     Ok((uid, true)) => drop(self.board.lock().remove(&uid)),
@@ -114,6 +128,7 @@ impl Agent {
                 _ = round.tick() => {
                     self.board.beat();
                     self.share_cpus().await;
+                    self.collect(synced).await;
                     self.show_images().await;
                     if std::mem::take(&mut busy) {
                         linux::trim_heap();
@@ -123,6 +138,18 @@ impl Agent {
                     }
                 }
             }
+        }
+    }
+
+    /// The network or the container runtime is otherwise now: what keeps the node from being ready.
+    fn judge(&self, health: Option<&watch::Receiver<Health>>) {
+        let health = health.map(|health| health.borrow().clone());
+        if health.as_ref().is_some_and(|health| !health.asked) {
+            return;
+        }
+        self.node.set_problems(build::problems(&self.network, health.as_ref()));
+        if let Some(health) = health.filter(|health| !health.version.is_empty()) {
+            self.node.set_runtime(build::report(&health));
         }
     }
 
@@ -252,6 +279,7 @@ impl Agent {
             }
             Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
         }
+        self.collect(true).await;
         for uid in self.network.attached() {
             if self.board.get(&uid).is_some() {
                 continue;
@@ -264,6 +292,30 @@ impl Agent {
                 }
             });
         }
+    }
+
+    /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of
+    /// containers, each minute), once all pods are `synced`.
+    async fn collect(&mut self, synced: bool) {
+        let Some(cri) = self.shared.runtime.cri.clone().filter(|_| synced && self.collecting.is_empty())
+        else {
+            return;
+        };
+        let unknown: Vec<String> = {
+            let known = self.board.lock();
+            cri.pods().into_iter().filter(|uid| !known.contains_key(uid)).collect()
+        };
+        self.collecting.spawn(async move {
+            for uid in unknown {
+                tracing::info!(pod = uid, "removes what the container runtime has of no pod");
+                if let Err(error) = cri.remove_pod(&uid).await {
+                    tracing::warn!(pod = uid, error = chain(&error), "cannot remove an orphan");
+                }
+            }
+            if let Err(error) = cri.collect().await {
+                tracing::warn!(error = chain(&error), "cannot remove old sandboxes");
+            }
+        });
     }
 
     /// Tells the pod's worker; one that has ended hears nothing.
@@ -297,6 +349,12 @@ impl Agent {
             for attempt in shared.runtime.list(&uid) {
                 shared.runtime.remove(&attempt.id).await;
             }
+            if let Some(cri) = shared.runtime.cri.as_ref().filter(|cri| cri.pods().contains(&uid))
+                && let Err(error) = cri.remove_pod(&uid).await
+            {
+                tracing::warn!(pod = uid, error = chain(&error), "cannot remove a pod's sandbox");
+                return (uid, false);
+            }
             let done = spawn_blocking(move || shared.ledger.forget_pod(&known.pod)).await;
             let done = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
             if let Err(error) = &done {
@@ -324,5 +382,14 @@ impl Agent {
             Ok(images) => self.node.set_images(build::container_images(images)),
             Err(error) => tracing::warn!(error = chain(&error), "cannot list images"),
         }
+    }
+}
+
+/// Waits for news of the container runtime; without one, for ever.
+async fn changed(health: &mut Option<watch::Receiver<Health>>) {
+    match health {
+        // It ends with the agent.
+        Some(health) => drop(health.changed().await),
+        None => std::future::pending().await,
     }
 }

@@ -8,17 +8,24 @@ use copepod_pod::quantity::Quantity;
 use copepod_pod::resources::Amounts;
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::cluster::node::{NodeOptions, Threshold};
+use super::NodeError;
+use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
 use crate::config::{self, CgroupDriver, Config, Signal};
+use crate::image::credentials::plugin::PluginOptions;
+use crate::image::credentials::{Keyring, NodeFiles};
+use crate::image::gate::{Gate, PullLimits};
+use crate::image::gc::Policy;
 use crate::image::{ImageError, Images, Listed, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
 use crate::linux;
 use crate::linux::cgroup::{Cgroups, Driver, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
-use crate::runtime::LogLimits;
+use crate::runtime::cri::config::NodeOptions as OrdinaryOptions;
+use crate::runtime::cri::{self, Client, Cri, Health};
+use crate::runtime::{Happening, LogLimits};
 use crate::server::{
     AuthenticationOptions, AuthorizationMode, ServerOptions, ServingCertificate, TlsOptions,
     TlsVersion,
@@ -28,6 +35,9 @@ use crate::worker::{Host, NO_NETWORK, PodCgroups, WASM_HANDLER};
 
 /// Where log shippers look for links to containers' logs (upstream `legacyContainerLogsDir`).
 const LOG_LINKS: &str = "/var/log/containers";
+
+/// What a container runtime is that never said so.
+const CONTAINERD: &str = "containerd";
 
 /// The node's directories, locked.
 ///
@@ -39,22 +49,88 @@ pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
     Ledger::of_node(&dirs.root, &dirs.run, logs)
 }
 
+/// The node's credentials for registries.
+pub(super) fn keyring(config: &Config) -> Arc<Keyring> {
+    let plugins = config.images.providers.iter().cloned().map(|provider| PluginOptions {
+        name: provider.name,
+        program: provider.program,
+        api_version: provider.api_version,
+        match_images: provider.match_images,
+        default_cache: provider.default_cache,
+        args: provider.args,
+        env: provider.env,
+    });
+    Arc::new(Keyring::new(NodeFiles::of_node(&config.dirs.root), plugins.collect()))
+}
+
+/// How images are pulled on the node, of either kind.
+pub(super) fn gate(config: &Config) -> Arc<Gate> {
+    let images = &config.images;
+    Arc::new(Gate::new(PullLimits {
+        at_once: images.at_once,
+        per_second: images.pulls.per_second,
+        burst: images.pulls.burst,
+    }))
+}
+
+/// When images go.
+#[expect(dead_code, reason = "the lead starts the collector")]
+pub(super) fn image_policy(config: &Config) -> Policy {
+    let images = &config.images;
+    Policy {
+        high: images.high_percent,
+        low: images.low_percent,
+        min_age: images.min_age,
+        max_age: images.max_age,
+    }
+}
+
 /// The images of the node.
 ///
 /// # Errors
 /// [`ImageError`].
-pub(super) fn images(config: &Config) -> Result<Images, ImageError> {
+pub(super) fn images(
+    config: &Config,
+    keyring: Arc<Keyring>,
+    gate: Arc<Gate>,
+) -> Result<Images, ImageError> {
     let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
-    let images = Images::open(dir, "/proc/self/exe".into())?;
-    Ok(images.with_registries(RegistryOptions::default()).wasm_only())
+    let images = Images::open(dir, "/proc/self/exe".into())?.with_gate(gate);
+    let options = RegistryOptions { keyring: Some(keyring), ..RegistryOptions::default() };
+    Ok(images.with_registries(options).wasm_only())
 }
 
-/// Who makes control groups, as the configuration has it.
-pub(super) fn cgroup_driver(config: &Config) -> Driver {
-    match config.cgroups.driver {
+/// The way to the container runtime, if one is configured.
+///
+/// # Errors
+/// [`NodeError::Runtime`].
+pub(super) fn runtime_client(config: &Config) -> Result<Option<Client>, NodeError> {
+    let Some(runtime) = &config.runtime else { return Ok(None) };
+    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    Ok(Some(client))
+}
+
+/// Who makes control groups: as the container runtime has it, which has to be the same, else as the
+/// configuration has it.
+///
+/// # Errors
+/// [`NodeError::Driver`].
+pub(super) async fn cgroup_driver(
+    config: &Config,
+    client: Option<&Client>,
+) -> Result<Driver, NodeError> {
+    let configured = match config.cgroups.driver {
         CgroupDriver::Cgroupfs => Driver::Cgroupfs,
         CgroupDriver::Systemd => Driver::Systemd,
-    }
+    };
+    let told = match client {
+        Some(client) => cri::health::cgroup_driver(client).await.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "the runtime does not say who makes groups");
+            None
+        }),
+        None => None,
+    };
+    Ok(Driver::choose(configured, told)?)
 }
 
 /// The control groups of pods, made by `driver`; none, with a warning, where the host has none that
@@ -92,10 +168,71 @@ pub(super) fn network(config: &Config) -> NetworkOptions {
     }
 }
 
-/// What keeps the node from being ready.
-pub(super) fn problems(network: &Network) -> Vec<String> {
+/// What keeps the node from being ready: its network, and the container runtime if there is one.
+pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String> {
     let why = network.status().err();
-    why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect()
+    let mut problems: Vec<String> =
+        why.into_iter().map(|text| format!("{NO_NETWORK}{text}")).collect();
+    for problem in health.iter().flat_map(|health| &health.problems) {
+        // Both look at one configuration of the network.
+        if !problems.contains(problem) {
+            problems.push(problem.clone());
+        }
+    }
+    problems
+}
+
+/// The container runtime, if one is configured; its tasks are started. One that does not answer now
+/// is taken to be what it last was.
+///
+/// # Errors
+/// [`NodeError`].
+pub(super) async fn cri(
+    config: &Config,
+    client: Option<Client>,
+    (keyring, gate): (Arc<Keyring>, Arc<Gate>),
+    ledger: &Ledger,
+    happenings: mpsc::Sender<Happening>,
+) -> Result<Option<Cri>, NodeError> {
+    let Some(client) = client else { return Ok(None) };
+    let name = match cri::health::version(&client).await {
+        Ok((name, version)) => {
+            tracing::info!(version, "the container runtime");
+            ledger.keep_runtime(&name)?;
+            name
+        }
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the container runtime does not answer");
+            ledger.runtime().unwrap_or_else(|| CONTAINERD.into())
+        }
+    };
+    let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
+    let images = cri::images::Images::new(client.images(), keyring, gate, client.patience());
+    Ok(Some(Cri::start(client, images, name, options, happenings)))
+}
+
+/// What the container runtime says of itself, for the node's object.
+pub(super) fn report(health: &Health) -> RuntimeReport {
+    let handlers = health.handlers.iter().map(|handler| Handler {
+        name: handler.name.clone(),
+        recursive_read_only_mounts: handler
+            .features
+            .is_some_and(|features| features.recursive_read_only_mounts),
+        user_namespaces: handler.features.is_some_and(|features| features.user_namespaces),
+    });
+    RuntimeReport {
+        version: health.version.clone(),
+        handlers: handlers.collect(),
+        supplemental_groups_policy: health.supplemental_groups_policy,
+    }
+}
+
+fn log_limits(config: &Config) -> LogLimits {
+    // None is no bound.
+    LogLimits {
+        bytes: config.logs.max_size.unwrap_or(u64::MAX),
+        files: config.logs.max_files,
+    }
 }
 
 /// The node's object.
@@ -176,13 +313,24 @@ pub(super) fn host(
         changes_user: true,
         mounts: linux::can_mount(),
         die_with_agent: false,
+        ordinary: Arc::new(ordinary(config, cgroups.as_ref())),
         cgroups,
         network: Some(network),
-        log_limits: LogLimits {
-            // None is no bound.
-            bytes: config.logs.max_size.unwrap_or(u64::MAX),
-            files: config.logs.max_files,
-        },
+        log_limits: log_limits(config),
+    }
+}
+
+/// What ordinary containers have in common here.
+fn ordinary(config: &Config, cgroups: Option<&PodCgroups>) -> OrdinaryOptions {
+    let machine = Machine::read(&config.dirs.root);
+    OrdinaryOptions {
+        seccomp_root: config.dirs.root.join("seccomp"),
+        memory_bytes: machine.memory_bytes,
+        huge_page_bytes: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
+        masked_paths: linux::machine::thermal_paths(),
+        cgroup_v2: cgroups.is_some_and(|cgroups| cgroups.cgroups.is_v2()),
+        quota: cgroups.map(|cgroups| cgroups.quota).unwrap_or_default(),
+        ..OrdinaryOptions::default()
     }
 }
 
@@ -237,6 +385,7 @@ pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
             }
         },
         debugging_handlers: server.debugging_handlers,
+        stream_idle: server.stream_idle,
     }
 }
 

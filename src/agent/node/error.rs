@@ -7,6 +7,8 @@ use thiserror::Error;
 use crate::cluster::kubeconfig::KubeconfigError;
 use crate::image::ImageError;
 use crate::ledger::LedgerError;
+use crate::linux::cgroup::UnknownDriver;
+use crate::runtime::cri::CriError;
 use crate::runtime::wasm::AdoptError;
 use crate::server::StartError;
 
@@ -28,6 +30,12 @@ pub(crate) enum NodeError {
     /// What an earlier agent left cannot be taken over.
     #[error("cannot take over what an earlier copepod started")]
     Adopt(#[from] AdoptError),
+    /// The container runtime's endpoint.
+    #[error("cannot use the container runtime")]
+    Runtime(#[from] CriError),
+    /// Nobody knows who makes control groups.
+    #[error(transparent)]
+    Driver(#[from] UnknownDriver),
     /// One of the servers.
     #[error(transparent)]
     Server(#[from] StartError),

@@ -42,6 +42,7 @@ use crate::cluster::{node, pods, status};
 use crate::config::Config;
 use crate::linux;
 use crate::network::Network;
+use crate::runtime::both::Both;
 use crate::runtime::wasm::Wasm;
 use crate::server::Server;
 use crate::worker::{Host, Shared, Workers};
@@ -57,8 +58,11 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         tracing::info!(%expires, "the node's client certificate is good until then");
     }
     let ledger = Arc::new(build::ledger(&config)?);
-    let images = build::images(&config)?;
-    let cgroups = build::cgroups(&config, build::cgroup_driver(&config));
+    let (keyring, gate) = (build::keyring(&config), build::gate(&config));
+    let images = build::images(&config, Arc::clone(&keyring), Arc::clone(&gate))?;
+    let client = build::runtime_client(&config)?;
+    let driver = build::cgroup_driver(&config, client.as_ref()).await?;
+    let cgroups = build::cgroups(&config, driver);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
     }
@@ -67,6 +71,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     // What runs already is taken over first, whether or not there is an API server.
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
+    let cri = build::cri(&config, client, (keyring, gate), &ledger, wasm.happenings()).await?;
 
     let client = connect(&kubeconfig, client::Options::default());
     let rate = config.events;
@@ -90,11 +95,14 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         handle.enforced(said);
     }
     let host = build::host(&config, of_host, cgroups, network.clone());
-    let shared = Arc::new(Shared { runtime: wasm, images, ledger, host });
+    let shared = Arc::new(Shared { runtime: Both { wasm, cri }, images, ledger, host });
     board.serve(Arc::clone(&shared));
     let server = serve(&config, &client, &board, &shared.host).await?;
     // Ready only now: who is told so may ask for logs at once.
-    handle.set_problems(build::problems(&network));
+    // With a container runtime, once that has said how it is: the loop hears of it.
+    if shared.runtime.cri.is_none() {
+        handle.set_problems(build::problems(&network, None));
+    }
     let objects = ObjectStore::start(client.clone());
     let news = Arc::new(News::new(recorder.clone()));
     let agent = Agent {
@@ -112,6 +120,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         fixed,
         news,
         cleaning: JoinSet::new(),
+        collecting: JoinSet::new(),
     };
     let changes = pods::watch(client, name, pods::Times::default());
     agent.run(changes, end).await;

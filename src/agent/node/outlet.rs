@@ -62,8 +62,12 @@ fn field_path(pod: &Pod, container: &str) -> Option<String> {
     if among(&spec.containers) {
         return Some(format!("spec.containers{{{container}}}"));
     }
-    let is_init = among(spec.init_containers.as_deref().unwrap_or_default());
-    is_init.then(|| format!("spec.initContainers{{{container}}}"))
+    if among(spec.init_containers.as_deref().unwrap_or_default()) {
+        return Some(format!("spec.initContainers{{{container}}}"));
+    }
+    let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+    let is_ephemeral = ephemeral.any(|one| one.name == container);
+    is_ephemeral.then(|| format!("spec.ephemeralContainers{{{container}}}"))
 }
 
 #[cfg(test)]
@@ -76,10 +80,12 @@ mod tests {
     fn a_container_is_named_by_its_place() {
         let pod = json!({"spec": {
             "initContainers": [{"name": "i"}], "containers": [{"name": "c"}],
+            "ephemeralContainers": [{"name": "e"}],
         }});
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
         assert_eq!(field_path(&pod, "c").as_deref(), Some("spec.containers{c}"));
         assert_eq!(field_path(&pod, "i").as_deref(), Some("spec.initContainers{i}"));
+        assert_eq!(field_path(&pod, "e").as_deref(), Some("spec.ephemeralContainers{e}"));
         assert_eq!(field_path(&pod, "x"), None);
     }
 }

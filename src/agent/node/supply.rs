@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::cluster::classes;
 use crate::cluster::objects::ObjectStore;
+use crate::image::ImageKind;
 use crate::sources::support::{HostCapabilities, refusals};
 use crate::telemetry::chain;
 use crate::worker::{Supplier, no_sandbox};
@@ -43,11 +44,6 @@ impl Supplier for ClusterSupplier {
     fn handler(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>> {
         let client = self.client.clone();
         async move {
-            let refused = refusals(&pod, HERE);
-            if !refused.is_empty() {
-                let texts = refused.iter().map(ToString::to_string).collect::<Vec<_>>();
-                return Err(no_sandbox(texts.join("; ")));
-            }
             let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone());
             let Some(class) = class.filter(|class| !class.is_empty()) else {
                 return Ok(String::new());
@@ -55,5 +51,10 @@ impl Supplier for ClusterSupplier {
             classes::handler(client, &class).await.map_err(|error| no_sandbox(chain(&error)))
         }
         .boxed()
+    }
+
+    fn refusals(&self, pod: &Pod, kind: &dyn Fn(&str) -> Option<ImageKind>) -> Vec<String> {
+        let is_wasm = |name: &str| kind(name) == Some(ImageKind::Wasm);
+        refusals(pod, HERE, &is_wasm).iter().map(ToString::to_string).collect()
     }
 }

@@ -1,25 +1,42 @@
 //! What runs containers.
 //!
-//! Owns: the trait [`Runtime`], whose verbs are CRI's, and its homes: `wasm`, later `cri`. What
-//! happens to a container comes out on one stream per runtime as [`Happening`]s; the worker that
-//! takes them reads the truth again where it matters.
+//! Owns: the trait [`Runtime`], whose verbs are CRI's (what they ask and answer about streams is in
+//! [`stream`]), and its homes: [`wasm`], [`cri`], and [`both`], which a node has. What happens to a
+//! container comes out on one stream as [`Happening`]s; the worker that takes them reads the truth
+//! again where it matters.
 
+pub(crate) mod both;
+pub(crate) mod cri;
+mod last_words;
+mod stream;
 pub(crate) mod wasm;
 
-use std::error::Error as StdError;
+use std::future::ready;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
-use copepod_wasm::{GuestKind, Mount, Preopen, User};
+use copepod_wasm::{GuestKind, Mount, Preopen, Stdin, User};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+use self::cri::images::{OrdinaryImage, Wanted};
+use self::cri::{Ordinary, PodSandbox, SandboxSpec};
+pub(crate) use self::stream::{
+    Attach, Exec, ExecError, ExecExit, ExecOutput, RefusalKind, StreamKind, StreamRequest,
+};
 use crate::linux::cgroup::LeafSpec;
 
-/// One container attempt to start, all names resolved.
+/// What is to be started: which home runs it.
+#[derive(Debug)]
+pub(crate) enum Launch {
+    /// A Wasm guest.
+    Wasm(Box<Container>),
+    /// An ordinary image.
+    Ordinary(Box<Ordinary>),
+}
+
+/// One attempt of a Wasm container to start, all names resolved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     /// Whose it is.
@@ -28,6 +45,9 @@ pub(crate) struct Container {
     pub(crate) name: String,
     /// Its attempt, from 0.
     pub(crate) attempt: u32,
+    /// The generation of its pod's sandbox; 0 where it has none.
+    #[serde(default)]
+    pub(crate) sandbox: u32,
     /// The directory of its logs; the attempt's file in it is `ATTEMPT.log`.
     pub(crate) log_dir: PathBuf,
     /// Where the link to its log is put, as a path to which `-ID.log` is appended.
@@ -46,6 +66,9 @@ pub(crate) struct Container {
     pub(crate) mounts: Vec<Mount>,
     /// Where the guest leaves its last words.
     pub(crate) termination_message: TerminationMessage,
+    /// What it reads.
+    #[serde(default)]
+    pub(crate) stdin: Stdin,
     /// Whom it runs as; `None` is the agent's own user.
     pub(crate) user: Option<User>,
     /// The control group that is made for it; `None`: it stays in the agent's.
@@ -96,49 +119,6 @@ pub(crate) struct TerminationMessage {
     pub(crate) fallback_to_logs: bool,
 }
 
-/// A command to run beside a running container, with the same files, environment, user, network and
-/// limits.
-#[derive(Debug)]
-pub(crate) struct Exec {
-    /// The arguments, the command's own name first.
-    pub(crate) command: Vec<String>,
-    /// The artefact to run and what it holds: another Wasm file of the image; `None` is the
-    /// container's own.
-    pub(crate) artefact: Option<(PathBuf, GuestKind)>,
-    /// Its standard input, output and error, of any kind.
-    pub(crate) streams: [OwnedFd; 3],
-}
-
-/// How the command of an [`Exec`] ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ExecExit {
-    /// The exit code; 126 where the container has no command, 137 where it was killed, as it is
-    /// with its container.
-    pub(crate) code: i32,
-    /// Why, where the command did not end by itself: a trap's text, or empty.
-    pub(crate) message: String,
-}
-
-/// Why an [`Exec`] did not run.
-#[derive(Debug, Error)]
-pub(crate) enum ExecError {
-    /// No arguments.
-    #[error("you must specify at least one command for the container")]
-    NoCommand,
-    /// The container is not there, has not started or has ended.
-    #[error("container not running ({0})")]
-    NotRunning(String),
-    /// As many run in the container as may.
-    #[error("too many commands run in the container: at most {0} at a time")]
-    TooMany(usize),
-    /// The runtime could not start it.
-    #[error("cannot start the command")]
-    Start(#[source] Box<dyn StdError + Send + Sync>),
-    /// It was started and ended before anything of the guest ran.
-    #[error("the command did not start: {0}")]
-    NotStarted(String),
-}
-
 /// What became of an attempt, for the worker of the pod `pod_uid`.
 #[derive(Clone, Debug)]
 pub(crate) struct Happening {
@@ -148,11 +128,18 @@ pub(crate) struct Happening {
     pub(crate) what: What,
 }
 
-/// The two ways of an attempt.
+/// What a worker is told.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// It is in this state now.
     Attempt(Attempt),
+    /// Something has changed: its attempts are to be listed.
+    Look,
+    /// This generation of its sandbox stands no more.
+    SandboxChanged {
+        /// Which.
+        sandbox: u32,
+    },
     /// It never ran: the same attempt may start again.
     NeverRan {
         /// Of which container.
@@ -166,11 +153,64 @@ pub(crate) enum What {
 
 /// A runtime's verbs. Each but `exec` is idempotent and waits for no guest.
 pub(crate) trait Runtime: Send + Sync + 'static {
+    /// Whether there is a runtime of ordinary images.
+    fn has_ordinary(&self) -> bool {
+        false
+    }
+
+    /// Whether the handler of ordinary images makes mounts read-only with all below them.
+    fn recursive_read_only(&self, handler: &str) -> bool {
+        let _ = handler;
+        false
+    }
+
+    /// The pod's sandbox that stands; a new one where none does. Only pods with ordinary containers
+    /// have one.
+    ///
+    /// # Errors
+    /// A [`Failure`] with the reason of upstream's event.
+    fn run_sandbox(
+        &self,
+        spec: SandboxSpec,
+    ) -> impl Future<Output = Result<PodSandbox, Failure>> + Send {
+        drop(spec);
+        ready(Err(no_ordinary()))
+    }
+
+    /// Stops the pod's sandboxes; one that has none is no error.
+    ///
+    /// # Errors
+    /// As [`Runtime::run_sandbox`].
+    fn stop_sandboxes(&self, pod_uid: &str) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = pod_uid;
+        ready(Ok(()))
+    }
+
+    /// Whether the runtime of ordinary images has this one.
+    fn has_image(&self, image: &str) -> impl Future<Output = bool> + Send {
+        let _ = image;
+        ready(false)
+    }
+
+    /// Makes an ordinary image ready to run: it is there, pulled by whatever credentials let in.
+    /// `pulling` is called once it is to be pulled.
+    ///
+    /// # Errors
+    /// A [`Failure`] with upstream's waiting reason.
+    fn prepare_image(
+        &self,
+        wanted: Wanted<'_>,
+        pulling: &(dyn Fn() + Send + Sync),
+    ) -> impl Future<Output = Result<OrdinaryImage, Failure>> + Send {
+        let _ = (wanted, pulling);
+        ready(Err(no_ordinary()))
+    }
+
     /// Creates and starts one container attempt. What becomes of it comes as [`Happening`]s.
     ///
     /// # Errors
     /// A [`Failure`] with upstream's waiting reason when nothing of it runs.
-    fn start(&self, container: Container) -> impl Future<Output = Result<Attempt, Failure>> + Send;
+    fn start(&self, launch: Launch) -> impl Future<Output = Result<Attempt, Failure>> + Send;
 
     /// Asks the container `id` to end and kills it after `grace`; a shorter grace may follow.
     /// An id that does not run is no error.
@@ -190,6 +230,65 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         exec: Exec,
     ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
 
+    /// Waits until the runtime of ordinary images was looked at once; without one, for nothing.
+    fn looked(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+    /// Connects the running container `id` to pipes, and waits for its end. Dropped before, nothing
+    /// is copied to them any more.
+    ///
+    /// # Errors
+    /// [`ExecError`]; it is not connected then.
+    fn attach(
+        &self,
+        id: &str,
+        attach: Attach,
+    ) -> impl Future<Output = Result<(), ExecError>> + Send;
+
+    /// Where the runtime itself streams what is asked for of the container `id`; `None`: it does not,
+    /// and [`Runtime::exec`] or [`Runtime::attach`] is to be used.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn stream_url(
+        &self,
+        id: &str,
+        request: &StreamRequest,
+    ) -> impl Future<Output = Result<Option<String>, ExecError>> + Send;
+
+    /// Where the runtime itself forwards ports of the pod; `None`: its network is the agent's.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn port_forward_url(
+        &self,
+        pod_uid: &str,
+        ports: &[u16],
+    ) -> impl Future<Output = Result<Option<String>, ExecError>> + Send;
+
+    /// Runs a command in the running container `id` and gives what it wrote, at most `limit` bytes of
+    /// each stream; `None`: it streams no commands, and [`Runtime::exec`] is to be used. What is not
+    /// done within `timeout` (zero: no limit) is killed and an error.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+        limit: usize,
+    ) -> impl Future<Output = Result<Option<ExecOutput>, ExecError>> + Send;
+
     /// All attempts of the pod that are known: the truth that a worker starts from.
     fn list(&self, pod_uid: &str) -> Vec<Attempt>;
+}
+
+/// What a home that runs Wasm alone says to the rest.
+pub(crate) fn no_ordinary() -> Failure {
+    Failure {
+        reason: "CreateContainerError".into(),
+        message: "no runtime of ordinary images is configured: expected containerRuntimeEndpoint"
+            .into(),
+    }
 }

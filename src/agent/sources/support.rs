@@ -32,20 +32,32 @@ pub(crate) struct Notice {
 const VOLUMES: [&str; 6] =
     ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
 
-/// Fields for which the pod is not run, each by its path; none for a pod that can be.
-pub(crate) fn refusals(pod: &Pod, host: HostCapabilities) -> Vec<FieldError> {
+/// Fields for which the pod is not run, each by its path; none for a pod that can be. `is_wasm` says
+/// which containers are: of the others, only what the agent itself has to do is looked at.
+pub(crate) fn refusals(
+    pod: &Pod,
+    host: HostCapabilities,
+    is_wasm: &dyn Fn(&str) -> bool,
+) -> Vec<FieldError> {
     let mut refused = Refused(Vec::new());
     let Some(spec) = &pod.spec else { return refused.0 };
-    pod_refusals(&mut refused, spec, host);
+    let inits = spec.init_containers.iter().flatten();
+    let any_wasm = inits.chain(&spec.containers).any(|one| is_wasm(&one.name));
+    if any_wasm {
+        pod_refusals(&mut refused, spec, host);
+    }
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
-        volume_refusals(&mut refused, &format!("spec.volumes[{i}]"), volume, host);
+        volume_refusals(&mut refused, &format!("spec.volumes[{i}]"), volume, host, any_wasm);
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
         for (i, container) in containers.iter().enumerate() {
             let path = format!("spec.{list}[{i}]");
-            container_refusals(&mut refused, &path, container, host);
-            security_refusals(&mut refused, &format!("{path}.securityContext"), container);
+            lifecycle_refusals(&mut refused, &path, container);
+            if is_wasm(&container.name) {
+                container_refusals(&mut refused, &path, container, host);
+                security_refusals(&mut refused, &format!("{path}.securityContext"), container);
+            }
         }
     }
     refused.0
@@ -108,7 +120,13 @@ fn local_apparmor(profile: Option<&AppArmorProfile>) -> bool {
     profile.is_some_and(|profile| profile.type_ == "Localhost")
 }
 
-fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume, host: HostCapabilities) {
+fn volume_refusals(
+    refused: &mut Refused,
+    path: &str,
+    volume: &Volume,
+    host: HostCapabilities,
+    any_wasm: bool,
+) {
     for source in volume_sources(volume) {
         let text = format!("not served yet: expected one of {}", VOLUMES.join(", "));
         refused.when(!VOLUMES.contains(&source), format!("{path}.{source}"), &text);
@@ -116,9 +134,9 @@ fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume, host: Hos
     if let Some(source) = &volume.host_path {
         let kind = source.type_.as_deref().unwrap_or_default();
         let device = ["CharDevice", "BlockDevice"].contains(&kind);
-        refused.when(device, format!("{path}.hostPath.type"), NO_DEVICES);
+        refused.when(device && any_wasm, format!("{path}.hostPath.type"), NO_DEVICES);
         let text = "not possible: a Wasm container opens no Unix sockets";
-        refused.when(kind == "Socket", format!("{path}.hostPath.type"), text);
+        refused.when(kind == "Socket" && any_wasm, format!("{path}.hostPath.type"), text);
         let file = ["File", "FileOrCreate"].contains(&kind) && !host.mounts;
         let text = "a single file takes a mount: expected copepod to run as root";
         refused.when(file, format!("{path}.hostPath.type"), text);
@@ -145,6 +163,16 @@ fn volume_refusals(refused: &mut Refused, path: &str, volume: &Volume, host: Hos
     );
 }
 
+/// What the pod's own lifecycle does not do yet, whichever runtime has the container.
+fn lifecycle_refusals(refused: &mut Refused, path: &str, one: &Container) {
+    let mut when = |broken: bool, field: &str, text: &str| {
+        refused.when(broken, format!("{path}.{field}"), text)
+    };
+    when(one.restart_policy.is_some(), "restartPolicy", "not served yet: the pod's policy holds");
+    let rules = is_some(one.restart_policy_rules.as_ref());
+    when(rules, "restartPolicyRules", "not served yet: the pod's policy holds");
+}
+
 fn container_refusals(refused: &mut Refused, path: &str, one: &Container, host: HostCapabilities) {
     let mut when = |broken: bool, field: &str, text: &str| {
         refused.when(broken, format!("{path}.{field}"), text)
@@ -159,9 +187,6 @@ fn container_refusals(refused: &mut Refused, path: &str, one: &Container, host: 
             when(text.contains('\0'), &at, "must not contain a zero byte");
         }
     }
-    when(one.restart_policy.is_some(), "restartPolicy", "not served yet: the pod's policy holds");
-    let rules = is_some(one.restart_policy_rules.as_ref());
-    when(rules, "restartPolicyRules", "not served yet: the pod's policy holds");
     when(is_some(one.volume_devices.as_ref()), "volumeDevices", NO_DEVICES);
     let dir = one.working_dir.as_deref().unwrap_or_default();
     when(!["", "/"].contains(&dir), "workingDir", "not served yet: a guest starts in /");

@@ -21,7 +21,7 @@ fn pod(spec: Value, container: Value) -> Pod {
 
 fn refused(spec: Value, container: Value) -> Vec<String> {
     let host = HostCapabilities { changes_user: true, mounts: true, cluster: false };
-    refusals(&pod(spec, container), host).into_iter().map(|e| e.path).collect()
+    refusals(&pod(spec, container), host, &|_| true).into_iter().map(|e| e.path).collect()
 }
 
 fn noticed(spec: Value, container: Value, changes_user: bool) -> Vec<String> {
@@ -54,9 +54,9 @@ fn a_pod_within_the_served_fields_is_neither_refused_nor_noticed() {
             "procMount": "Default", "privileged": false, "readOnlyRootFilesystem": true}});
     let pod = pod(spec, container);
     let root = HostCapabilities { changes_user: true, mounts: true, cluster: false };
-    assert_eq!(refusals(&pod, root), []);
+    assert_eq!(refusals(&pod, root, &|_| true), []);
     assert_eq!(notices(&pod, HostCapabilities::default()), []);
-    let without = refusals(&pod, HostCapabilities::default());
+    let without = refusals(&pod, HostCapabilities::default(), &|_| true);
     let text = "a single file takes a mount: expected copepod to run as root";
     let path = "spec.volumes[2].hostPath.type".into();
     assert_eq!(without, [FieldError { path, message: text.into() }]);
@@ -111,7 +111,7 @@ fn what_would_change_a_pods_meaning_is_refused_by_path() {
     ] {
         assert_eq!(refused(spec.clone(), json!({})), [path], "{spec}");
     }
-    let text = refusals(&pod(json!({"hostPID": true}), json!({})), HostCapabilities::default())[0]
+    let text = refusals(&pod(json!({"hostPID": true}), json!({})), HostCapabilities::default(), &|_| true)[0]
         .to_string();
     assert_eq!(text, "spec.hostPID: not possible: a Wasm container sees no processes");
 }
@@ -218,7 +218,7 @@ fn a_cluster_has_what_a_lone_host_has_not() {
     let pod = pod(token, needs);
     let alone = HostCapabilities { changes_user: true, mounts: true, cluster: false };
     let fields = |host| -> Vec<String> {
-        refusals(&pod, host).into_iter().map(|refused| refused.path).collect()
+        refusals(&pod, host, &|_| true).into_iter().map(|refused| refused.path).collect()
     };
     assert_eq!(
         fields(alone),

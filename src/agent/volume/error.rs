@@ -69,6 +69,33 @@ pub(crate) enum VolumeError {
     },
 }
 
+/// Why a mount's `recursiveReadOnly` cannot be had; upstream's words (`resolveRecursiveReadOnly`).
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum ReadOnlyModeError {
+    /// It may be written to.
+    #[error("volume {0:?} requested recursive read-only mode, but it is not read-only")]
+    Writable(String),
+    /// What is mounted below it would be seen elsewhere.
+    #[error(
+        "volume {volume:?} requested recursive read-only mode, but it is not compatible with \
+         propagation {propagation:?}"
+    )]
+    Propagates {
+        /// The volume.
+        volume: String,
+        /// Its `mountPropagation`.
+        propagation: String,
+    },
+    /// The handler cannot.
+    #[error(
+        "volume {0:?} requested recursive read-only mode, but it is not supported by the runtime"
+    )]
+    Unsupported(String),
+    /// None of the API's modes.
+    #[error("unknown recursive read-only mode {0:?}")]
+    Unknown(String),
+}
+
 /// Why a container cannot be given its files.
 #[derive(Debug, Error)]
 pub(crate) enum TreeError {
@@ -113,6 +140,12 @@ pub(crate) enum TreeError {
         #[source]
         source: io::Error,
     },
+    /// What a mount says of its propagation; upstream's words.
+    #[error("invalid MountPropagation mode: {0:?}")]
+    Propagation(String),
+    /// What a mount says of mounts below it; upstream's words.
+    #[error("failed to resolve recursive read-only mode")]
+    ReadOnlyMode(#[source] ReadOnlyModeError),
     /// A mount that covers the whole tree.
     #[error("volume mount {0:?}: mountPath: expected another path than \"/\"")]
     Whole(String),
@@ -138,6 +171,8 @@ impl TreeError {
             Self::NoVolume(_)
             | Self::SubPathName { .. }
             | Self::SubPath { .. }
+            | Self::Propagation(_)
+            | Self::ReadOnlyMode(_)
             | Self::Whole(_)
             | Self::NeedsMount { .. } => "CreateContainerConfigError",
         }

@@ -2,14 +2,16 @@
 //!
 //! Owns: making and removing volumes as a kubelet lays them out ([`set_up`], [`tear_down`]): the
 //! empty ones ([`empty_dir`]), the host's ([`host_path`]), and those that come from objects, whose
-//! files `pod` makes and [`atomic`] writes; the tree of a container attempt ([`tree`]); how much a
-//! volume holds ([`usage`]). Starts no task.
+//! files `pod` makes and [`atomic`] writes; the tree of a container attempt ([`tree`]); what a runtime
+//! of ordinary containers is to bind for one ([`binds`]); how much a volume holds ([`usage`]). Starts
+//! no task.
 //!
 //! A volume is written to by guests: whatever is looked for in one is looked for beneath it
 //! (`linux::open_below`), and all that is given on is a path without any link in it, which the
 //! sandbox opens so (and not at all if a guest has put a link there meanwhile).
 
 mod atomic;
+mod binds;
 mod copy;
 mod empty_dir;
 mod error;
@@ -24,10 +26,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use copepod_pod::{Facts, Failure, Objects, Payload, payload};
+use copepod_pod::{Facts, Failure, Objects, Payload, Resolver, payload};
 use k8s_openapi::api::core::v1::{Pod, Volume as VolumeSpec};
 
-pub(crate) use error::{TreeError, VolumeError};
+pub(crate) use binds::{Bind, BindInput, Propagation, binds, message_file, release};
+pub(crate) use error::{ReadOnlyModeError, TreeError, VolumeError};
 pub(crate) use host_path::missing;
 pub(crate) use tree::{Seen, build};
 
@@ -120,6 +123,12 @@ pub(crate) fn set_up(
 /// of the pod's events.
 pub(crate) fn single(pod: &Pod, facts: &Facts) -> (Vec<(&'static str, String)>, Vec<Failure>) {
     network::files(pod, facts)
+}
+
+/// What the resolver of the pod's containers is told, for a runtime that writes `/etc/resolv.conf` by
+/// itself; and what had to be left out of it, as warnings of the pod's events. Reads one small file.
+pub(crate) fn resolver(pod: &Pod, facts: &Facts) -> (Resolver, Vec<Failure>) {
+    network::resolver(pod, facts)
 }
 
 /// Reads a file that a guest wrote below one of the pod's volumes, of a MiB at most; `None` if it

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use copepod_pod::{Facts, Failure, hostname, hosts_file, resolv_conf};
+use copepod_pod::{Facts, Failure, Resolver, hostname, hosts_file};
 use k8s_openapi::api::core::v1::Pod;
 
 /// Most that is read of the host's own file: some thousand names.
@@ -14,11 +14,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The pod's `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`, and what had to be left out.
 pub(super) fn files(pod: &Pod, facts: &Facts) -> (Vec<(&'static str, String)>, Vec<Failure>) {
-    let of_node = match facts.resolv_conf.as_deref().unwrap_or(RESOLV_CONF) {
-        "" => String::new(),
-        path => of_host(path),
-    };
-    let (resolver, left_out) = resolv_conf(pod, facts, &of_node);
+    let (resolver, left_out) = resolver(pod, facts);
     for warning in &left_out {
         tracing::debug!(pod = pod.metadata.name, text = warning.message, "resolv.conf");
     }
@@ -26,10 +22,20 @@ pub(super) fn files(pod: &Pod, facts: &Facts) -> (Vec<(&'static str, String)>, V
     let hosts = if on_host { of_host("/etc/hosts") } else { String::new() };
     let files = vec![
         ("etc/hosts", hosts_file(pod, facts, &hosts)),
-        ("etc/resolv.conf", resolver),
+        ("etc/resolv.conf", resolver.text()),
         ("etc/hostname", hostname(pod, facts) + "\n"),
     ];
     (files, left_out)
+}
+
+/// What the pod's resolver is told, for whoever writes the file by itself; and what had to be left
+/// out.
+pub(super) fn resolver(pod: &Pod, facts: &Facts) -> (Resolver, Vec<Failure>) {
+    let of_node = match facts.resolv_conf.as_deref().unwrap_or(RESOLV_CONF) {
+        "" => String::new(),
+        path => of_host(path),
+    };
+    copepod_pod::resolver(pod, facts, &of_node)
 }
 
 /// A file of the host; empty if there is none that is text.

@@ -1,6 +1,7 @@
 //! A part of a volume, which its guests write to: found or made without leaving it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags, fstat};
@@ -18,14 +19,12 @@ pub(super) struct Source {
 }
 
 /// Finds `path` in a volume; as upstream, makes it a directory with the mode of the volume where
-/// there is nothing (but not in a volume of the agent's own making, where a name is missing).
+/// there is nothing (but not in a volume of the agent's own making, where a name is missing). What
+/// is given is the file itself, wherever guests move it.
 ///
 /// # Errors
 /// The kernel's: `EXDEV` is a link that leads out of the volume.
-pub(super) fn resolve(volume: &Volume, path: &Path) -> io::Result<Source> {
-    if path.as_os_str().is_empty() {
-        return Ok(Source { path: volume.path.clone(), is_dir: volume.path.is_dir() });
-    }
+pub(super) fn open(volume: &Volume, path: &Path) -> io::Result<OwnedFd> {
     let top = linux::open_top(&volume.path)?;
     let found = match linux::open_below(&top, path, OFlags::PATH, Links::Refused) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => match volume.kind {
@@ -36,13 +35,24 @@ pub(super) fn resolve(volume: &Volume, path: &Path) -> io::Result<Source> {
         },
         opened => opened,
     };
-    let found = found.map_err(|e| {
+    found.map_err(|e| {
         // As the kernel says it.
         if e.kind() != io::ErrorKind::CrossesDevices {
             return e;
         }
         io::Error::new(e.kind(), format!("{} leads out of the volume", path.display()))
-    })?;
+    })
+}
+
+/// As [`open`], for who takes directories and regular files by their paths.
+///
+/// # Errors
+/// The same, and what it is instead.
+pub(super) fn resolve(volume: &Volume, path: &Path) -> io::Result<Source> {
+    if path.as_os_str().is_empty() {
+        return Ok(Source { path: volume.path.clone(), is_dir: volume.path.is_dir() });
+    }
+    let found = open(volume, path)?;
     let is_dir = match FileType::from_raw_mode(fstat(&found)?.st_mode) {
         FileType::Directory => true,
         FileType::RegularFile => false,

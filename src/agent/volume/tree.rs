@@ -27,11 +27,11 @@ use crate::linux::{self, Links};
 /// Mode of the tree's top and of what is made on the way to a file or volume.
 const DIRECTORY: u32 = 0o755;
 /// Mode of the pod's files.
-const FILE: u32 = 0o644;
+pub(super) const FILE: u32 = 0o644;
 /// Mode of the termination message: the guest's user may be any.
-const MESSAGE: u32 = 0o666;
+pub(super) const MESSAGE: u32 = 0o666;
 /// Where a container leaves its last words by default.
-const DEFAULT_MESSAGE: &str = "/dev/termination-log";
+pub(super) const DEFAULT_MESSAGE: &str = "/dev/termination-log";
 
 /// What a tree is made of.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ fn point<'a>(seen: &Seen<'a>, mount: &'a VolumeMount) -> Result<Point<'a>, TreeE
 }
 
 /// A path of the guest, relative to its tree, without `.` and `..`.
-fn inside(path: &str) -> PathBuf {
+pub(super) fn inside(path: &str) -> PathBuf {
     let mut at = PathBuf::new();
     for part in Path::new(path).components() {
         match part {

@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use copepod_pod::quantity::{Quantity, QuantityError};
-use copepod_pod::{EnvError, Facts, Objects, argv, env_files, environment, hostname};
-use copepod_wasm::{GuestKind, User};
+use copepod_pod::{
+    EnvError, Facts, Objects, argv, container_named, env_files, environment, hostname,
+};
+use copepod_wasm::{GuestKind, Stdin, User};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
 
-use super::Host;
+use super::prepare::PreparedImage;
 use super::set_up::Ready;
+use super::{Host, ordinary};
 use crate::image::{ImageConfig, ImageRequest, Prepared, PullPolicy};
 use crate::ledger::Ledger;
-use crate::runtime::{Container, TerminationMessage};
+use crate::runtime::cri::config::ConfigError;
+use crate::runtime::{Container, Launch, TerminationMessage};
 use crate::volume::{self, Files, Seen, TreeError};
 
 /// Where a wasi:http guest without a `containerPort` listens.
@@ -70,6 +74,12 @@ pub(super) enum DescribeError {
     /// What it sees of the host's files; its words are upstream's where upstream has any.
     #[error(transparent)]
     Files(#[from] TreeError),
+    /// What the container runtime is told of it; upstream's words.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The pod has no sandbox for it: a start was asked for too early.
+    #[error("container {0:?}: the pod has no sandbox")]
+    NoSandbox(String),
 }
 
 impl DescribeError {
@@ -81,6 +91,8 @@ impl DescribeError {
             | Self::Memory { .. }
             | Self::Env(_)
             | Self::EnvFile { .. }
+            | Self::Config(_)
+            | Self::NoSandbox(_)
             | Self::Root { .. } => "CreateContainerConfigError",
             Self::Files(error) => error.reason(),
         }
@@ -92,16 +104,23 @@ pub(super) struct Context {
     pub(super) pod: Arc<Pod>,
     pub(super) name: String,
     pub(super) attempt: u32,
-    pub(super) prepared: Option<Prepared>,
+    pub(super) prepared: Option<PreparedImage>,
     pub(super) objects: Arc<Objects>,
     pub(super) ready: Arc<Ready>,
+    /// The id of the container whose processes an ephemeral one is to see, if it runs.
+    pub(super) target: Option<String>,
 }
 
-/// The container of this name, init containers among them.
-pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerSpec> {
-    let spec = pod.spec.as_ref()?;
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    init.iter().chain(&spec.containers).find(|container| container.name == name)
+/// What of a container attempt does not depend on who runs it.
+pub(super) struct Common {
+    pub(super) uid: String,
+    pub(super) log_dir: PathBuf,
+    pub(super) log_link: Option<PathBuf>,
+    /// The pod's variables, without the image's.
+    pub(super) env: Vec<(String, String)>,
+    /// `command` and `args`, variables put in.
+    pub(super) argv: (Vec<String>, Vec<String>),
+    pub(super) facts: Facts,
 }
 
 /// What a container asks for as its image, relative paths counted from `base`.
@@ -121,6 +140,7 @@ pub(crate) fn image_request<'a>(
             Some(_) | None => PullPolicy::IfNotPresent,
         },
         command: command.map(String::as_str),
+        secrets: None,
     }
 }
 
@@ -130,27 +150,64 @@ pub(crate) fn image_request<'a>(
 /// # Errors
 /// [`DescribeError`]; nothing is left behind then.
 pub(super) fn describe(
-    context: Context,
+    mut context: Context,
+    ledger: &Ledger,
+    host: &Host,
+) -> Result<Launch, DescribeError> {
+    let (pod, name) = (Arc::clone(&context.pod), context.name.clone());
+    let spec = container_named(&pod, &name);
+    let spec = spec.as_deref().ok_or_else(|| DescribeError::Unknown(name.clone()))?;
+    let prepared = context.prepared.take().ok_or_else(|| DescribeError::NoImage(name.clone()))?;
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (namespace, pod_name) = (text(&pod.metadata.namespace), text(&pod.metadata.name));
+    let uid = text(&pod.metadata.uid);
+    let facts = Facts { addresses: context.ready.addresses.clone(), ..host.facts() };
+    let texts = env_texts(spec, &context.ready.files)?;
+    let env = environment(&pod, spec, &context.objects, &facts, &texts)?;
+    let common = Common {
+        log_dir: ledger.log_dir(&namespace, &pod_name, &uid, &name),
+        log_link: ledger.log_link(&namespace, &pod_name, &name),
+        argv: argv(spec, &env),
+        uid,
+        env,
+        facts,
+    };
+    match prepared {
+        PreparedImage::Wasm(prepared) => {
+            let wasm = wasm(&context, spec, common, prepared, ledger, host)?;
+            Ok(Launch::Wasm(Box::new(wasm)))
+        }
+        PreparedImage::Ordinary(image) => {
+            let ordinary = ordinary::describe(&context, spec, common, &image, ledger, host)?;
+            Ok(Launch::Ordinary(Box::new(ordinary)))
+        }
+    }
+}
+
+/// The same of a Wasm container.
+fn wasm(
+    context: &Context,
+    spec: &ContainerSpec,
+    common: Common,
+    prepared: Prepared,
     ledger: &Ledger,
     host: &Host,
 ) -> Result<Container, DescribeError> {
-    let Context { pod, name, attempt, prepared, objects, ready } = context;
+    let Context { pod, name, attempt, ready, .. } = context;
+    let Common { uid, log_dir, log_link, env: own, argv, facts } = common;
     let files = &ready.files;
-    let facts = Facts { addresses: ready.addresses.clone(), ..host.facts() };
-    let spec = find(&pod, &name).ok_or_else(|| DescribeError::Unknown(name.clone()))?;
-    let prepared = prepared.ok_or_else(|| DescribeError::NoImage(name.clone()))?;
     let pod_spec = pod.spec.clone().unwrap_or_default();
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (namespace, pod_name) = (text(&pod.metadata.namespace), text(&pod.metadata.name));
     let user = user(&pod_spec, spec, &prepared.config).map_err(|Root| DescribeError::Root {
-        pod: format!("{pod_name}_{namespace}({uid})"),
+        pod: format!(
+            "{}_{}({uid})",
+            text(&pod.metadata.name),
+            text(&pod.metadata.namespace)
+        ),
         container: name.clone(),
     })?;
     let memory_limit_bytes = memory_limit(spec)?;
-    let texts = env_texts(spec, files)?;
-    let own = environment(&pod, spec, &objects, &facts, &texts)?;
-    let args = arguments(argv(spec, &own), &prepared);
+    let args = arguments(argv, &prepared);
     let tree = volume::build(
         &Seen {
             container: spec,
@@ -160,33 +217,36 @@ pub(super) fn describe(
             files: &files.single,
             mounts: host.mounts,
         },
-        &ledger.attempt_dir(&uid, &name, attempt).join("root"),
+        &ledger.attempt_dir(&uid, name, *attempt).join("root"),
     )?;
     let (dir, file) = tree.message.unwrap_or_default();
     let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let grace = pod_spec.termination_grace_period_seconds;
     Ok(Container {
-        log_dir: ledger.log_dir(&namespace, &pod_name, &uid, &name),
-        log_link: ledger.log_link(&namespace, &pod_name, &name),
+        log_dir,
+        log_link,
         pod_uid: uid,
-        attempt,
+        attempt: *attempt,
+        sandbox: ready.generation(),
         artefact: prepared.artefact,
         kind: prepared.kind,
         args,
-        env: layered(hostname(&pod, &facts), prepared.config.env, own),
+        env: layered(hostname(pod, &facts), prepared.config.env, own),
         preopens: tree.preopens,
         mounts: tree.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
+        // Nobody can be attached to a run's pods.
+        stdin: if host.die_with_agent { Stdin::Closed } else { stdin(spec) },
         user: user.filter(|_| host.changes_user),
-        cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(&pod, spec)),
-        oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(&pod, spec)),
+        cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(pod, spec)),
+        oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(pod, spec)),
         network: ready.network.clone(),
         memory_limit_bytes,
         log_limits: host.log_limits,
         listen: listen(prepared.kind, spec, &facts),
         grace_seconds: grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(30),
         die_with_agent: host.die_with_agent,
-        name,
+        name: name.clone(),
     })
 }
 
@@ -291,6 +351,15 @@ fn user(
         return Ok(None);
     }
     Ok(Some(User { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), groups }))
+}
+
+/// What the guest reads.
+fn stdin(container: &ContainerSpec) -> Stdin {
+    match (container.stdin, container.stdin_once) {
+        (Some(true), Some(true)) => Stdin::Once,
+        (Some(true), _) => Stdin::Open,
+        _ => Stdin::Closed,
+    }
 }
 
 fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError> {

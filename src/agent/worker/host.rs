@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 
 use copepod_pod::{Facts, PodAddresses};
 use rustix::fs::statvfs;
@@ -13,6 +14,7 @@ use super::PodCgroups;
 use crate::linux;
 use crate::network::Network;
 use crate::runtime::LogLimits;
+use crate::runtime::cri::config::NodeOptions;
 
 /// What this host does for pods where a cluster's node would do otherwise.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub(crate) struct Host {
     pub(crate) cgroups: Option<PodCgroups>,
     /// The network of pods; `None`: guests share the host's.
     pub(crate) network: Option<Network>,
+    /// What ordinary containers have in common here.
+    pub(crate) ordinary: Arc<NodeOptions>,
     /// How much of each container's log is kept.
     pub(crate) log_limits: LogLimits,
     /// Whether guests end with the agent.
@@ -65,6 +69,7 @@ impl Host {
             mounts: is_root && linux::can_mount(),
             cgroups: None,
             network: None,
+            ordinary: Arc::default(),
             log_limits: LogLimits::default(),
             die_with_agent: true,
         }

@@ -12,14 +12,20 @@ mod container;
 mod evict;
 mod exec;
 mod host;
+mod kinds;
+mod ordinary;
 mod outlet;
+mod prepare;
 mod pulling;
+mod secrets;
 mod set_up;
 mod supply;
 
 pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
+pub(crate) use exec::Asked;
 pub(crate) use host::Host;
+pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
 pub(crate) use supply::{Given, Supplier};
@@ -29,18 +35,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, State, step};
+use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, State, step};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep_until;
 
-use crate::image::{Images, Prepared};
+use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
 use evict::Limits;
+use prepare::PreparedImage;
 use pulling::Pulling;
 use set_up::{Ready, SetUpJob};
 
@@ -55,6 +62,14 @@ pub(crate) struct Shared<R> {
     pub(crate) images: Images,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) host: Host,
+}
+
+impl<R: Runtime> Shared<R> {
+    /// The kinds of the pod's containers, if they were decided.
+    async fn kinds(self: &Arc<Self>, uid: &str) -> Option<Kinds> {
+        let (shared, uid) = (Arc::clone(self), uid.to_owned());
+        blocking(move || shared.ledger.kinds(&uid)).await
+    }
 }
 
 /// What is known of a pod, for whoever shows or reports it.
@@ -77,8 +92,16 @@ pub(crate) struct Handle {
     pub(crate) snapshot: watch::Receiver<Snapshot>,
 }
 
+/// Where to reach a worker.
+#[derive(Clone)]
+struct Inbox {
+    events: mpsc::Sender<Event>,
+    /// Has it list its attempts.
+    look: Arc<Notify>,
+}
+
 /// Where to reach each worker, by its pod's uid. Locked for a look-up only.
-type Inboxes = Arc<Mutex<HashMap<String, mpsc::Sender<Event>>>>;
+type Inboxes = Arc<Mutex<HashMap<String, Inbox>>>;
 
 /// The workers of an agent.
 pub(crate) struct Workers<R> {
@@ -129,32 +152,35 @@ impl<R: Runtime> Workers<R> {
             trouble: None,
             jobs: JoinSet::new(),
             publish,
+            look: Arc::default(),
         };
-        lock(&self.inboxes).insert(uid, handle.events.clone());
+        let reached = Inbox { events: handle.events.clone(), look: Arc::clone(&worker.look) };
+        lock(&self.inboxes).insert(uid, reached);
         tokio::spawn(worker.run(inbox));
         handle
     }
 }
 
-fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, mpsc::Sender<Event>>> {
+fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, Inbox>> {
     // A panic elsewhere leaves the map whole: each change is one call.
     inboxes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
     while let Some(Happening { pod_uid, what }) = happenings.recv().await {
+        let Some(inbox) = lock(&inboxes).get(&pod_uid).cloned() else { continue };
         let event = match what {
             What::Attempt(attempt) => Event::Attempt(attempt),
             What::NeverRan { container, attempt, failure } => {
                 Event::StartFailed { container, attempt, failure }
             }
+            What::SandboxChanged { sandbox } => Event::SandboxChanged { sandbox },
+            What::Look => {
+                inbox.look.notify_one();
+                continue;
+            }
         };
-        let inbox = lock(&inboxes).get(&pod_uid).cloned();
-        let closed = match inbox {
-            Some(inbox) => inbox.send(event).await.is_err(),
-            None => false,
-        };
-        if closed {
+        if inbox.events.send(event).await.is_err() {
             // That worker is done with its pod.
             lock(&inboxes).remove(&pod_uid);
         }
@@ -165,7 +191,7 @@ async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
 enum Done {
     SetUp(Result<Ready, Failure>),
     TearDown(Result<(), Failure>),
-    Image { container: String, result: Result<Prepared, Failure>, pulled: Option<Pulled> },
+    Image { container: String, result: Result<PreparedImage, Failure>, pulled: Option<Pulled> },
     Event(Event),
     Relist,
 }
@@ -182,15 +208,20 @@ struct Worker<R> {
     state: State,
     /// What the set-up gave.
     ready: Arc<Ready>,
-    prepared: HashMap<String, Prepared>,
+    prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
     jobs: JoinSet<Done>,
     publish: watch::Sender<Snapshot>,
+    look: Arc<Notify>,
 }
 
 impl<R: Runtime> Worker<R> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
         let clock = Clock(Instant::now());
+        let kept = self.shared.kinds(&self.uid).await;
+        if kinds::may_be_ordinary(self.state.pod(), kept.as_ref()) {
+            self.shared.runtime.looked().await;
+        }
         // Nothing before the first look: what an earlier agent started must not start twice. What
         // was told already is known by then: nothing of a pod that is to end is set up.
         while let Ok(event) = inbox.try_recv() {
@@ -232,6 +263,7 @@ impl<R: Runtime> Worker<R> {
                     None => return,
                 },
                 Some(done) = self.jobs.join_next() => done,
+                () = self.look.notified() => Ok(Done::Relist),
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
                     event = Event::Timer;
                     continue;
@@ -254,7 +286,8 @@ impl<R: Runtime> Worker<R> {
                     if let Some(events) = self.events.upgrade() {
                         self.limits.watch(self.state.pod(), &self.ready.files, events);
                     }
-                    self.ready.addresses.clone()
+                    let addresses = self.ready.addresses.clone();
+                    SetUpDone { addresses, sandbox: self.ready.generation() }
                 }))
             }
             Done::TearDown(result) => {
@@ -263,11 +296,8 @@ impl<R: Runtime> Worker<R> {
             }
             Done::Image { container, result, pulled } => {
                 let result = result.map(|prepared| {
-                    let image = ImageRef {
-                        image: prepared.image.clone(),
-                        image_id: prepared.image_id.clone(),
-                        pulled,
-                    };
+                    let (image, image_id) = prepared.names();
+                    let image = ImageRef { image, image_id, pulled };
                     self.prepared.insert(container.clone(), prepared);
                     image
                 });
@@ -316,14 +346,21 @@ impl<R: Runtime> Worker<R> {
     fn prepare_image(&mut self, container: String) {
         let shared = Arc::clone(&self.shared);
         let pod = Arc::clone(self.state.pod());
-        let base = self.base.clone();
+        let (base, ready) = (self.base.clone(), Arc::clone(&self.ready));
         let pulling = Pulling::new(self.events.clone(), container.clone());
+        let (supplier, outlet) = (Arc::clone(&self.supplier), Arc::clone(&self.outlet));
         self.jobs.spawn(async move {
-            let spec = container::find(&pod, &container);
-            let request = container::image_request(spec, &base);
-            let result = shared.images.prepare(request, &pulling).await;
-            let result = result.map_err(|e| failure(e.reason(), &e));
-            Done::Image { container, result, pulled: pulling.pulled() }
+            let secrets = match shared.host.die_with_agent {
+                // A run's registries are asked as its user.
+                true => None,
+                false => secrets::of_pod(&pod, &*supplier, &*outlet).await,
+            };
+            let secrets = secrets.as_ref();
+            let (container, base, ready) = (&*container, &*base, &*ready);
+            let wanted = prepare::Wanted { pod: &pod, container, base, ready, secrets };
+            let result = prepare::prepare(&shared, wanted, &pulling).await;
+            let pulled = result.as_ref().ok().and_then(|image| image.pulled(pulling.pulled()));
+            Done::Image { container: container.to_owned(), result, pulled }
         });
     }
 
@@ -333,6 +370,7 @@ impl<R: Runtime> Worker<R> {
         let supplier = Arc::clone(&self.supplier);
         let prepared = self.prepared.get(&name).cloned();
         let ready = Arc::clone(&self.ready);
+        let target = self.target(&name);
         self.jobs.spawn(async move {
             let start = async {
                 let objects = supplier.supply(Arc::clone(&pod)).await.map_err(|e| Failure {
@@ -340,7 +378,15 @@ impl<R: Runtime> Worker<R> {
                     message: e.message,
                 })?;
                 let name = name.clone();
-                let context = container::Context { pod, name, attempt, prepared, objects, ready };
+                let context = container::Context {
+                    pod,
+                    name,
+                    attempt,
+                    prepared,
+                    objects,
+                    ready,
+                    target,
+                };
                 let of_job = Arc::clone(&shared);
                 let described = blocking(move || {
                     container::describe(context, &of_job.ledger, &of_job.host)
@@ -353,6 +399,14 @@ impl<R: Runtime> Worker<R> {
                 Err(failure) => Event::StartFailed { container: name, attempt, failure },
             })
         });
+    }
+
+    /// The id of the container whose processes an ephemeral one is to see, if that runs.
+    fn target(&self, name: &str) -> Option<String> {
+        let spec = self.state.pod().spec.as_ref()?;
+        let ephemeral = spec.ephemeral_containers.iter().flatten().find(|one| one.name == name)?;
+        let target = ephemeral.target_container_name.as_deref()?;
+        exec::running_id(&self.state.status(), target)
     }
 
     fn set_up_job(&self) -> SetUpJob<R> {

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use copepod_pod::{Facts, Failure, Objects, PodAddresses};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Shared, Supplier, blocking, failure};
+use super::kinds::{self, Kinds};
+use super::{Shared, Supplier, blocking, failure, ordinary};
 use crate::network::Attachment;
+use crate::runtime::Runtime;
+use crate::runtime::cri::{PodSandbox, SandboxSpec};
 use crate::telemetry::chain;
 use crate::volume::{self, Files, Place};
 
@@ -35,6 +38,19 @@ pub(super) struct Ready {
     pub(super) addresses: PodAddresses,
     /// Its network namespace; none for a pod on the host's network.
     pub(super) network: Option<PathBuf>,
+    /// Which of its containers are Wasm.
+    pub(super) kinds: Kinds,
+    /// Its sandbox, where it has ordinary containers.
+    pub(super) sandbox: Option<PodSandbox>,
+    /// Whether the sandbox's handler makes mounts read-only with all below them.
+    pub(super) recursive_read_only: bool,
+}
+
+impl Ready {
+    /// The generation of its sandbox; 0 for a pod without one.
+    pub(super) fn generation(&self) -> u32 {
+        self.sandbox.as_ref().map_or(0, |sandbox| sandbox.generation)
+    }
 }
 
 /// One set-up, refresh or tear-down of a pod.
@@ -45,33 +61,83 @@ pub(super) struct SetUpJob<R> {
     pub(super) uid: String,
 }
 
-impl<R: Send + Sync + 'static> SetUpJob<R> {
+impl<R: Runtime> SetUpJob<R> {
     /// Makes all that is not there yet, and brings up to date what is.
     ///
     /// # Errors
     /// A [`Failure`] with the reason of upstream's event.
     pub(super) async fn set_up(self) -> Result<Ready, Failure> {
         let handler = self.supplier.handler(Arc::clone(&self.pod)).await?;
-        if !["", WASM_HANDLER].contains(&&*handler) {
-            // containerd's words.
-            return Err(no_sandbox(format!("no runtime for {handler:?} is configured")));
+        let kinds = self.kinds(handler).await?;
+        let refused = self.supplier.refusals(&self.pod, &|name| kinds.of(name));
+        if !refused.is_empty() {
+            return Err(no_sandbox(refused.join("; ")));
         }
         self.keep().await?;
         let objects = self.objects().await?;
         let mut files = self.volumes(objects).await?;
-        let Attachment { netns, pod_ips } = self.attach().await?;
         let of_node = self.shared.host.facts();
         let mut addresses = of_node.addresses.clone();
         if addresses.host_ips.is_empty() {
             return Err(no_sandbox("the node has no address yet".into()));
         }
-        if netns.is_some() {
+        let sandbox = self.sandbox(&kinds, &of_node).await?;
+        let attached = match &sandbox {
+            Some(sandbox) => {
+                Attachment { netns: sandbox.netns.clone(), pod_ips: sandbox.ips.clone() }
+            }
+            None => self.attach().await?,
+        };
+        let Attachment { netns, pod_ips } = attached;
+        if !pod_ips.is_empty() {
             addresses.pod_ips = pod_ips;
         }
         let facts = Facts { addresses: addresses.clone(), ..of_node };
         let pod = Arc::clone(&self.pod);
         (files.single, files.warnings) = blocking(move || volume::single(&pod, &facts)).await;
-        Ok(Ready { files: Arc::new(files), addresses, network: netns })
+        let recursive_read_only =
+            sandbox.is_some() && self.shared.runtime.recursive_read_only(&kinds.handler);
+        Ok(Ready {
+            files: Arc::new(files),
+            addresses,
+            network: netns,
+            kinds,
+            sandbox,
+            recursive_read_only,
+        })
+    }
+
+    /// Which containers are Wasm: as it was decided before, else it is decided now and kept.
+    async fn kinds(&self, handler: String) -> Result<Kinds, Failure> {
+        if let Some(kept) = self.shared.kinds(&self.uid).await {
+            return Ok(kept);
+        }
+        let kinds = kinds::resolve(&self.shared, &self.pod, handler).await?;
+        if !self.shared.host.die_with_agent {
+            let (shared, uid, kept) =
+                (Arc::clone(&self.shared), self.uid.clone(), kinds.clone());
+            let keep = move || shared.ledger.keep_kinds(&uid, &kept);
+            blocking(keep).await.map_err(|e| no_sandbox(chain(&e)))?;
+        }
+        Ok(kinds)
+    }
+
+    /// The sandbox of a pod with ordinary containers.
+    async fn sandbox(&self, kinds: &Kinds, facts: &Facts) -> Result<Option<PodSandbox>, Failure> {
+        if !kinds.has_sandbox() {
+            return Ok(None);
+        }
+        let spec = self.sandbox_spec(kinds, facts).await?;
+        self.shared.runtime.run_sandbox(spec).await.map(Some)
+    }
+
+    async fn sandbox_spec(&self, kinds: &Kinds, facts: &Facts) -> Result<SandboxSpec, Failure> {
+        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+        let (handler, facts) = (kinds.handler.clone(), facts.clone());
+        let spec = move || {
+            ordinary::sandbox_spec(&pod, handler, &facts, &shared.ledger, &shared.host)
+        };
+        blocking(spec).await
     }
 
     /// What has to be there before anything else of the pod: its record, its control group.
@@ -115,6 +181,11 @@ impl<R: Send + Sync + 'static> SetUpJob<R> {
     /// # Errors
     /// As [`SetUpJob::set_up`].
     pub(super) async fn tear_down(self) -> Result<(), Failure> {
+        let kinds = self.shared.kinds(&self.uid).await;
+        // A pod of Wasm alone ends whether the container runtime answers or not.
+        if kinds.is_some_and(|kinds| kinds.has_sandbox()) {
+            self.shared.runtime.stop_sandboxes(&self.uid).await?;
+        }
         if let Some(network) = &self.shared.host.network {
             network.detach(&self.uid).await.map_err(|e| failure("FailedKillPod", &e))?;
         }

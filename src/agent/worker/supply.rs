@@ -7,6 +7,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::image::ImageKind;
+
 /// Gives what a pod names: config maps, secrets, tokens, services.
 pub(crate) trait Supplier: Send + Sync {
     /// All of it, as it is now. What is not there is absent: whoever needs it says so.
@@ -20,6 +22,10 @@ pub(crate) trait Supplier: Send + Sync {
     /// # Errors
     /// Why that cannot be known now.
     fn handler(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>>;
+
+    /// What of the pod is not served here, each by its field; `kind` says which containers are
+    /// Wasm.
+    fn refusals(&self, pod: &Pod, kind: &dyn Fn(&str) -> Option<ImageKind>) -> Vec<String>;
 }
 
 /// Objects that are known from the start and never change: those of files.
@@ -34,5 +40,10 @@ impl Supplier for Given {
     /// Every container of a `copepod run` is Wasm.
     fn handler(&self, _pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>> {
         ready(Ok(String::new())).boxed()
+    }
+
+    /// They were looked at when they were read.
+    fn refusals(&self, _pod: &Pod, _kind: &dyn Fn(&str) -> Option<ImageKind>) -> Vec<String> {
+        Vec::new()
     }
 }

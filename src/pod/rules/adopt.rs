@@ -114,7 +114,7 @@ fn stale_events_are_dropped() {
         assert_eq!(rig.feed(Event::Attempt(event.clone())), [], "{event:?}");
         let shown = rig.shown("a");
         assert_eq!((brief(&shown.state.unwrap()).as_str(), shown.restart_count), ("running", 1));
-        assert_eq!(shown.container_id, Some(format!("wasm://{}", id("a", 1))), "{event:?}");
+        assert_eq!(shown.container_id, Some(id("a", 1)), "{event:?}");
         assert_eq!(brief(&shown.last_state.unwrap()), "1 Error", "{event:?}");
     }
 }
@@ -135,7 +135,7 @@ fn a_launch_binds_an_attempt_to_its_process() {
     let late = Attempt { id: "0d".into(), ..attempt("a", 0, AttemptState::Starting) };
     rig.feed(Event::Attempt(late));
     rig.run("a", 0);
-    assert_eq!(rig.shown("a").container_id, Some(format!("wasm://{}", id("a", 0))));
+    assert_eq!(rig.shown("a").container_id, Some(id("a", 0)));
     rig.actions.clear();
     assert_eq!(rig.feed(Event::Kill { grace: Duration::ZERO }), [stop("a", 0, 0)]);
 }

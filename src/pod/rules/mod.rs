@@ -3,8 +3,10 @@
 mod adopt;
 mod change;
 mod end;
+mod ephemeral;
 mod record;
 mod restart;
+mod sandbox;
 mod show;
 mod start;
 
@@ -16,12 +18,14 @@ use serde_json::{Value, json};
 
 use crate::{
     Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Record,
-    State, step,
+    SetUpDone, State, step,
 };
 
 /// A machine with a clock. Both clocks run together from a wall time with a broken second.
 struct Rig {
     state: State,
+    /// The generation of the sandbox that stands.
+    sandbox: u32,
     now: Now,
     /// The actions since they were last taken.
     actions: Vec<Action>,
@@ -61,11 +65,14 @@ fn pod_inits(inits: &[&str], mains: &[&str], policy: &str) -> Pod {
 }
 
 fn id(container: &str, attempt: u32) -> String {
-    format!("{container}{attempt}").bytes().map(|byte| format!("{byte:02x}")).collect()
+    let name = format!("{container}{attempt}");
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("wasm://{hex}")
 }
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Attempt {
-    Attempt { container: container.to_owned(), attempt, id: id(container, attempt), state }
+    let (id, container) = (id(container, attempt), container.to_owned());
+    Attempt { container, attempt, sandbox: 0, id, state }
 }
 
 fn failure(reason: &str) -> Failure {
@@ -94,7 +101,8 @@ fn stop(container: &str, attempt: u32, grace_secs: u64) -> Action {
 impl Rig {
     fn new(pod: Pod) -> Rig {
         let now = Now { wall: wall(0), mono: Duration::from_secs(5) };
-        Rig { state: State::new(Arc::new(pod)), now, actions: Vec::new(), records: Vec::new() }
+        let (state, actions, records) = (State::new(Arc::new(pod)), Vec::new(), Vec::new());
+        Rig { state, sandbox: 0, now, actions, records }
     }
 
     /// A pod that is set up, with nothing started.
@@ -137,11 +145,17 @@ impl Rig {
         actions
     }
 
-    fn set_up(&mut self) {
+    fn set_up(&mut self) -> Vec<Action> {
         let host = "192.0.2.7".parse().unwrap();
-        let pod = "10.0.0.9".parse().unwrap();
+        let pod = format!("10.0.0.{}", 9 + self.sandbox).parse().unwrap();
         let addresses = PodAddresses { host_ips: vec![host], pod_ips: vec![pod] };
-        self.feed(Event::SetUp(Ok(addresses)));
+        self.feed(Event::SetUp(Ok(SetUpDone { addresses, sandbox: self.sandbox })))
+    }
+
+    /// The attempt, as one of the sandbox that stands.
+    fn attempt(&self, container: &str, number: u32, state: AttemptState) -> Event {
+        let attempt = attempt(container, number, state);
+        Event::Attempt(Attempt { sandbox: self.sandbox, ..attempt })
     }
 
     fn image(&mut self, container: &str) -> Vec<Action> {
@@ -162,13 +176,13 @@ impl Rig {
 
     fn run(&mut self, container: &str, number: u32) -> Vec<Action> {
         let state = AttemptState::Running { started_at: self.now.wall };
-        self.feed(Event::Attempt(attempt(container, number, state)))
+        self.feed(self.attempt(container, number, state))
     }
 
     fn exit(&mut self, container: &str, number: u32, code: i32) -> Vec<Action> {
         let mut exit = exit(code, 0);
         exit.finished_at = self.now.wall;
-        self.feed(Event::Attempt(attempt(container, number, AttemptState::Exited(exit))))
+        self.feed(self.attempt(container, number, AttemptState::Exited(exit)))
     }
 
     /// Lets time pass without telling the machine.
@@ -196,7 +210,8 @@ impl Rig {
     fn shown(&self, container: &str) -> ContainerStatus {
         let status = self.status();
         let mains = status.container_statuses.into_iter().flatten();
-        let mut all = mains.chain(status.init_container_statuses.into_iter().flatten());
+        let all = mains.chain(status.init_container_statuses.into_iter().flatten());
+        let mut all = all.chain(status.ephemeral_container_statuses.into_iter().flatten());
         all.find(|status| status.name == container).unwrap()
     }
 

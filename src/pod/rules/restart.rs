@@ -145,3 +145,57 @@ fn old_dead_attempts_are_removed_but_the_newest_two() {
     assert_eq!(rig.shown("a").restart_count, 2);
     assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
 }
+
+/// An attempt that was made and could not be started, as containerd tells it.
+fn start_error(rig: &Rig, number: u32) -> Event {
+    let id = id("a", number);
+    let message = format!("failed to start {}: no such file", id.trim_start_matches("wasm://"));
+    let finished_at = rig.now.wall;
+    let reason = "StartError".to_owned();
+    let exit = Exit { started_at: None, finished_at, code: 128, reason, message };
+    rig.attempt("a", number, AttemptState::Exited(exit))
+}
+
+#[test]
+fn a_container_that_cannot_be_started_waits_by_upstreams_reasons() {
+    let mut rig = Rig::up(pod(&["a"], "Always"));
+    rig.image("a");
+    rig.records.clear();
+    assert_eq!(rig.feed(start_error(&rig, 0)), [prepare("a")], "the first restart is immediate");
+    let told =
+        ["N a Created: Container created", "W a Failed: Error: failed to start a: no such file"];
+    assert_eq!(rig.records, told, "with the name for the id");
+    let text = "waiting RunContainerError: failed to start 6130: no such file";
+    assert_eq!(rig.brief("a"), text);
+    assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "128 StartError");
+    rig.image("a");
+    rig.records.clear();
+    assert_eq!(rig.feed(start_error(&rig, 1)), []);
+    assert!(rig.brief("a").starts_with("waiting RunContainerError"));
+    assert_eq!(rig.timer(), (5, Vec::new()));
+    assert!(rig.brief("a").starts_with("waiting CrashLoopBackOff: back-off 10s"));
+    assert_eq!(
+        rig.records[2],
+        "W a BackOff: Back-off restarting failed container a in pod p_ns(u-1)"
+    );
+    assert_eq!(rig.timer(), (5, vec![prepare("a")]));
+    let mut rig = Rig::up(pod(&["a", "b"], "Never"));
+    rig.image("a");
+    assert_eq!(rig.feed(start_error(&rig, 0)), []);
+    assert_eq!(rig.brief("a"), "128 StartError", "it is not to run again");
+}
+
+#[test]
+fn a_container_that_cannot_be_made_waits_by_its_own_reason() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    rig.exit("a", 0, 1);
+    rig.image("a");
+    for _ in 0..2 {
+        let failure = failure("CreateContainerError");
+        rig.feed(Event::StartFailed { container: "a".to_owned(), attempt: 1, failure });
+        assert_eq!(rig.brief("a"), "waiting CreateContainerError: no luck");
+        assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
+        assert_eq!(rig.timer().1, [prepare("a")]);
+        assert_eq!(rig.image("a"), [start("a", 1)]);
+    }
+}

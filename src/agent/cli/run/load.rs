@@ -138,7 +138,7 @@ impl Plan {
             apply_defaults(&mut pod);
             let objects = catalogue.of(pod.metadata.namespace.as_deref().unwrap_or_default());
             let wrong = validate(&pod).into_iter();
-            let wrong = wrong.chain(support::refusals(&pod, capabilities(host)));
+            let wrong = wrong.chain(support::refusals(&pod, capabilities(host), &|_| true));
             let wrong = wrong.chain(sources::reference::missing(&pod, &objects));
             let mut problems: Vec<String> =
                 wrong.map(|problem| format!("{source}: {problem}")).collect();

@@ -27,6 +27,7 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
 use self::object::{Inputs, Said};
+pub(crate) use self::object::{Handler, RuntimeReport};
 pub(crate) use self::options::{NodeOptions, Threshold};
 use super::events::{Recorder, node_reference};
 
@@ -88,6 +89,11 @@ impl NodeHandle {
     /// Before the first call the node is not ready, and one that was stays as it is for a while.
     pub(crate) fn set_problems(&self, problems: Vec<String>) {
         self.shared.change(true, |inputs| inputs.problems = Some(problems));
+    }
+
+    /// Says what the container runtime is.
+    pub(crate) fn set_runtime(&self, runtime: RuntimeReport) {
+        self.shared.change(true, |inputs| inputs.runtime = Some(runtime));
     }
 
     /// Says which images the node has, each with its digests before its tags. Written with the

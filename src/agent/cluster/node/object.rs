@@ -63,6 +63,30 @@ pub(super) struct Inputs {
     pub(super) problems: Option<Vec<String>>,
     pub(super) images: Vec<ContainerImage>,
     pub(super) pressure: Pressure,
+    /// What the container runtime says of itself; `None`: there is none, or it was not asked yet.
+    pub(super) runtime: Option<RuntimeReport>,
+}
+
+/// What a container runtime says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RuntimeReport {
+    /// `NAME://VERSION`.
+    pub(crate) version: String,
+    /// Its handlers; the empty name is its default one.
+    pub(crate) handlers: Vec<Handler>,
+    /// Whether it honours `supplementalGroupsPolicy`.
+    pub(crate) supplemental_groups_policy: bool,
+}
+
+/// A handler of RuntimeClasses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handler {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it can make mounts read-only with all below them.
+    pub(crate) recursive_read_only_mounts: bool,
+    /// Whether it has user namespaces.
+    pub(crate) user_namespaces: bool,
 }
 
 /// An event about the node.
@@ -199,10 +223,10 @@ fn with_status(
     }
     provided_ip(&mut node, options);
     let mut events = Vec::new();
-    events.extend(set_info(&mut status, options, &facts.machine));
+    events.extend(set_info(&mut status, options, inputs, &facts.machine));
     set_capacity(&mut status, options, &facts.machine);
     set_allocatable(&mut status, options);
-    set_runtime(&mut status, options);
+    set_runtime(&mut status, options, inputs.runtime.as_ref());
     status.images = Some(images(&inputs.images, options.max_images)).filter(|all| !all.is_empty());
     let unknown = ["container runtime status check may not have completed yet".to_owned()];
     let problems = inputs.problems.as_deref().unwrap_or(&unknown);
@@ -230,13 +254,22 @@ fn provided_ip(node: &mut Node, options: &NodeOptions) {
 }
 
 /// What the machine is; tells of a boot since the last time.
-fn set_info(status: &mut NodeStatus, options: &NodeOptions, machine: &Machine) -> Option<Said> {
+fn set_info(
+    status: &mut NodeStatus,
+    options: &NodeOptions,
+    inputs: &Inputs,
+    machine: &Machine,
+) -> Option<Said> {
     let swap =
         (machine.swap_bytes > 0).then(|| NodeSwapStatus { capacity: signed(machine.swap_bytes) });
     let info = NodeSystemInfo {
         architecture: machine.arch.into(),
         boot_id: machine.boot_id.clone(),
-        container_runtime_version: options.runtime_version.clone(),
+        container_runtime_version: inputs
+            .runtime
+            .as_ref()
+            .map_or(&options.runtime_version, |runtime| &runtime.version)
+            .clone(),
         kernel_version: machine.kernel_version.clone(),
         kube_proxy_version: String::new(),
         kubelet_version: options.kubelet_version.clone(),
@@ -332,21 +365,29 @@ fn put(list: &mut BTreeMap<String, Text>, name: &str, amount: Quantity) {
 }
 
 /// Where the node is reached, and what it can do.
-fn set_runtime(status: &mut NodeStatus, options: &NodeOptions) {
+fn set_runtime(status: &mut NodeStatus, options: &NodeOptions, runtime: Option<&RuntimeReport>) {
     let port = DaemonEndpoint { port: options.kubelet_port.into() };
     status.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint: Some(port) });
-    let names = options.runtime_handlers.iter().map(String::as_str).chain([""]);
-    let handler = |name: &str| NodeRuntimeHandler {
+    let own = options.runtime_handlers.iter().map(String::as_str).chain([""]);
+    let own = own.map(|name| Handler { name: name.into(), ..Handler::default() });
+    let mut handlers: BTreeMap<String, Handler> =
+        own.map(|handler| (handler.name.clone(), handler)).collect();
+    let theirs = runtime.iter().flat_map(|runtime| &runtime.handlers);
+    // What runs Wasm is ours, whatever the other has of that name.
+    for handler in theirs.filter(|handler| !options.runtime_handlers.contains(&handler.name)) {
+        handlers.insert(handler.name.clone(), handler.clone());
+    }
+    let shown = |handler: Handler| NodeRuntimeHandler {
         // Never left out: the API server shows the default one's, too, and would seem to differ.
-        name: Some(name.to_owned()),
+        name: Some(handler.name),
         features: Some(NodeRuntimeHandlerFeatures {
-            recursive_read_only_mounts: Some(false),
-            user_namespaces: Some(false),
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
         }),
     };
-    let names: BTreeSet<&str> = names.collect();
-    status.runtime_handlers = Some(names.into_iter().map(handler).collect());
-    let policy = Some(options.supplemental_groups_policy);
+    status.runtime_handlers = Some(handlers.into_values().map(shown).collect());
+    let groups = runtime.map(|runtime| runtime.supplemental_groups_policy);
+    let policy = Some(groups.unwrap_or(options.supplemental_groups_policy));
     status.features = Some(NodeFeatures { supplemental_groups_policy: policy });
     let declared: BTreeSet<_> = options.declared_features.iter().cloned().collect();
     status.declared_features = (!declared.is_empty()).then(|| declared.into_iter().collect());

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, Url};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::credentials::{self, Credentials};
 use super::transport::{Answer, Call, Payload, bare};
-use super::{Access, Registries, RegistryError, shown};
+use super::{Access, Ask, Registries, RegistryError, shown};
+use crate::image::credentials::{Candidate, Credentials};
+use crate::image::digest::Digest;
 use crate::image::reference::Repository;
 
 /// Largest answer of a token server.
@@ -25,6 +26,10 @@ const TOKEN_SECONDS_MAX: u64 = 3600;
 const BASIC_TIME: Duration = Duration::from_secs(3600);
 /// Who asks, for token servers that want to know.
 const CLIENT: &str = "copepod";
+
+/// Whose key it is to what: a repository, an access, a pod's secrets. What one pod's secrets opened
+/// is no other pod's.
+type Lock = (Repository, Access, Option<Digest>);
 
 /// What a registry asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,77 +57,140 @@ struct Key {
     advice: String,
 }
 
+/// What credentials make of a challenge.
+enum Made {
+    /// This answers it.
+    Key(Key),
+    /// The token server refused them.
+    Refused(RegistryError),
+    /// They are no answer to such a challenge.
+    NoUse,
+}
+
 /// The answers to challenges, as long as they hold.
 #[derive(Default)]
-pub(super) struct Keys(Mutex<HashMap<(Repository, Access), Key>>);
+pub(super) struct Keys(Mutex<HashMap<Lock, Key>>);
 
 impl Keys {
     /// What to send to this repository, if it is known, and what to look at if that is refused.
-    pub(super) fn known(
-        &self,
-        repository: &Repository,
-        access: Access,
-    ) -> Option<(HeaderValue, String)> {
+    pub(super) fn known(&self, ask: Ask<'_>, access: Access) -> Option<(HeaderValue, String)> {
         let mut keys = self.lock();
         let now = Instant::now();
         keys.retain(|_, key| key.until > now);
-        keys.get(&(repository.clone(), access)).map(|key| (key.header.clone(), key.advice.clone()))
+        keys.get(&lock(ask, access)).map(|key| (key.header.clone(), key.advice.clone()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Repository, Access), Key>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Lock, Key>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn lock(ask: Ask<'_>, access: Access) -> Lock {
+    (ask.repository.clone(), access, ask.secrets.map(|secrets| secrets.id().clone()))
+}
+
 impl Registries {
-    /// Answers the challenge of a refusal, and keeps the answer.
+    /// Sends a request again that was refused for want of credentials (`refused`), with each
+    /// candidate and then without any, until it is answered with success; what was right is kept.
     ///
     /// # Errors
-    /// [`RegistryError::Unauthorized`] where there is no answer.
-    pub(super) async fn authorize(
+    /// The refusal of the first candidate; of who has none without one.
+    pub(super) async fn authorized(
         &self,
-        (repository, access): (&Repository, Access),
+        ask: Ask<'_>,
+        access: Access,
+        request: &mut Call,
         refused: Answer,
-    ) -> Result<(), RegistryError> {
-        let (files, required) = self.credential_files();
-        let found = credentials::find(&files, required, repository).await?;
-        let advice = match &found {
-            Some((_, file)) => {
-                format!("check the credentials for {} in {}", repository.host, file.display())
-            }
-            None => {
-                let looked: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-                format!("no credentials for {} in {}", repository.host, looked.join(" or "))
-            }
-        };
+    ) -> Result<Response, RegistryError> {
         let url = refused.response.url().clone();
-        let found = found.map(|(credentials, _)| credentials);
-        let (text, holds) = match (challenge(refused.response.headers()), found) {
-            (Some(Challenge::Bearer { realm, service, scope }), found) => {
-                let realm = self.realm(&url, &realm)?;
-                let scope = scope.unwrap_or_else(|| access.scope(repository));
-                let request = token_request(realm, service.as_deref(), &scope, found.as_ref());
+        let host = &ask.repository.host;
+        let candidates = self.keyring.candidates(ask.repository, ask.secrets).await?;
+        let none = format!("no credentials for {host} in {}", candidates.looked);
+        let Some(challenge) = challenge(refused.response.headers()) else {
+            return Err(self.refusal(refused, none).await);
+        };
+        let mut first = None;
+        let mut left = candidates.all.len();
+        for candidate in candidates.all.iter().map(Some).chain([None]) {
+            left = left.saturating_sub(1);
+            let advice = match candidate {
+                Some(candidate) => {
+                    format!("check the credentials for {host} in {}", candidate.from)
+                }
+                None => none.clone(),
+            };
+            let made = self.key(&challenge, &url, (ask.repository, access), candidate, &advice);
+            let key = match made.await? {
+                Made::Key(key) => key,
+                Made::Refused(error) => {
+                    first.get_or_insert(error);
+                    continue;
+                }
+                Made::NoUse => continue,
+            };
+            request.headers.insert(AUTHORIZATION, key.header.clone());
+            let answer = self.exchange(request).await?;
+            let status = answer.response.status();
+            // Who may not see it is told by some that it is not there.
+            let hidden = status == StatusCode::NOT_FOUND && access == Access::Pull && left > 0;
+            let denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if !denied && !hidden {
+                self.keys.lock().insert(lock(ask, access), key);
+                return match status.is_success() {
+                    true => Ok(answer.response),
+                    false => Err(self.refusal(answer, advice).await),
+                };
+            }
+            let error = self.refusal(answer, advice).await;
+            first.get_or_insert(error);
+        }
+        match first {
+            Some(error) => Err(error),
+            None => Err(self.refusal(refused, none).await),
+        }
+    }
+
+    /// What answers a challenge with these credentials, or without any.
+    async fn key(
+        &self,
+        challenge: &Challenge,
+        url: &Url,
+        (repository, access): (&Repository, Access),
+        candidate: Option<&Candidate>,
+        advice: &str,
+    ) -> Result<Made, RegistryError> {
+        let credentials = candidate.map(|candidate| &candidate.credentials);
+        let (text, holds) = match (challenge, credentials) {
+            (Challenge::Bearer { realm, service, scope }, credentials) => {
+                let realm = self.realm(url, realm)?;
+                let scope = scope.clone().unwrap_or_else(|| access.scope(repository));
+                let request = token_request(realm, service.as_deref(), &scope, credentials);
                 let answer = self.exchange(&request).await?;
-                if !answer.response.status().is_success() {
-                    return Err(self.refusal(answer, advice).await);
+                let status = answer.response.status();
+                if !status.is_success() {
+                    let error = self.refusal(answer, advice.to_owned()).await;
+                    // Others than refusals of these credentials are the server's own trouble.
+                    return match status {
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                            Ok(Made::Refused(error))
+                        }
+                        _ => Err(error),
+                    };
                 }
                 token(self.body(answer.response, TOKEN_MAX).await?, &request.url)?
             }
-            (Some(Challenge::Basic), Some(Credentials::Basic { username, password })) => {
-                (basic(&username, &password), BASIC_TIME)
+            (Challenge::Basic, Some(Credentials::Basic { username, password })) => {
+                (basic(username, password), BASIC_TIME)
             }
-            (Some(Challenge::Basic), Some(Credentials::Identity(_)) | None) | (None, _) => {
-                return Err(self.refusal(refused, advice).await);
-            }
+            (Challenge::Basic, Some(Credentials::Identity(_)) | None) => return Ok(Made::NoUse),
         };
         let mut header = HeaderValue::try_from(text).map_err(|_| RegistryError::Answer {
-            url: bare(&url),
+            url: bare(url),
             text: "credentials that no header can hold".into(),
         })?;
         header.set_sensitive(true);
-        let key = Key { header, until: Instant::now() + holds, advice };
-        self.keys.lock().insert((repository.clone(), access), key);
-        Ok(())
+        let until = Instant::now() + holds;
+        Ok(Made::Key(Key { header, until, advice: advice.to_owned() }))
     }
 
     /// The token server's address; refused where credentials would be readable on their way.
@@ -175,7 +243,7 @@ fn token_request(
                 && let Ok(mut key) = HeaderValue::try_from(basic(username, password))
             {
                 key.set_sensitive(true);
-                headers.insert(reqwest::header::AUTHORIZATION, key);
+                headers.insert(AUTHORIZATION, key);
             }
             Call { method: Method::GET, url: realm, headers, body: Payload::Empty }
         }

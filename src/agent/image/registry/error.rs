@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::credentials::CredentialsError;
+use crate::image::credentials::CredentialsError;
 use crate::image::digest::Digest;
 
 /// Most characters of a registry's own words that an error shows.

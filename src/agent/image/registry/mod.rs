@@ -1,7 +1,7 @@
 //! Registries, as the OCI distribution specification has them.
 //!
 //! Owns: the HTTP client ([`client`]: https or http, redirects; [`transport`]: tries, bounds), who
-//! we are to a registry ([`auth`], [`credentials`]), and the requests below. In: references and digests. Out:
+//! we are to a registry ([`auth`]; what that is made of is the room [`super::credentials`]'s), and the requests below. In: references and digests. Out:
 //! bounded bytes, or a body that the store takes piece by piece. Starts no task.
 //!
 //! `oci-client` was looked at and not taken: it reads manifests, tokens and the text of errors
@@ -13,12 +13,12 @@
 
 mod auth;
 mod client;
-mod credentials;
 mod error;
 mod push;
 mod transport;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
@@ -27,6 +27,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use self::auth::Keys;
 use self::client::{Clients, Plain};
 use self::transport::{Call, Payload, bare};
+use super::credentials::{Keyring, NodeFiles, PullSecrets};
 use super::digest::Digest;
 use super::reference::{Reference, Repository};
 
@@ -52,6 +53,24 @@ pub(crate) struct RegistryOptions {
     pub(crate) ca_file: Option<PathBuf>,
     /// The one file of credentials, in place of the usual ones.
     pub(crate) auth_file: Option<PathBuf>,
+    /// A node's credentials, in place of those of the user who runs this.
+    pub(crate) keyring: Option<Arc<Keyring>>,
+}
+
+/// For what a registry is asked, and with which pod's secrets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask<'a> {
+    /// The repository.
+    pub(super) repository: &'a Repository,
+    /// The pod's own credentials.
+    pub(super) secrets: Option<&'a PullSecrets>,
+}
+
+impl<'a> Ask<'a> {
+    /// With the credentials of this node or user alone.
+    pub(super) fn of(repository: &'a Repository) -> Self {
+        Self { repository, secrets: None }
+    }
 }
 
 /// What is wanted from a repository.
@@ -78,6 +97,7 @@ pub(crate) struct Registries {
     options: RegistryOptions,
     plain: Plain,
     clients: Clients,
+    keyring: Arc<Keyring>,
     keys: Keys,
 }
 
@@ -113,16 +133,25 @@ impl Registries {
     /// Nobody is asked yet, and no certificate read.
     pub(crate) fn new(options: RegistryOptions) -> Self {
         let plain = Plain::new(&options.plain_http);
-        Self { options, plain, clients: Clients::default(), keys: Keys::default() }
+        let keyring = options.keyring.clone().unwrap_or_else(|| {
+            let files = options.auth_file.clone().map(NodeFiles::Named);
+            Arc::new(Keyring::new(files.unwrap_or_else(NodeFiles::of_user), Vec::new()))
+        });
+        Self { options, plain, clients: Clients::default(), keyring, keys: Keys::default() }
     }
 
     /// The digest that a reference has just now; `None` if the registry does not say.
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub(super) async fn digest(&self, of: &Reference) -> Result<Option<Digest>, RegistryError> {
-        let mut request = self.manifest_request(Method::HEAD, &of.repository, &at(of)).await?;
-        let response = self.send(&of.repository, Access::Pull, &mut request).await?;
+    pub(super) async fn digest(
+        &self,
+        of: &Reference,
+        secrets: Option<&PullSecrets>,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let ask = Ask { repository: &of.repository, secrets };
+        let mut request = self.manifest_request(Method::HEAD, ask.repository, &at(of)).await?;
+        let response = self.send(ask, Access::Pull, &mut request).await?;
         Ok(header_digest(&response))
     }
 
@@ -132,14 +161,14 @@ impl Registries {
     /// [`RegistryError`]; [`RegistryError::Digest`] for other bytes than the digest's.
     pub(super) async fn manifest(
         &self,
-        repository: &Repository,
+        ask: Ask<'_>,
         tag_or_digest: &str,
     ) -> Result<(Bytes, Digest), RegistryError> {
-        let mut request = self.manifest_request(Method::GET, repository, tag_or_digest).await?;
+        let mut request = self.manifest_request(Method::GET, ask.repository, tag_or_digest).await?;
         let url = bare(&request.url);
         let mut tries = Tries::default();
         let (bytes, said) = loop {
-            let response = self.send(repository, Access::Pull, &mut request).await?;
+            let response = self.send(ask, Access::Pull, &mut request).await?;
             let said = header_digest(&response);
             match (self.body(response, MANIFEST_MAX).await, tries.next(None)) {
                 (Ok(bytes), _) => break (bytes, said),
@@ -161,11 +190,11 @@ impl Registries {
     /// [`RegistryError`].
     pub(super) async fn blob(
         &self,
-        repository: &Repository,
+        ask: Ask<'_>,
         digest: &Digest,
         from: u64,
     ) -> Result<Body, RegistryError> {
-        let url = self.at(repository, &format!("blobs/{digest}")).await?;
+        let url = self.at(ask.repository, &format!("blobs/{digest}")).await?;
         let mut headers = HeaderMap::new();
         if from > 0 {
             headers.insert(
@@ -174,7 +203,7 @@ impl Registries {
             );
         }
         let mut request = Call { method: Method::GET, url, headers, body: Payload::Empty };
-        let response = self.send(repository, Access::Pull, &mut request).await?;
+        let response = self.send(ask, Access::Pull, &mut request).await?;
         let from = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let range =
@@ -214,50 +243,30 @@ impl Registries {
     /// Its refusal.
     async fn send(
         &self,
-        repository: &Repository,
+        ask: Ask<'_>,
         access: Access,
         request: &mut Call,
     ) -> Result<Response, RegistryError> {
         // An upload may go on at another host, which is none of whom we have credentials for.
-        let home = self.base(&repository.host).await?.origin() == request.url.origin();
-        for first in [true, false] {
-            let known = if home { self.keys.known(repository, access) } else { None };
-            let advice = match known {
-                Some((key, advice)) => {
-                    request.headers.insert(AUTHORIZATION, key);
-                    advice
-                }
-                None => String::new(),
-            };
-            let answer = self.exchange(request).await?;
-            let status = answer.response.status();
-            if status.is_success() {
-                return Ok(answer.response);
+        let home = self.base(&ask.repository.host).await?.origin() == request.url.origin();
+        let known = if home { self.keys.known(ask, access) } else { None };
+        let advice = match known {
+            Some((key, advice)) => {
+                request.headers.insert(AUTHORIZATION, key);
+                advice
             }
-            let here = answer.response.url().origin() == request.url.origin();
-            if !(first && home && here && status == StatusCode::UNAUTHORIZED) {
-                return Err(self.refusal(answer, advice).await);
-            }
-            self.authorize((repository, access), answer).await?;
-        }
-        // The second turn returns.
-        Err(odd(&request.url))
-    }
-
-    /// Where credentials are looked for, and whether the file has to be there.
-    fn credential_files(&self) -> (Vec<PathBuf>, bool) {
-        if let Some(file) = &self.options.auth_file {
-            return (vec![file.clone()], true);
-        }
-        let from = |variable: &str, below: &str| {
-            std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(below))
+            None => String::new(),
         };
-        let docker =
-            from("DOCKER_CONFIG", "config.json").or_else(|| from("HOME", ".docker/config.json"));
-        let podman = from("XDG_RUNTIME_DIR", "containers/auth.json");
-        let root = rustix::process::geteuid().is_root();
-        let kubelet = root.then(|| PathBuf::from("/var/lib/kubelet/config.json"));
-        (docker.into_iter().chain(podman).chain(kubelet).collect(), false)
+        let answer = self.exchange(request).await?;
+        let status = answer.response.status();
+        if status.is_success() {
+            return Ok(answer.response);
+        }
+        let here = answer.response.url().origin() == request.url.origin();
+        if !(home && here && status == StatusCode::UNAUTHORIZED) {
+            return Err(self.refusal(answer, advice).await);
+        }
+        self.authorized(ask, access, request, answer).await
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, Url};
 
 use super::transport::{Call, Payload, bare};
-use super::{Access, Registries, RegistryError, odd};
+use super::{Access, Ask, Registries, RegistryError, odd};
 use crate::image::digest::Digest;
 use crate::image::reference::Repository;
 
@@ -70,7 +70,7 @@ impl Registries {
             let value = HeaderValue::try_from(media_type).map_err(|_| odd(&url))?;
             headers.insert(CONTENT_TYPE, value);
         }
-        self.send(repository, Access::Push, &mut Call { method, url, headers, body }).await
+        self.send(Ask::of(repository), Access::Push, &mut Call { method, url, headers, body }).await
     }
 }
 

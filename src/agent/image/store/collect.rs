@@ -29,6 +29,21 @@ pub(crate) struct Collected {
     pub(crate) bytes: u64,
 }
 
+/// An image of the store, for who decides which go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::image) struct Kept {
+    /// The digest of the manifest that is run.
+    pub(in crate::image) manifest: Digest,
+    /// Its names: full references, and the same with the digests that they lead to.
+    pub(in crate::image) names: Vec<String>,
+    /// Bytes of all that belongs to it, what it shares with others too.
+    pub(in crate::image) bytes: u64,
+    /// Whether an agent holds it now.
+    pub(in crate::image) held: bool,
+    /// For how long it was not asked for.
+    pub(in crate::image) idle: Duration,
+}
+
 /// An image with all that only looking at its manifests tells.
 struct Known {
     named: Named,
@@ -55,6 +70,56 @@ impl Store {
     /// [`StoreError`].
     pub(crate) fn prune(&self) -> Result<Collected, StoreError> {
         self.shrink_to(0, true)
+    }
+
+    /// All images, each once whatever its names are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(in crate::image) fn kept(&self) -> Result<Vec<Kept>, StoreError> {
+        let _presence = self.enter()?;
+        let mut all: BTreeMap<Digest, Kept> = BTreeMap::new();
+        for Known { named, blobs, manifest, used } in self.known()? {
+            let size = |hex: &String| {
+                fs::symlink_metadata(self.dir.join("blobs/sha256").join(hex)).map_or(0, |m| m.len())
+            };
+            let unpacked = self.files(&manifest).ok().flatten().map_or(0, |(_, about)| about.bytes);
+            let kept = all.entry(manifest.clone()).or_insert_with(|| Kept {
+                names: Vec::new(),
+                bytes: blobs.iter().map(size).sum::<u64>() + unpacked,
+                held: self.is_held(&manifest),
+                idle: used.elapsed().unwrap_or_default(),
+                manifest,
+            });
+            kept.names.extend([by_digest(&named), named.name]);
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// Removes the image with this manifest under all of its names, unless it is held; gives
+    /// whether it is gone. Nothing is removed while anybody looks or pulls.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(in crate::image) fn evict(&self, manifest: &Digest) -> Result<bool, StoreError> {
+        let lock = self.lock_file("lock")?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || self.is_held(manifest)
+        {
+            return Ok(false);
+        }
+        let (gone, known): (Vec<_>, Vec<_>) =
+            self.known()?.into_iter().partition(|image| image.manifest == *manifest);
+        for image in gone {
+            self.unname(&image.named.name)?;
+        }
+        self.remove_unnamed(&known)?;
+        Ok(true)
+    }
+
+    /// Whether somebody holds the image with this manifest.
+    fn is_held(&self, manifest: &Digest) -> bool {
+        File::open(self.blob(manifest))
+            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 
     pub(super) fn shrink_to(&self, max: u64, all: bool) -> Result<Collected, StoreError> {
@@ -182,6 +247,15 @@ impl Store {
         }
         Ok(entries)
     }
+}
+
+/// `REPOSITORY@DIGEST`, as statuses show an image.
+fn by_digest(named: &Named) -> String {
+    let name = named.name.split('@').next().unwrap_or_default();
+    // A colon before the last slash is a port's.
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let end = name[last..].find(':').map_or(name.len(), |colon| last + colon);
+    format!("{}@{}", &name[..end], named.digest)
 }
 
 /// Removes a file or a whole directory; one that is gone already is no error.

@@ -34,6 +34,7 @@ use super::digest::Digest;
 use super::registry::MANIFEST_MAX;
 
 pub(crate) use self::collect::Collected;
+pub(super) use self::collect::Kept;
 pub(super) use self::ingest::Ingest;
 
 /// Largest index of the store: more images than fit into it.

@@ -31,7 +31,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use driver::Driver;
+pub(crate) use driver::{Driver, UnknownDriver};
 pub(crate) use error::CgroupError;
 use files::{apply, checked, is_refused, mountinfo};
 pub(crate) use leaf::Leaf;
@@ -249,6 +249,11 @@ impl Cgroups {
             return Ok(String::new());
         }
         Ok(Path::new("/").join(group.path(self.driver())).to_string_lossy().into_owned())
+    }
+
+    /// Whether the kernel's interface is version 2.
+    pub(crate) fn is_v2(&self) -> bool {
+        self.version == Version::V2
     }
 
     /// Makes a pod's group, or sets the limits of the one that is there. A smaller cpu quota than a

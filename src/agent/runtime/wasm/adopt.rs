@@ -21,7 +21,7 @@ use super::monitor::{self, End, Living, Records, conclude, finish, read_state};
 use super::oom::OomKills;
 use super::spawn::{Socket, connect};
 use super::waited::Waited;
-use super::{Entry, Wasm, exec};
+use super::{Entry, Wasm, exec, shown};
 use crate::ledger::LedgerError;
 use crate::linux;
 use crate::linux::cgroup::{CgroupError, Cgroups};
@@ -117,10 +117,12 @@ impl Wasm {
     ) -> Result<(), AdoptError> {
         let failed = |source| AdoptError::State { dir: dir.clone(), source };
         let id = state.id().map_err(failed)?;
+        let sandbox = about.sandbox;
         let attempt = |state| Attempt {
             container: owner.container.clone(),
             attempt: owner.attempt,
-            id: id.clone(),
+            sandbox,
+            id: shown(&id),
             state,
         };
         let socket = self.ledger.socket(&id);
@@ -147,7 +149,8 @@ impl Wasm {
                 oom.remove_leaf().await;
                 match end {
                     Some(exit) => {
-                        self.bury(owner.pod_uid, attempt(AttemptState::Exited(exit)), about)
+                        let dead = attempt(AttemptState::Exited(exit));
+                        self.bury(id, owner.pod_uid, dead, about)
                     }
                     None => never_ran(&dir, Some(&about)),
                 }
@@ -157,13 +160,14 @@ impl Wasm {
     }
 
     /// Puts an attempt that has ended into the table.
-    fn bury(&self, pod_uid: String, attempt: Attempt, about: About) {
+    fn bury(&self, id: String, pod_uid: String, attempt: Attempt, about: About) {
         // Closed at once: nobody is left to be stopped.
         let (stop, _) = mpsc::channel(1);
-        let id = attempt.id.clone();
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let oom = Arc::default();
-        let entry = Entry { pod_uid, attempt, about, stop, container: None, execs, oom };
+        let attached = Arc::new(Semaphore::new(0));
+        let (container, link) = (None, None);
+        let entry = Entry { pod_uid, attempt, about, stop, container, execs, link, attached, oom };
         self.table.lock().insert(id, entry);
     }
 }
@@ -247,7 +251,7 @@ mod tests {
         let dir = ledger.attempt_dir("uid", "main", attempt);
         fs::create_dir_all(&dir).expect("makes");
         let (log, message) = (dir.join("log"), TerminationMessage::default());
-        About { log, link: None, message }.keep(&dir).expect("writes");
+        About { log, link: None, message, sandbox: 0 }.keep(&dir).expect("writes");
         dir
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{AttemptState, Exit};
-use copepod_wasm::GuestKind;
+use copepod_wasm::{GuestKind, Stdin};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -60,6 +60,8 @@ impl Node {
             pod_uid: "u".into(),
             name: name.into(),
             attempt: 0,
+            sandbox: 0,
+            stdin: Stdin::Closed,
             log_dir: self.dir.path().join("logs").join(name),
             log_link: None,
             artefact: self.hog.clone(),
@@ -79,7 +81,7 @@ impl Node {
             grace_seconds: 5,
             die_with_agent: false,
         };
-        self.wasm.start(container).await.expect("starts").id
+        self.wasm.start(Launch::Wasm(Box::new(container))).await.expect("starts").id
     }
 
     /// Waits until the container is as wanted.
@@ -93,6 +95,7 @@ impl Node {
                         }
                     }
                     What::NeverRan { failure, .. } => panic!("{failure:?}"),
+                    What::Look | What::SandboxChanged { .. } => {}
                 }
             }
         };

@@ -30,6 +30,9 @@ pub(super) struct About {
     pub(super) link: Option<PathBuf>,
     /// Where its guest leaves its last words.
     pub(super) message: TerminationMessage,
+    /// The generation of its pod's sandbox.
+    #[serde(default)]
+    pub(super) sandbox: u32,
 }
 
 impl About {
@@ -44,6 +47,7 @@ impl About {
             log: container.log_dir.join(format!("{}.log", container.attempt)),
             link,
             message: container.termination_message.clone(),
+            sandbox: container.sandbox,
         }
     }
 

@@ -2,15 +2,16 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words ([`last_words`]), who was killed for want of memory ([`oom`]), what of
+//! ([`exec`]), clients of its own streams ([`attach`]), its last words (`last_words`), who was killed
+//! for want of memory ([`oom`]), what of
 //! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
 //! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
 mod adopt;
+mod attach;
 mod exec;
 mod kept;
-mod last_words;
 mod leftovers;
 mod monitor;
 mod oom;
@@ -26,13 +27,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Failure};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
 pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
-use super::{Container, Exec, ExecError, ExecExit, Happening, LogLimits, Runtime, What};
+use super::{
+    Attach, Container, Exec, ExecError, ExecExit, ExecOutput, Happening, Launch, LogLimits, Runtime,
+    StreamRequest, What, no_ordinary,
+};
 use crate::ledger::Ledger;
 use crate::{linux, logs};
 
@@ -40,6 +46,20 @@ use crate::{linux, logs};
 const HAPPENINGS: usize = 256;
 /// Orders waiting for one monitor: stops, of which the last counts.
 const ORDERS: usize = 8;
+
+/// What stands before the ids of this runtime's containers wherever they are shown.
+const SCHEME: &str = "wasm://";
+
+/// A container's id as its status shows it.
+fn shown(id: &str) -> String {
+    format!("{SCHEME}{id}")
+}
+
+/// The other way: what the table and the files on disk know the container by; `None` for another
+/// runtime's.
+fn own(shown: &str) -> Option<&str> {
+    shown.strip_prefix(SCHEME)
+}
 
 /// Runs containers as sandbox processes.
 pub(crate) struct Wasm {
@@ -61,6 +81,10 @@ struct Entry {
     container: Option<Arc<Container>>,
     /// One permit for each command that may run beside it.
     execs: Arc<Semaphore>,
+    /// To its sandbox, where that can be told anything.
+    link: Option<Arc<OwnedWriteHalf>>,
+    /// One permit for each client that may be attached to it.
+    attached: Arc<Semaphore>,
     /// Its control group, and what is killed in it.
     oom: Arc<oom::OomKills>,
 }
@@ -79,6 +103,10 @@ impl Table {
     fn set(&self, id: &str, state: AttemptState) -> Option<Attempt> {
         let mut entries = self.lock();
         let entry = entries.get_mut(id)?;
+        if let AttemptState::Exited(_) = state {
+            // Nobody hears there any more.
+            entry.link = None;
+        }
         entry.attempt.state = state;
         Some(entry.attempt.clone())
     }
@@ -93,14 +121,21 @@ impl Wasm {
 }
 
 impl Wasm {
+    /// Where what becomes of containers is told.
+    pub(crate) fn happenings(&self) -> mpsc::Sender<Happening> {
+        self.happenings.clone()
+    }
+
     /// Puts a living attempt into the table and starts the task that waits for it.
     fn watch(
         &self,
         pod_uid: String,
         attempt: Attempt,
         container: Option<Arc<Container>>,
-        living: monitor::Living,
+        mut living: monitor::Living,
     ) {
+        let (reader, link) = living.stream.take().map(UnixStream::into_split).unzip();
+        let link = link.map(Arc::new);
         let (stop, orders) = mpsc::channel(ORDERS);
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let running = match attempt.state {
@@ -114,6 +149,8 @@ impl Wasm {
             stop,
             container: container.clone(),
             execs: Arc::clone(&execs),
+            link: link.clone(),
+            attached: Arc::new(Semaphore::new(attach::AT_ONCE)),
             oom: Arc::clone(&living.oom),
         };
         self.table.lock().insert(living.id.clone(), entry);
@@ -123,6 +160,8 @@ impl Wasm {
             pod_uid,
             container,
             execs,
+            reader,
+            link,
             oom: Arc::clone(&living.oom),
             unloadable: None,
             running,
@@ -132,14 +171,19 @@ impl Wasm {
 }
 
 impl Runtime for Wasm {
-    async fn start(&self, container: Container) -> Result<Attempt, Failure> {
+    async fn start(&self, launch: Launch) -> Result<Attempt, Failure> {
+        let container = match launch {
+            Launch::Wasm(container) => *container,
+            Launch::Ordinary(_) => return Err(no_ordinary()),
+        };
         let spawned = spawn::spawn(&self.ledger, &self.sandbox, &container).await.map_err(|e| {
             Failure { reason: "CreateContainerError".into(), message: crate::telemetry::chain(&e) }
         })?;
         let attempt = Attempt {
             container: container.name.clone(),
             attempt: container.attempt,
-            id: spawned.id.clone(),
+            sandbox: container.sandbox,
+            id: shown(&spawned.id),
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();
@@ -148,13 +192,13 @@ impl Runtime for Wasm {
     }
 
     fn stop(&self, id: &str, grace: Duration) {
-        let stop = self.table.lock().get(id).map(|entry| entry.stop.clone());
+        let stop = own(id).and_then(|id| Some(self.table.lock().get(id)?.stop.clone()));
         // Full: eight orders wait already and the worker gives the stop again; closed: it ended.
         let _ = stop.map(|stop| stop.try_send(grace));
     }
 
     async fn remove(&self, id: &str) {
-        let Some(entry) = self.table.lock().remove(id) else { return };
+        let Some(entry) = own(id).and_then(|id| self.table.lock().remove(id)) else { return };
         entry.oom.remove_leaf().await;
         let Attempt { container, attempt, .. } = entry.attempt;
         let dir = self.ledger.attempt_dir(&entry.pod_uid, &container, attempt);
@@ -168,7 +212,30 @@ impl Runtime for Wasm {
     }
 
     async fn exec(&self, id: &str, exec: Exec) -> Result<ExecExit, ExecError> {
+        let id = own(id).ok_or_else(|| ExecError::NotRunning(id.into()))?;
         exec::exec(self, id, exec).await
+    }
+
+    async fn attach(&self, id: &str, attach: Attach) -> Result<(), ExecError> {
+        attach::attach(self, id, attach).await
+    }
+
+    async fn stream_url(&self, _: &str, _: &StreamRequest) -> Result<Option<String>, ExecError> {
+        Ok(None)
+    }
+
+    async fn port_forward_url(&self, _: &str, _: &[u16]) -> Result<Option<String>, ExecError> {
+        Ok(None)
+    }
+
+    async fn exec_sync(
+        &self,
+        _: &str,
+        _: &[String],
+        _: Duration,
+        _: usize,
+    ) -> Result<Option<ExecOutput>, ExecError> {
+        Ok(None)
     }
 
     fn list(&self, pod_uid: &str) -> Vec<Attempt> {

@@ -254,6 +254,7 @@ pub(super) fn describe(container: &Container, leaf: Option<&Leaf>) -> Descriptio
         preopens: container.preopens,
         mounts: container.mounts,
         streams: false,
+        stdin: container.stdin,
         user: container.user,
         cgroups: leaf.map(Leaf::entries).unwrap_or_default(),
         oom_score_adj: container.oom_score_adj,

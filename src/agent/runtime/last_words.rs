@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use tokio::task::spawn_blocking;
 
-use super::super::TerminationMessage;
+use super::TerminationMessage;
 use crate::{linux, logs};
 
 /// Bytes read of the file, its last ones (upstream's `MaxContainerTerminationMessageLength`).

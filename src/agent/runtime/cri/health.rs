@@ -1,0 +1,132 @@
+//! The runtime's own health, for the node's conditions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use copepod_cri::{RuntimeConfigRequest, RuntimeHandler, StatusRequest, VersionRequest};
+use tokio::time::sleep;
+
+use super::client::{Client, CriError, call, within};
+use super::{Cri, Inner};
+use crate::telemetry::chain;
+
+/// How often the runtime is asked (upstream: `updateRuntimeUp`, 5 s).
+const EVERY: Duration = Duration::from_secs(5);
+/// How long an answer is waited for: a condition is to be true of now.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The relist is stuck after so long (upstream: `relistThreshold`).
+const RELIST_MAX: Duration = Duration::from_secs(180);
+/// The conditions that a runtime has to have (upstream: `updateRuntimeUp`).
+const CONDITIONS: [&str; 2] = ["RuntimeReady", "NetworkReady"];
+
+/// What the runtime says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Health {
+    /// What keeps the node from being ready, in upstream's words; empty: nothing.
+    pub(crate) problems: Vec<String>,
+    /// Whether it was asked at all.
+    pub(crate) asked: bool,
+    /// `NAME://VERSION`.
+    pub(crate) version: String,
+    /// Its handlers and what they can do.
+    pub(crate) handlers: Vec<RuntimeHandler>,
+    /// Whether it honours `supplementalGroupsPolicy`.
+    pub(crate) supplemental_groups_policy: bool,
+}
+
+/// Which runtime it is: its name and `NAME://VERSION`.
+///
+/// # Errors
+/// [`CriError`].
+pub(crate) async fn version(client: &Client) -> Result<(String, String), CriError> {
+    let mut runtime = client.runtime();
+    let request = VersionRequest { version: "v1".into() };
+    let answer = call("Version", PATIENCE, runtime.version(within(PATIENCE, request))).await?;
+    let version = format!("{}://{}", answer.runtime_name, answer.runtime_version);
+    Ok((answer.runtime_name, version))
+}
+
+/// Who makes its control groups, as CRI numbers them; `None`: it does not say.
+///
+/// # Errors
+/// [`CriError`].
+pub(crate) async fn cgroup_driver(client: &Client) -> Result<Option<i32>, CriError> {
+    let mut runtime = client.runtime();
+    let request = within(PATIENCE, RuntimeConfigRequest {});
+    match call("RuntimeConfig", PATIENCE, runtime.runtime_config(request)).await {
+        Ok(answer) => Ok(answer.linux.map(|linux| linux.cgroup_driver)),
+        // Older than Kubernetes 1.28.
+        Err(error) if error.is_unimplemented() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Cri {
+    /// What the runtime says of itself, as it changes.
+    pub(crate) fn health(&self) -> tokio::sync::watch::Receiver<Health> {
+        self.0.health.subscribe()
+    }
+}
+
+/// Asks again and again, for as long as the agent lives.
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        let health = match ask(&inner.client).await {
+            Ok(health) => health,
+            Err(error) => {
+                let known = inner.health.borrow().clone();
+                tracing::debug!(error = chain(&error), "the container runtime does not answer");
+                // Upstream's words for a runtime that does not say that it is up.
+                Health { problems: vec!["container runtime is down".into()], asked: true, ..known }
+            }
+        };
+        let health = with_relist(&inner, health);
+        inner.health.send_if_modified(|old| {
+            let changed = *old != health;
+            *old = health;
+            changed
+        });
+        sleep(EVERY).await;
+    }
+}
+
+/// Upstream: `PLEG is not healthy`.
+fn with_relist(inner: &Inner, mut health: Health) -> Health {
+    let at = inner.looked.borrow().at;
+    if let Some(since) = at.map(|at: Instant| at.elapsed()).filter(|since| *since > RELIST_MAX) {
+        health.problems.push(format!(
+            "PLEG is not healthy: pleg was last seen active {}s ago; threshold is 3m0s",
+            since.as_secs()
+        ));
+    }
+    health
+}
+
+async fn ask(client: &Client) -> Result<Health, CriError> {
+    let (_, version) = version(client).await?;
+    let mut runtime = client.runtime();
+    let request = StatusRequest { verbose: false };
+    let status = call("Status", PATIENCE, runtime.status(within(PATIENCE, request))).await?;
+    let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
+    let mut problems = Vec::new();
+    for (name, word) in CONDITIONS.into_iter().zip(["container runtime", "container runtime network"])
+    {
+        let found = conditions.iter().find(|condition| condition.r#type == name);
+        match found {
+            Some(condition) if condition.status => {}
+            Some(condition) => problems.push(format!(
+                "{word} not ready: {name}=false reason:{} message:{}",
+                condition.reason, condition.message
+            )),
+            None => problems.push(format!("{word} not ready: {name} condition is not set")),
+        }
+    }
+    let groups = status.features.is_some_and(|features| features.supplemental_groups_policy);
+    Ok(Health {
+        problems,
+        asked: true,
+        version,
+        handlers: status.runtime_handlers,
+        supplemental_groups_policy: groups,
+    })
+}

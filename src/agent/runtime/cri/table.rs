@@ -1,0 +1,258 @@
+//! What is known of the runtime's sandboxes and containers: the last relist, and what this agent
+//! has done since.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use copepod_cri::{ContainerState, PodSandboxState};
+use copepod_pod::{Attempt, AttemptState, Exit};
+use jiff::Timestamp;
+
+/// One sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sandbox {
+    /// Its pod.
+    pub(super) pod_uid: String,
+    /// Which sandbox of the pod it is, from 0.
+    pub(super) generation: u32,
+    /// Whether it stands.
+    pub(super) ready: bool,
+    /// Nanoseconds since 1970.
+    pub(super) created_at: i64,
+    /// This agent has stopped it.
+    pub(super) stopped: bool,
+    /// The count of changes at its last one.
+    pub(super) changed: u64,
+}
+
+/// How far a container is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Made and not started: of a start that was cut off, or is under way.
+    Created,
+    /// It runs.
+    Running {
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// It has ended.
+    Exited(Exit),
+}
+
+/// One container.
+#[derive(Clone, Debug)]
+pub(super) struct Container {
+    /// Its pod.
+    pub(super) pod_uid: String,
+    /// Its name in the pod.
+    pub(super) name: String,
+    /// Its attempt.
+    pub(super) attempt: u32,
+    /// The sandbox that it is in, by id.
+    pub(super) sandbox: String,
+    /// How far it is.
+    pub(super) state: State,
+    /// Its log.
+    pub(super) log: PathBuf,
+    /// When the last stop that is under way kills it.
+    pub(super) stopping: Option<Instant>,
+    /// The count of changes at its last one.
+    changed: u64,
+}
+
+/// All of it. Locked for a look-up only, never across a wait.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<Inner>);
+
+/// See [`Table`].
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    /// By id.
+    pub(super) sandboxes: HashMap<String, Sandbox>,
+    /// By id.
+    pub(super) containers: HashMap<String, Container>,
+    /// Counts what this agent has changed: what changed after a relist had begun is newer than it.
+    changes: u64,
+}
+
+impl Table {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves it whole: each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A container as a list of the runtime has it.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) id: String,
+    pub(super) pod_uid: String,
+    pub(super) name: String,
+    pub(super) attempt: u32,
+    pub(super) sandbox: String,
+    pub(super) state: ContainerState,
+}
+
+impl Inner {
+    /// Where a relist stands that begins now.
+    pub(super) fn mark(&self) -> u64 {
+        self.changes
+    }
+
+    /// A container is in this state now.
+    pub(super) fn set(&mut self, id: &str, container: Container) {
+        self.changes += 1;
+        self.containers.insert(id.into(), Container { changed: self.changes, ..container });
+    }
+
+    /// A container has gone on; what it was before does not come back.
+    pub(super) fn advance(&mut self, id: &str, state: State) -> bool {
+        self.changes += 1;
+        let changes = self.changes;
+        let Some(known) = self.containers.get_mut(id) else { return false };
+        let on = rank(&state) > rank(&known.state);
+        if on {
+            (known.state, known.changed) = (state, changes);
+        }
+        on
+    }
+
+    /// A sandbox is in this state now.
+    pub(super) fn set_sandbox(&mut self, id: &str, sandbox: Sandbox) {
+        self.changes += 1;
+        self.sandboxes.insert(id.into(), Sandbox { changed: self.changes, ..sandbox });
+    }
+
+    /// Of the containers listed by a relist that began at `mark`: those of which more has to be
+    /// asked, because they are new or have gone on.
+    pub(super) fn news<'a>(&self, listed: &'a [Listed]) -> Vec<&'a Listed> {
+        let is_new = |one: &&Listed| match self.containers.get(&one.id) {
+            None => true,
+            Some(known) => listed_rank(one.state) > rank(&known.state),
+        };
+        listed.iter().filter(is_new).collect()
+    }
+
+    /// Forgets the containers that a relist which began at `mark` has not listed; gives their pods.
+    pub(super) fn forget_unlisted(&mut self, listed: &[Listed], mark: u64) -> Vec<String> {
+        let is_listed = |id: &str| listed.iter().any(|one| one.id == id);
+        let gone: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(id, known)| known.changed <= mark && !is_listed(id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        gone.iter()
+            .filter_map(|id| self.containers.remove(id))
+            .map(|container| container.pod_uid)
+            .collect()
+    }
+
+    /// The sandboxes of a relist that began at `mark` take the place of what was known; gives the
+    /// pods whose newest sandbox stood and does not any more, not by this agent's doing.
+    pub(super) fn take_sandboxes(
+        &mut self,
+        listed: Vec<(String, Sandbox)>,
+        mark: u64,
+    ) -> Vec<(String, u32)> {
+        let old = std::mem::take(&mut self.sandboxes);
+        for (id, sandbox) in listed {
+            let stopped = old.get(&id).is_some_and(|known| known.stopped);
+            self.sandboxes.insert(id, Sandbox { stopped, ..sandbox });
+        }
+        let newer = old.iter().filter(|(_, known)| known.changed > mark);
+        self.sandboxes.extend(newer.map(|(id, known)| (id.clone(), known.clone())));
+        let mut newest: BTreeMap<&str, (&String, &Sandbox)> = BTreeMap::new();
+        for (id, sandbox) in &old {
+            let entry = newest.entry(&sandbox.pod_uid).or_insert((id, sandbox));
+            if sandbox.generation > entry.1.generation {
+                *entry = (id, sandbox);
+            }
+        }
+        let fell = |(id, was): &(&String, &Sandbox)| {
+            let now = self.sandboxes.get(*id);
+            was.ready && !was.stopped && !now.is_some_and(|now| now.ready)
+        };
+        let fallen = newest.into_values().filter(fell);
+        fallen.map(|(_, was)| (was.pod_uid.clone(), was.generation)).collect()
+    }
+
+    /// The attempts of a pod, for its worker; `scheme` stands before their ids. What was made and
+    /// not started is not among them: its start is given again, and finds it.
+    pub(super) fn attempts(&self, pod_uid: &str, scheme: &str) -> Vec<Attempt> {
+        let of_pod = self.containers.iter().filter(|(_, one)| one.pod_uid == pod_uid);
+        of_pod.filter_map(|(id, one)| self.attempt(id, one, scheme)).collect()
+    }
+
+    /// One container as an attempt.
+    pub(super) fn attempt(&self, id: &str, one: &Container, scheme: &str) -> Option<Attempt> {
+        let state = match &one.state {
+            State::Created => return None,
+            State::Running { started_at } => AttemptState::Running { started_at: *started_at },
+            State::Exited(exit) => AttemptState::Exited(exit.clone()),
+        };
+        Some(Attempt {
+            container: one.name.clone(),
+            attempt: one.attempt,
+            id: format!("{scheme}://{id}"),
+            // One whose sandbox is gone is of none that stands.
+            sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
+            state,
+        })
+    }
+
+    /// The newest sandbox of a pod.
+    pub(super) fn newest_sandbox(&self, pod_uid: &str) -> Option<(&String, &Sandbox)> {
+        let of_pod = self.sandboxes.iter().filter(|(_, sandbox)| sandbox.pod_uid == pod_uid);
+        of_pod.max_by_key(|(_, sandbox)| (sandbox.generation, sandbox.created_at))
+    }
+}
+
+impl Container {
+    /// A container that was just looked at.
+    pub(super) fn new(listed: &Listed, state: State, log: PathBuf) -> Self {
+        Self {
+            pod_uid: listed.pod_uid.clone(),
+            name: listed.name.clone(),
+            attempt: listed.attempt,
+            sandbox: listed.sandbox.clone(),
+            state,
+            log,
+            stopping: None,
+            changed: 0,
+        }
+    }
+
+    /// Whether it runs.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+}
+
+/// The one order in which a container goes.
+fn rank(state: &State) -> u8 {
+    match state {
+        State::Created => 0,
+        State::Running { .. } => 1,
+        State::Exited(_) => 2,
+    }
+}
+
+fn listed_rank(state: ContainerState) -> u8 {
+    match state {
+        ContainerState::ContainerCreated => 0,
+        ContainerState::ContainerRunning => 1,
+        // Nothing of what nobody can say more of runs on.
+        ContainerState::ContainerExited | ContainerState::ContainerUnknown => 2,
+    }
+}
+
+/// Whether a sandbox stands.
+pub(super) fn is_ready(state: PodSandboxState) -> bool {
+    match state {
+        PodSandboxState::SandboxReady => true,
+        PodSandboxState::SandboxNotready => false,
+    }
+}
