@@ -111,7 +111,7 @@ impl Node {
     }
 
     fn leaf(&self, id: &str) -> Option<Leaf> {
-        self.cgroups.find_leaf("u", id).expect("looks")
+        self.cgroups.find_leaf("u", own(id).expect("ours")).expect("looks")
     }
 }
 
