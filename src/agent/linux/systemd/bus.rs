@@ -5,12 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use zbus::wire::Type;
-use zbus::wire::serialized::Data;
-use zbus::{ObjectPath, Variant};
-
-use super::message::{self, FIXED_LEN, Message, Method};
+use super::message::{self, Body, FIXED_LEN, Message, Method};
+use super::wire::Writer;
 use super::{Property, REPLACE, SystemdError};
 
 /// Longest line at the door.
@@ -57,29 +53,41 @@ impl Bus {
         unit: &str,
         properties: &[Property],
     ) -> Result<(), SystemdError> {
-        let none: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
-        let body = (unit, REPLACE, properties, none);
-        let job = self.call("StartTransientUnit", &body)?;
+        let mut body = Writer::default();
+        body.text(unit);
+        body.text(REPLACE);
+        body.named(properties.iter().map(|(name, value)| (*name, value)));
+        // No other units with it.
+        body.list(8, |_| ());
+        let job = self.call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)?;
         self.finish(&job)
     }
 
     /// Stops a unit and waits until it is gone.
     pub(super) fn stop(&mut self, unit: &str) -> Result<(), SystemdError> {
-        let job = self.call("StopUnit", &(unit, REPLACE))?;
+        let mut body = Writer::default();
+        body.text(unit);
+        body.text(REPLACE);
+        let job = self.call("StopUnit", "ss", body)?;
         self.finish(&job)
     }
 
     /// Sets properties of a unit for this boot.
     pub(super) fn set(&mut self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
-        self.call("SetUnitProperties", &(unit, true, properties)).map(|_| ())
+        let mut body = Writer::default();
+        body.text(unit);
+        body.bool(true);
+        body.named(properties.iter().map(|(name, value)| (*name, value)));
+        self.call("SetUnitProperties", "sba(sv)", body).map(drop)
     }
 
     /// Calls a method of systemd's manager, and waits for its answer.
-    fn call<B: Serialize + Type>(
+    fn call(
         &mut self,
         member: &'static str,
-        body: &B,
-    ) -> Result<Data<'static, 'static>, SystemdError> {
+        types: &'static str,
+        body: Writer,
+    ) -> Result<Body, SystemdError> {
         self.serial += 1;
         let serial = self.serial;
         let method = Method {
@@ -87,9 +95,9 @@ impl Bus {
             path: "/org/freedesktop/systemd1",
             interface: "org.freedesktop.systemd1.Manager",
             member,
+            types,
         };
-        let bytes = message::call(method, serial, body)?;
-        self.write(&bytes)?;
+        self.write(&message::call(method, serial, &body.bytes()))?;
         loop {
             match self.next()? {
                 Message::Return(to, body) if to == serial => return Ok(body),
@@ -103,11 +111,11 @@ impl Bus {
     }
 
     /// Waits for the end of the job that was the answer to a call.
-    fn finish(&mut self, answer: &Data<'static, 'static>) -> Result<(), SystemdError> {
-        let job = answer.deserialize::<ObjectPath<'_>>().map_err(SystemdError::Message)?.0;
+    fn finish(&mut self, answer: &Body) -> Result<(), SystemdError> {
+        let job = answer.reader().text().map_err(SystemdError::Message)?;
         loop {
             // Told before its answer at times.
-            if let Some((_, result)) = self.ended.iter().find(|(ended, _)| *ended == job.as_str()) {
+            if let Some((_, result)) = self.ended.iter().find(|(ended, _)| *ended == job) {
                 let done = result == DONE;
                 return if done { Ok(()) } else { Err(SystemdError::Job(result.clone())) };
             }
@@ -117,11 +125,17 @@ impl Bus {
         }
     }
 
-    fn note(&mut self, member: &str, body: &Data<'static, 'static>) -> Result<(), SystemdError> {
+    fn note(&mut self, member: &str, body: &Body) -> Result<(), SystemdError> {
         if member == JOB_REMOVED {
-            type Removed<'a> = (u32, ObjectPath<'a>, &'a str, &'a str);
-            let removed = body.deserialize::<Removed<'_>>().map_err(SystemdError::Message)?.0;
-            self.ended.push((removed.1.as_str().to_owned(), removed.3.to_owned()));
+            // Its number, its path, its unit, its result.
+            let mut values = body.reader();
+            let mut read = || {
+                values.u32()?;
+                let job = values.text()?;
+                values.text()?;
+                Ok((job, values.text()?))
+            };
+            self.ended.push(read().map_err(SystemdError::Message)?);
         }
         Ok(())
     }
@@ -132,7 +146,7 @@ impl Bus {
         let mut bytes = vec![0; FIXED_LEN + message::rest_len(&fixed)?];
         bytes[..FIXED_LEN].copy_from_slice(&fixed);
         self.read(&mut bytes[FIXED_LEN..])?;
-        message::read(bytes)
+        message::read(&bytes)
     }
 
     /// One line at the door, without its end.

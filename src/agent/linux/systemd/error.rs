@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::wire::WireError;
+
 /// Why systemd did not do what it was asked for.
 #[derive(Debug, Error)]
 pub(crate) enum SystemdError {
@@ -28,7 +30,7 @@ pub(crate) enum SystemdError {
     Timeout(u64),
     /// Something came that is no message of D-Bus, or not the expected one.
     #[error("cannot read a message")]
-    Message(#[source] zbus::Error),
+    Message(#[source] WireError),
     /// A message is longer than is ever needed.
     #[error("a message of {0} bytes")]
     Long(u64),

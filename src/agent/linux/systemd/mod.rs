@@ -8,6 +8,7 @@
 mod bus;
 mod error;
 mod message;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use bus::Bus;
 pub(crate) use error::SystemdError;
-use zbus::Variant;
+pub(crate) use wire::Value;
 
 /// The socket of systemd itself.
 const SOCKET: &str = "/run/systemd/private";
@@ -29,7 +30,7 @@ const REPLACE: &str = "replace";
 pub(crate) const INFINITY: u64 = u64::MAX;
 
 /// A unit's property and its value.
-pub(crate) type Property = (&'static str, Variant<'static>);
+pub(crate) type Property = (&'static str, Value);
 
 /// The host's systemd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Systemd {
     ) -> Result<bool, SystemdError> {
         let mut bus = self.bus()?;
         let mut all = vec![
-            ("Description", Variant::from(description.to_owned())),
+            ("Description", Value::from(description.to_owned())),
             // Nothing orders it after or before others (upstream).
             ("DefaultDependencies", false.into()),
         ];
@@ -102,7 +103,7 @@ impl Systemd {
     ) -> Result<(), SystemdError> {
         let none: Vec<String> = Vec::new();
         let properties = [
-            ("Description", Variant::from(description.to_owned())),
+            ("Description", Value::from(description.to_owned())),
             ("DefaultDependencies", false.into()),
             ("Slice", slice.to_owned().into()),
             // Others are put into it later; no controllers.

@@ -5,12 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::{JoinHandle, spawn};
 
-use serde::Serialize;
-use zbus::wire::serialized::{Context, Data};
-use zbus::wire::{BE, Endian, LE, Type, to_bytes};
-use zbus::{ObjectPath, OwnedVariant, Signature};
-
 use super::bus::Bus;
+use super::wire::{Reader, Writer};
 use super::*;
 
 const JOB: &str = "/org/freedesktop/systemd1/job/7";
@@ -62,21 +58,31 @@ fn serve(stream: UnixStream, answers: Vec<Answer>) -> Vec<Call> {
         // A client that is too slow for its own deadline never calls.
         let Some((serial, call)) = read_call(&mut input) else { return calls };
         calls.push(call);
-        let job = ObjectPath::try_from(JOB).expect("a path");
-        let removed = |result| (7_u32, job.clone(), "a.slice", result);
+        let removed = |result: &str, mut body: Writer| {
+            body.u32(7);
+            [JOB, "a.slice", result].iter().for_each(|text| body.text(text));
+            body
+        };
+        let texts = |texts: &[&str], mut body: Writer| {
+            texts.iter().for_each(|text| body.text(text));
+            body
+        };
+        let little = Writer::default;
         let mut send = |bytes: Vec<u8>| output.write_all(&bytes).expect("writes");
         match answer {
             Answer::Job(result) => {
-                send(message(LE, 4, 0, "UnitNew", &("a.slice", job.clone())));
-                send(message(LE, 2, serial, "", &(job.clone(),)));
-                send(message(LE, 4, 0, "JobRemoved", &removed(result)));
+                send(message(4, 0, "UnitNew", texts(&["a.slice", JOB], little())));
+                send(message(2, serial, "", texts(&[JOB], little())));
+                send(message(4, 0, "JobRemoved", removed(result, little())));
             }
             Answer::Early(result) => {
-                send(message(BE, 4, 0, "JobRemoved", &removed(result)));
-                send(message(BE, 2, serial, "", &(job.clone(),)));
+                send(message(4, 0, "JobRemoved", removed(result, Writer::big())));
+                send(message(2, serial, "", texts(&[JOB], Writer::big())));
             }
-            Answer::Done => send(message(LE, 2, serial, "", &())),
-            Answer::Error(name, text) => send(message(LE, 3, serial, name, &(text,))),
+            Answer::Done => send(message(2, serial, "", little())),
+            Answer::Error(name, text) => {
+                send(message(3, serial, name, texts(&[text], little())));
+            }
             Answer::Gone => return calls,
             Answer::Silent => {
                 let _ = input.read(&mut [0]);
@@ -93,61 +99,54 @@ fn read_call(input: &mut impl Read) -> Option<(u32, Call)> {
     let mut bytes = fixed.to_vec();
     bytes.resize(16 + message::rest_len(&fixed).expect("fits"), 0);
     input.read_exact(&mut bytes[16..]).expect("reads");
-    type Header = (u8, u8, u8, u8, u32, u32, Vec<(u8, OwnedVariant)>);
-    let header = Data::new(bytes.clone(), Context::new(LE, 0));
-    let ((_, _, _, _, body, serial, fields), _) = header.deserialize::<Header>().expect("reads");
-    let field = |code| fields.iter().find(|(c, _)| *c == code).map(|(_, v)| (**v).to_string());
-    assert_eq!(field(1).as_deref(), Some("objectpath \"/org/freedesktop/systemd1\""));
-    assert_eq!(field(2).as_deref(), Some("\"org.freedesktop.systemd1.Manager\""));
-    assert_eq!(field(6).as_deref(), Some("\"org.freedesktop.systemd1\""));
-    let member = field(3).expect("has one").trim_matches('"').to_owned();
+    let mut header = Reader::new(&bytes, false);
+    header.u32().expect("order and kind");
+    let (body, serial) = (header.u32().expect("a length"), header.u32().expect("a serial"));
+    let fields = header.list(8, |field| Ok((field.byte()?, field.value()?))).expect("reads");
+    let field = |code| fields.iter().find(|(c, _)| *c == code).map(|(_, v)| v.clone());
+    assert_eq!(field(1), Some(Value::Path("/org/freedesktop/systemd1".into())));
+    assert_eq!(field(2), Some("org.freedesktop.systemd1.Manager".into()));
+    assert_eq!(field(6), Some("org.freedesktop.systemd1".into()));
+    let Some(Value::Text(member)) = field(3) else { panic!("{fields:?}") };
+    let types = match &*member {
+        "StartTransientUnit" => "ssa(sv)a(sa(sv))",
+        "StopUnit" => "ss",
+        _ => "sba(sv)",
+    };
+    assert_eq!(field(8), Some(Value::Types(types.into())));
     let len = usize::try_from(body).expect("fits");
     Some((serial, (member, bytes[bytes.len() - len..].to_vec())))
 }
 
 /// A message of a kind: a return to a call, an error of a name, a signal of a member.
-fn message<B: Serialize + Type>(
-    endian: Endian,
-    kind: u8,
-    to: u32,
-    name: &str,
-    body: &B,
-) -> Vec<u8> {
-    let context = Context::new(endian, 0);
-    let body_bytes = to_bytes(context, body).expect("writes");
-    let mut fields: Vec<(u8, zbus::Variant<'_>)> = vec![(5, to.into())];
+fn message(kind: u8, to: u32, name: &str, body: Writer) -> Vec<u8> {
+    let writer = if body.is_big() { Writer::big() } else { Writer::default() };
+    let mut fields = vec![(5, Value::U32(to))];
     match kind {
         3 => fields.push((4, name.into())),
         4 => fields[0] = (3, name.into()),
         _ => {}
     }
-    if B::SIGNATURE != &Signature::Unit {
-        // As one structure, which nobody looks at.
-        fields.push((8, B::SIGNATURE.clone().into()));
-    }
-    let order = if endian == BE { b'B' } else { b'l' };
-    let len = u32::try_from(body_bytes.bytes().len()).expect("fits");
-    let header = to_bytes(context, &(order, kind, 0_u8, 1_u8, len, 9_u32, fields)).expect("writes");
-    let mut bytes = header.bytes().to_vec();
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-    bytes.extend(body_bytes.bytes());
-    bytes
+    message::header(writer, kind, 9, &fields, &body.bytes())
 }
 
-type Properties = Vec<(String, OwnedVariant)>;
+fn shown(body: &mut Reader<'_>) -> Vec<(String, Value)> {
+    body.list(8, |one| Ok((one.text()?, one.value()?))).expect("reads")
+}
 
-fn shown(properties: &Properties) -> Vec<String> {
-    properties.iter().map(|(name, value)| format!("{name}={}", **value)).collect()
+fn property(name: &str, value: impl Into<Value>) -> (String, Value) {
+    (name.into(), value.into())
 }
 
 /// The unit and properties of a call that starts one.
-fn started((member, body): &Call) -> (String, Vec<String>) {
+fn started((member, body): &Call) -> (String, Vec<(String, Value)>) {
     assert_eq!(member, "StartTransientUnit");
-    type Body = (String, String, Properties, Vec<(String, Properties)>);
-    let body = Data::new(body.clone(), Context::new(LE, 0));
-    let ((unit, mode, properties, aux), _) = body.deserialize::<Body>().expect("reads");
+    let mut body = Reader::new(body, false);
+    let (unit, mode) = (body.text().expect("a unit"), body.text().expect("a mode"));
+    let properties = shown(&mut body);
+    let aux = body.list(8, |_| Ok(())).expect("a list");
     assert!(mode == "replace" && aux.is_empty());
-    (unit, shown(&properties))
+    (unit, properties)
 }
 
 #[test]
@@ -159,19 +158,24 @@ fn a_slice_is_started_and_one_that_is_there_is_changed() {
         assert!(systemd.ensure_slice("a-b.slice", "d", first(), limits()).expect("starts"));
         let (unit, properties) = started(&served.join().expect("serves")[0]);
         assert_eq!(unit, "a-b.slice");
-        let all = "Description=\"d\", DefaultDependencies=false, CPUWeight=uint64 100, \
-                   MemoryMax=uint64 5, CPUAccounting=true";
-        assert_eq!(properties.join(", "), all);
+        let all = [
+            property("Description", "d"),
+            property("DefaultDependencies", false),
+            property("CPUWeight", 100_u64),
+            property("MemoryMax", 5_u64),
+            property("CPUAccounting", true),
+        ];
+        assert_eq!(properties, all);
     }
     let there = Answer::Error("org.freedesktop.systemd1.UnitExists", "Unit a.slice exists.");
     let (_dir, systemd, served) = server(vec![there, Answer::Done]);
     assert!(!systemd.ensure_slice("a.slice", "d", first(), limits()).expect("changes"));
     let (member, body) = served.join().expect("serves").remove(1);
-    let body = Data::new(body, Context::new(LE, 0));
-    let ((unit, runtime, properties), _) =
-        body.deserialize::<(String, bool, Properties)>().expect("reads");
-    assert_eq!((member.as_str(), unit.as_str(), runtime), ("SetUnitProperties", "a.slice", true));
-    assert_eq!(shown(&properties), ["MemoryMax=uint64 5", "CPUAccounting=true"]);
+    let mut body = Reader::new(&body, false);
+    let (unit, runtime) = (body.text().expect("a unit"), body.u32().expect("yes or no"));
+    assert_eq!((member.as_str(), unit.as_str(), runtime), ("SetUnitProperties", "a.slice", 1));
+    let changed = [property("MemoryMax", 5_u64), property("CPUAccounting", true)];
+    assert_eq!(shown(&mut body), changed);
 }
 
 #[test]
@@ -180,8 +184,12 @@ fn a_scope_takes_a_process_and_a_unit_that_is_gone_is_stopped() {
     systemd.start_scope("copepod-1.scope", "a.slice", "d", 42).expect("starts");
     let (unit, properties) = started(&served.join().expect("serves")[0]);
     assert_eq!(unit, "copepod-1.scope");
-    for wanted in ["Slice=\"a.slice\"", "PIDs=[uint32 42]", "DelegateControllers=@as []"] {
-        assert!(properties.iter().any(|property| property == wanted), "{wanted}: {properties:?}");
+    for wanted in [
+        property("Slice", "a.slice"),
+        property("PIDs", vec![42]),
+        property("DelegateControllers", Vec::<String>::new()),
+    ] {
+        assert!(properties.contains(&wanted), "{wanted:?}: {properties:?}");
     }
     for answer in [
         Answer::Job("done"),
@@ -226,5 +234,5 @@ fn a_message_has_a_bound() {
     );
     fixed[12..16].copy_from_slice(&[0xff; 4]);
     assert!(message::rest_len(&fixed).is_err());
-    assert!(message::read(fixed.to_vec()).is_err());
+    assert!(message::read(&fixed).is_err());
 }
