@@ -24,7 +24,7 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance test-vm bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
@@ -146,6 +146,22 @@ conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests 
 	@$(TIME) $(PROGRAMS) COPEPOD_KUBELET='$(KUBERNETES)/kubelet' \
 	    cargo test -q --locked --release --workspace --test conformance -- full
 
+# Control groups of version 2 and systemd's driver, which this host may not have: in a virtual machine
+# with an emulated processor, so that it runs anywhere. Its disk is made once and kept in
+# $(CACHE)/vm. Once more with version 1.
+VM_TOOLS := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
+VM_KERNEL_PACKAGE := linux-image-cloud-amd64
+VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm
+
+test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 5 minutes, not part of `test`
+	@$(call INSTALL,$(VM_TOOLS),make test-vm)
+	@ls /boot/vmlinuz-*cloud-amd64 >/dev/null 2>&1 || \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(VM_KERNEL_PACKAGE) >/dev/null
+	@$(TIME) (test=$$(cargo test --locked --release --workspace --bin copepod --no-run --message-format=json | \
+	        sed -n 's/.*"executable":"\([^"]*\/copepod-[0-9a-f]*\)".*/\1/p' | tail -1); \
+	    strip -o '$(BIN)/copepod-test' "$$test"; \
+	    $(VM_GROUPS); VM_KERNEL=systemd.unified_cgroup_hierarchy=0 $(VM_GROUPS))
+
 # The command of the wasmtime that is linked (Cargo.toml), for comparison: built once, which takes a
 # while, and kept outside the checkout.
 WASMTIME_VERSION := $(shell sed -nE 's/^wasmtime = .*version = "=([0-9.]+)".*/\1/p' Cargo.toml)
@@ -163,4 +179,4 @@ bench: build guests bench-setup ## start, requests per second, memory beside was
 	    $(PROGRAMS) WASMTIME='$(WASMTIME)' COPEPOD_KUBELET='$(KUBERNETES)/kubelet' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
-	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CONFORMANCE)'
+	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CONFORMANCE)' '$(CACHE)/vm'

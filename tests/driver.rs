@@ -10,9 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use copepod_wasm::frame::{self, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
+use copepod_wasm::frame::{self, Attached, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
 use copepod_wasm::state::{Exit, StateFile};
-use copepod_wasm::{Description, GuestKind};
+use copepod_wasm::{Description, GuestKind, Stdin};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 
@@ -37,6 +37,7 @@ pub fn describe(artefact: &Path, kind: GuestKind) -> Description {
         preopens: Vec::new(),
         mounts: Vec::new(),
         streams: false,
+        stdin: Stdin::Closed,
         user: None,
         cgroups: Vec::new(),
         oom_score_adj: None,
@@ -73,6 +74,18 @@ impl Sandbox {
         send(&sandbox.stream, head, &streams.each_ref().map(OwnedFd::as_fd))?;
         sandbox.stream.write_all(rest)?;
         Ok(sandbox)
+    }
+
+    /// Connects these pipes to the guest's streams beside what they have.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn attach(&self, ends: [Option<OwnedFd>; 3]) -> Result<()> {
+        let [stdin, stdout, stderr] = ends.each_ref().map(Option::is_some);
+        let frame = ToSandbox::Attach(Attached { stdin, stdout, stderr }).encode()?;
+        let ends: Vec<BorrowedFd<'_>> = ends.iter().flatten().map(OwnedFd::as_fd).collect();
+        send(&self.stream, &frame, &ends)?;
+        Ok(())
     }
 
     /// Starts the sandbox program and tells it nothing.

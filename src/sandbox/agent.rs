@@ -1,8 +1,8 @@
 //! The sandbox's side of the socket to its agent.
 //!
 //! Owns: the listening socket and the one connection of the agent. The agent has connected before
-//! it starts the sandbox; an agent that was started again connects again, and is found when the log
-//! is full, since nothing else is ever asked of it.
+//! it starts the sandbox; an agent that was started again connects again. What it sends is heard when
+//! the log is full, now and then when the guest writes, and by [`attend`] while the guest waits.
 
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -12,16 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use copepod_wasm::Description;
-use copepod_wasm::frame::{FrameError, FromSandbox, HEADER_LEN, ToSandbox, header};
+use copepod_wasm::frame::{Attached, FrameError, FromSandbox, HEADER_LEN, ToSandbox, header};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionbio};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, accept_with,
-    recv, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, SocketFlags,
+    accept_with, recv, recvmsg, send, shutdown,
 };
 use thiserror::Error;
+use tokio::io::Interest;
 
-use crate::log::NextLog;
+use crate::attached::Input;
+use crate::linux;
+use crate::log::{Log, NextLog, Stream};
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +36,10 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a look for a new log may wait, or go on to a next connection: there is one connection
 /// for each former agent that left, and one frame on the last.
 const TURNS: usize = 16;
+/// Descriptors that come with one frame.
+const FDS_MAX: usize = 3;
+/// Copies that wait for the log to take them: the agent sends no more at a time.
+const COPIES_MAX: usize = 16;
 
 /// Why there is no description.
 #[derive(Debug, Error)]
@@ -64,10 +71,23 @@ struct Link {
     connection: Option<OwnedFd>,
     /// Whether the present connection was asked for a new log.
     asked: bool,
-    /// The header of a frame as far as it has come, and the descriptor that came with it.
+    /// The header of a frame as far as it has come, and the descriptors that came with it.
     head: [u8; HEADER_LEN],
     got: usize,
+    came: Vec<OwnedFd>,
+    /// A log and copies that came when nobody took them.
     log: Option<OwnedFd>,
+    copies: Vec<(Stream, OwnedFd)>,
+    /// What the guest reads.
+    input: Option<Input>,
+    /// Counts connections, and their ends.
+    generation: u64,
+}
+
+/// What a frame brings once all is there.
+enum Heard {
+    Log(OwnedFd),
+    Attach(Attached, Vec<OwnedFd>),
 }
 
 impl Agent {
@@ -85,7 +105,7 @@ impl Agent {
         let mut reader = Reader { stream: &stream, came: Vec::new() };
         let description = match ToSandbox::read(&mut reader).map_err(AgentError::Describe)? {
             Some(ToSandbox::Describe(description)) => *description,
-            Some(ToSandbox::Log) => return Err(AgentError::NotADescription),
+            Some(ToSandbox::Log | ToSandbox::Attach(_)) => return Err(AgentError::NotADescription),
             None => return Ok(None),
         };
         let streams = match (description.streams, <[OwnedFd; 3]>::try_from(reader.came)) {
@@ -99,7 +119,11 @@ impl Agent {
             asked: false,
             head: [0; HEADER_LEN],
             got: 0,
+            came: Vec::new(),
             log: None,
+            copies: Vec::new(),
+            input: None,
+            generation: 0,
         };
         let agent = Self(Arc::new(Mutex::new(link)));
         Ok(Some(Accepted { agent, description, streams }))
@@ -115,6 +139,11 @@ impl Agent {
         self.lock().gone()
     }
 
+    /// Clients that are attached are read by the guest through this.
+    pub(crate) fn set_input(&self, input: Input) {
+        self.lock().input = Some(input);
+    }
+
     /// Tells the agent, if it is there. The frames are few and small: what does not fit into the
     /// socket's buffer is for an agent that has stopped reading, which is treated as gone.
     pub(crate) fn tell(&self, frame: &FromSandbox) {
@@ -125,6 +154,33 @@ impl Agent {
 impl NextLog for Agent {
     fn next_log(&mut self, patience: Duration) -> Option<OwnedFd> {
         self.lock().next_log(patience)
+    }
+
+    fn new_copies(&mut self) -> Vec<(Stream, OwnedFd)> {
+        let mut link = self.lock();
+        link.hear_all();
+        std::mem::take(&mut link.copies)
+    }
+}
+
+/// Hears the agent whenever the guest waits for anything: this is polled then. Ends with the event
+/// loop.
+pub(crate) async fn attend(agent: Agent, log: Log) {
+    loop {
+        // A connection of its own description would be another one to the agent: these are the same.
+        let awaited = {
+            let link = agent.lock();
+            let fd = link.connection.as_ref().unwrap_or(&link.listener);
+            fcntl_dupfd_cloexec(fd, 0).map(|fd| (link.generation, fd))
+        };
+        // Without descriptors nobody can be attached, and the guest runs all the same.
+        let Ok((generation, fd)) = awaited else { return };
+        let Ok(watched) = linux::watch(fd, Interest::READABLE) else { return };
+        while agent.lock().generation == generation {
+            let Ok(mut ready) = watched.readable().await else { return };
+            ready.clear_ready();
+            log.take_copies();
+        }
     }
 }
 
@@ -146,18 +202,30 @@ impl Link {
     }
 
     fn disconnect(&mut self) {
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            // Whoever waits for it has a descriptor of its own. One that is closed already is well.
+            let _ = shutdown(&connection, Shutdown::Both);
+        }
         self.asked = false;
         self.got = 0;
-        self.log = None;
+        self.came.clear();
+        self.generation += 1;
+    }
+
+    /// Has a connection if one is to be had at once.
+    fn reach(&mut self) -> bool {
+        if self.connection.is_none()
+            && let Ok(connection) = accept_with(&self.listener, SocketFlags::CLOEXEC)
+        {
+            self.connection = Some(connection);
+            self.generation += 1;
+        }
+        self.connection.is_some()
     }
 
     /// Has a connection if one is to be had at once, and has asked it for a log.
     fn ask(&mut self) -> bool {
-        if self.connection.is_none() {
-            self.connection = accept_with(&self.listener, SocketFlags::CLOEXEC).ok();
-        }
-        if self.connection.is_some() && !self.asked {
+        if self.reach() && !self.asked {
             self.tell(&FromSandbox::LogFull);
             self.asked = self.connection.is_some();
         }
@@ -165,24 +233,59 @@ impl Link {
     }
 
     /// Reads what has come; `Ok` once a whole frame is there.
-    fn receive(&mut self) -> Result<OwnedFd, Errno> {
+    fn receive(&mut self) -> Result<Heard, Errno> {
         let connection = self.connection.as_ref().ok_or(Errno::NOTCONN)?;
         while self.got < HEADER_LEN {
-            let mut came = Vec::new();
             let rest = &mut self.head[self.got..];
-            match receive(connection, rest, RecvFlags::DONTWAIT, &mut came)? {
+            match receive(connection, rest, RecvFlags::DONTWAIT, &mut self.came)? {
                 0 => return Err(Errno::PIPE),
                 n => self.got += n,
             }
-            self.log = came.pop().or(self.log.take());
+            if self.came.len() > FDS_MAX {
+                return Err(Errno::PROTO);
+            }
         }
         self.got = 0;
-        // The only frame that is taken now is an empty one with a descriptor.
-        let log = self.log.take();
-        let taken = ToSandbox::read(&mut &self.head[..]);
-        match (header(self.head, 0), taken, log) {
-            (Ok(_), Ok(Some(ToSandbox::Log)), Some(log)) => Ok(log),
+        // The frames that are taken now are headers alone, with descriptors.
+        let mut came = std::mem::take(&mut self.came);
+        header(self.head, 0).map_err(|_| Errno::PROTO)?;
+        match ToSandbox::read(&mut &self.head[..]) {
+            Ok(Some(ToSandbox::Log)) => came.pop().map(Heard::Log).ok_or(Errno::PROTO),
+            Ok(Some(ToSandbox::Attach(which))) if which.count() == came.len() => {
+                Ok(Heard::Attach(which, came))
+            }
             _ => Err(Errno::PROTO),
+        }
+    }
+
+    /// Connects what came to the guest's streams.
+    fn attach(&mut self, which: Attached, came: Vec<OwnedFd>) {
+        let mut came = came.into_iter();
+        if which.stdin
+            && let (Some(pipe), Some(input)) = (came.next(), &self.input)
+        {
+            input.add(pipe);
+        }
+        let wanted = [(which.stdout, Stream::Stdout), (which.stderr, Stream::Stderr)];
+        let outputs = wanted.into_iter().filter_map(|(is, stream)| is.then_some(stream));
+        self.copies.extend(outputs.zip(came));
+        self.copies.truncate(COPIES_MAX);
+    }
+
+    /// Takes all that has come, of this agent or of the next.
+    fn hear_all(&mut self) {
+        for _ in 0..TURNS {
+            if !self.reach() {
+                return;
+            }
+            match self.receive() {
+                Ok(Heard::Log(log)) => self.log = Some(log),
+                Ok(Heard::Attach(which, came)) => self.attach(which, came),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                // Gone, or not to be understood: another agent may be waiting already.
+                Err(_) => self.disconnect(),
+            }
         }
     }
 
@@ -192,11 +295,16 @@ impl Link {
             if !self.ask() {
                 break;
             }
-            match self.receive() {
-                Ok(log) => {
+            let received = match self.log.take() {
+                Some(log) => Ok(Heard::Log(log)),
+                None => self.receive(),
+            };
+            match received {
+                Ok(Heard::Log(log)) => {
                     self.asked = false;
                     return Some(log);
                 }
+                Ok(Heard::Attach(which, came)) => self.attach(which, came),
                 Err(Errno::AGAIN) => {
                     let left = until.saturating_duration_since(Instant::now());
                     let connection = self.connection.as_ref()?;

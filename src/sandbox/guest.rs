@@ -20,6 +20,7 @@ use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use crate::attached::Input;
 use crate::files::{FilesError, OpenDirectory};
 use crate::inline::replace_file_streams;
 use crate::limit::{Budget, Limiter};
@@ -163,8 +164,8 @@ fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Compone
 
 /// Where the standard streams of a guest lead.
 pub(crate) enum Stdio {
-    /// Nothing to read; each line written goes into the log.
-    Log(Log),
+    /// What attached clients send, if anything; each line written goes into the log.
+    Log(Log, Option<Input>),
     /// An exec: to who asked for it.
     Streams(Streams),
 }
@@ -216,9 +217,14 @@ impl Template {
             .allow_udp(true)
             .allow_ip_name_lookup(false);
         match &self.stdio {
-            Stdio::Log(log) => builder
-                .stdout(Output::new(log.clone(), Stream::Stdout))
-                .stderr(Output::new(log.clone(), Stream::Stderr)),
+            Stdio::Log(log, input) => {
+                if let Some(input) = input {
+                    builder.stdin(input.clone());
+                }
+                builder
+                    .stdout(Output::new(log.clone(), Stream::Stdout))
+                    .stderr(Output::new(log.clone(), Stream::Stderr))
+            }
             Stdio::Streams(Streams { input, output, error }) => {
                 builder.stdin(input.clone()).stdout(output.clone()).stderr(error.clone())
             }

@@ -10,6 +10,7 @@
 //! fault of the sandbox, recorded with its text as exit code 134.
 
 mod agent;
+mod attached;
 mod command;
 mod enter;
 mod exit;

@@ -11,11 +11,12 @@
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::fstat;
 use rustix::io::{DupFlags, Errno, dup3, writev};
 
+use crate::attached::Copies;
 use crate::stamp;
 
 /// Longest content of one log line in bytes (containerd's `max_container_log_line_size`).
@@ -24,6 +25,10 @@ pub(crate) const PART: usize = 16 << 10;
 /// How long a guest waits at twice the limit for an agent that is connected: long enough for a
 /// busy agent to rotate, short enough not to be taken for a hang. Once per new log.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a guest that writes without ever waiting has new copies looked for: a call of the kernel
+/// for each line would be one too many.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The line that marks where lines are missing.
 const DROPPING: &[u8] = b"copepod: log limit reached, lines dropped until the agent returns";
@@ -51,6 +56,12 @@ pub trait NextLog: Send {
     /// A new log, if one is there; asks for one first where that was not done yet. Waits at most
     /// `patience`, and not at all if nobody is there who could send one.
     fn next_log(&mut self, patience: Duration) -> Option<OwnedFd>;
+
+    /// The ends of pipes that have come, to which what is written is copied from now on. Waits for
+    /// nothing.
+    fn new_copies(&mut self) -> Vec<(Stream, OwnedFd)> {
+        Vec::new()
+    }
 }
 
 /// The log, shared by the guest's streams and the sandbox itself.
@@ -67,6 +78,9 @@ struct Inner {
     /// Unfinished lines, of [`PART`] bytes at most.
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    copies: Copies,
+    /// When new copies were last looked for.
+    looked: Instant,
 }
 
 impl Log {
@@ -81,6 +95,8 @@ impl Log {
             dropped: 0,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            copies: Copies::default(),
+            looked: Instant::now(),
         })))
     }
 
@@ -89,9 +105,20 @@ impl Log {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes bytes of a stream; whole lines are written, the rest is kept.
+    /// Takes bytes of a stream; whole lines are written, the rest is kept. Who is attached has them at
+    /// once.
     pub fn write(&self, stream: Stream, bytes: &[u8]) {
-        self.lock().take(stream, bytes);
+        let mut inner = self.lock();
+        inner.take(stream, bytes);
+        if inner.looked.elapsed() >= LOOK_EVERY {
+            inner.take_copies();
+        }
+        inner.copies.write(stream, bytes);
+    }
+
+    /// Copies what is written from now on to those who have come for it.
+    pub(crate) fn take_copies(&self) {
+        self.lock().take_copies();
     }
 
     /// Writes lines of the sandbox's own, as if from the guest's standard error. What is longer
@@ -116,6 +143,13 @@ impl Log {
 }
 
 impl Inner {
+    fn take_copies(&mut self) {
+        self.looked = Instant::now();
+        for (stream, pipe) in self.next.new_copies() {
+            self.copies.add(stream, pipe);
+        }
+    }
+
     fn unfinished(&mut self, stream: Stream) -> &mut Vec<u8> {
         match stream {
             Stream::Stdout => &mut self.stdout,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use copepod_wasm::frame::FromSandbox;
 use copepod_wasm::state::{Exit, Launch, StateError, StateFile};
+use copepod_wasm::{Description, GuestKind, Stdin};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{
@@ -23,7 +24,8 @@ use tokio::runtime::{Builder, Runtime};
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use crate::agent::{Accepted, Agent, AgentError};
+use crate::agent::{Accepted, Agent, AgentError, attend};
+use crate::attached::Input;
 use crate::command::{Run, run_component, run_module};
 use crate::enter::{self, EnterError};
 use crate::exit;
@@ -238,7 +240,10 @@ fn prepare(accepted: Accepted, log: &Log) -> Result<Option<Ready>, StartError> {
         .map_err(StartError::EventLoop)?;
     let entered = runtime.enter();
     let streams = streams.map(Streams::new).transpose().map_err(StartError::Streams)?;
-    let stdio = streams.clone().map_or_else(|| Stdio::Log(log.clone()), Stdio::Streams);
+    let stdio = match &streams {
+        Some(streams) => Stdio::Streams(streams.clone()),
+        None => stdio(&agent, log, &description),
+    };
     let template = Template::new(&mut description, &directories, stdio)?;
     let entry = match linked {
         Linked::P1(pre) => Entry::Module(template.module_store(pre.module().engine()), pre),
@@ -261,6 +266,19 @@ fn prepare(accepted: Accepted, log: &Log) -> Result<Option<Ready>, StartError> {
         return Ok(None);
     }
     Ok(Some(Ready { runtime, entry, streams }))
+}
+
+/// The streams of a container: its log, and the clients that the agent attaches. To be called within
+/// the event loop's context.
+fn stdio(agent: &Agent, log: &Log, description: &Description) -> Stdio {
+    // A server's guests are many, and none of them is who a client means.
+    let reads = description.stdin != Stdin::Closed && description.kind != GuestKind::Http;
+    let input = reads.then(|| Input::new(description.stdin));
+    if let Some(input) = &input {
+        agent.set_input(input.clone());
+    }
+    tokio::spawn(attend(agent.clone(), log.clone()));
+    Stdio::Log(log.clone(), input)
 }
 
 /// Binds one address; std asks for `SO_REUSEADDR`, so that a restart has its port at once.

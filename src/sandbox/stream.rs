@@ -164,10 +164,19 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    /// Takes over a descriptor to be read; to be called within the event loop's context.
+    ///
+    /// # Errors
+    /// What the event loop refuses.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let descriptor = Descriptor::new(fd, Interest::READABLE)?;
         let terminal = descriptor.is_terminal();
         Ok(Self { descriptor: Arc::new(descriptor), terminal })
+    }
+
+    /// Waits until something can be read, or the end is there.
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.descriptor.poll_ready(cx)
     }
 }
 

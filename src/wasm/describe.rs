@@ -41,6 +41,19 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// What a guest reads as its standard input, where the description brings no streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdin {
+    /// Its end.
+    #[default]
+    Closed,
+    /// What clients that are attached send, one after the other; it waits for them.
+    Open,
+    /// What clients that are attached send, until the first that ends.
+    Once,
+}
+
 /// Whom the sandbox becomes before it runs the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -71,6 +84,8 @@ pub struct Description {
     /// Whether the guest's standard streams are three descriptors that came with this frame (an
     /// exec: input, output, error), and not end of file and the log.
     pub streams: bool,
+    /// What the guest reads where it has no such streams.
+    pub stdin: Stdin,
     /// Whom to become; `None` stays who the agent is (an ordinary user cannot change).
     pub user: Option<User>,
     /// Files of control groups by which the sandbox enters them, writing `0` to each; empty: it

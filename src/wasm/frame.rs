@@ -23,6 +23,37 @@ pub enum ToSandbox {
     Describe(Box<Description>),
     /// A new log: an append-only descriptor travels with the frame (`SCM_RIGHTS`).
     Log,
+    /// Ends of pipes, in this order, that the guest's streams are connected to beside what they are
+    /// connected to already; they travel with the frame.
+    Attach(Attached),
+}
+
+/// The streams that a client is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// What the guest reads comes out of the first pipe.
+    pub stdin: bool,
+    /// What it writes goes into the next.
+    pub stdout: bool,
+    /// What it writes of errors goes into the last.
+    pub stderr: bool,
+}
+
+impl Attached {
+    /// How many pipes there are.
+    #[must_use]
+    pub fn count(self) -> usize {
+        [self.stdin, self.stdout, self.stderr].map(usize::from).iter().sum()
+    }
+
+    fn bits(self) -> u8 {
+        u8::from(self.stdin) | u8::from(self.stdout) << 1 | u8::from(self.stderr) << 2
+    }
+
+    fn of_bits(bits: u8) -> Self {
+        let is = |bit: u8| bits & bit != 0;
+        Self { stdin: is(1), stdout: is(2), stderr: is(4) }
+    }
 }
 
 /// What a sandbox says.
@@ -66,6 +97,9 @@ pub enum FrameError {
 
 const DESCRIBE: u8 = 1;
 const LOG: u8 = 2;
+/// This and the bits of what is attached, so that all but a description is a header alone.
+const ATTACH: u8 = 8;
+const ATTACH_LAST: u8 = ATTACH + 7;
 const STARTED: u8 = 65;
 const FAILED: u8 = 66;
 const LOG_FULL: u8 = 67;
@@ -121,6 +155,7 @@ impl ToSandbox {
                 &serde_json::to_vec(description).map_err(|e| FrameError::Payload(e.into()))?,
             ),
             Self::Log => encode(LOG, &[]),
+            Self::Attach(which) => encode(ATTACH | which.bits(), &[]),
         };
         let len = bytes.len() - HEADER_LEN;
         if len > MAX_TO_SANDBOX {
@@ -140,6 +175,7 @@ impl ToSandbox {
                 .map(|d| Some(Self::Describe(d)))
                 .map_err(|e| FrameError::Payload(e.into())),
             LOG => Ok(Some(Self::Log)),
+            ATTACH..=ATTACH_LAST => Ok(Some(Self::Attach(Attached::of_bits(kind - ATTACH)))),
             other => Err(FrameError::Kind(other)),
         }
     }
@@ -197,8 +233,14 @@ mod tests {
         ] {
             assert_eq!(decode(&frame.encode()).expect("decodes"), frame);
         }
-        let bytes = ToSandbox::Log.encode().expect("encodes");
-        assert_eq!(ToSandbox::read(&mut &bytes[..]).expect("reads"), Some(ToSandbox::Log));
+        let all = (0..8).map(|bits| ToSandbox::Attach(Attached::of_bits(bits)));
+        for frame in all.chain([ToSandbox::Log]) {
+            let bytes = frame.encode().expect("encodes");
+            assert_eq!(bytes.len(), HEADER_LEN, "a header alone");
+            assert_eq!(ToSandbox::read(&mut &bytes[..]).expect("reads"), Some(frame));
+        }
+        let which = Attached { stdin: true, stdout: false, stderr: true };
+        assert_eq!((which.count(), Attached::of_bits(which.bits())), (2, which));
         assert_eq!(ToSandbox::read(&mut &b""[..]).expect("reads"), None);
     }
 

@@ -14,10 +14,10 @@ pub mod inspect;
 pub mod state;
 
 pub use config::engine_config;
-pub use describe::{Description, GuestKind, Mount, Preopen, User};
+pub use describe::{Description, GuestKind, Mount, Preopen, Stdin, User};
 
 /// Version of everything agent and sandbox say to each other: description, frames, state file.
 ///
 /// An agent and a sandbox of different versions may meet after an upgrade, so each frame and each
 /// state file carries it.
-pub const PROTOCOL_VERSION: u8 = 2;
+pub const PROTOCOL_VERSION: u8 = 3;

@@ -3,7 +3,7 @@
 //! `make bench` builds and installs what this needs, runs the criterion benches (`step.rs`,
 //! `log.rs`) and then this: [`start`] (from command to first line or first answer), [`serve`]
 //! (requests per second), [`memory`] (of idle sandboxes, and after many requests), [`node`] (a node
-//! of a cluster, beside a kubelet). It prints a table, or with `--output json` the JSON that it always writes into a file. Arguments name the
+//! of a cluster, beside a kubelet, with Wasm pods and with ordinary ones). It prints a table, or with `--output json` the JSON that it always writes into a file. Arguments name the
 //! parts to be run; none is all of them.
 //!
 //! Machines drift, so whatever is compared is measured in turn, round by round; figures are

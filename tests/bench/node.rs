@@ -2,8 +2,9 @@
 //! pod takes from its creation until a client that watches sees it Ready, what that costs the API
 //! server, and what the agent costs by itself.
 //!
-//! One control plane serves both nodes. They are measured one after the other, each alone: with
-//! pods of the host's network and with addresses of a bridge.
+//! One control plane serves all nodes. They are measured one after the other, each alone: with
+//! pods of the host's network and with addresses of a bridge. Ours is measured twice, with Wasm pods
+//! and, with a containerd as the kubelet's, with the kubelet's own pods.
 
 mod reference;
 
@@ -17,9 +18,10 @@ use copepod_tests::cluster::api::Watch;
 use copepod_tests::cluster::images::BUSYBOX;
 use copepod_tests::cluster::metrics::Metrics;
 use copepod_tests::cluster::node::condition;
-use copepod_tests::cluster::{Api, ControlPlane, Node, NodeOptions, Options};
+use copepod_tests::cluster::{Api, Build, ControlPlane, Node, NodeOptions, Options};
 use copepod_tests::registry::Registry;
 use copepod_tests::{Home, guest, holds_within};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use crate::measure::Sample;
@@ -48,31 +50,37 @@ const MIB: f64 = 1024.0;
 
 /// A node that is measured.
 enum Side<'a> {
-    Copepod { node: Node<'a>, image: String },
+    /// Ours with Wasm pods of this image.
+    Wasm {
+        node: Node<'a>,
+        image: String,
+    },
+    /// Ours with busybox pods.
+    Ordinary(Node<'a>),
     Kubelet(Kubelet),
 }
 
 impl Side<'_> {
     fn name(&self) -> &str {
         match self {
-            Self::Copepod { node, .. } => node.name(),
+            Self::Wasm { node, .. } | Self::Ordinary(node) => node.name(),
             Self::Kubelet(kubelet) => &kubelet.name,
         }
     }
 
-    /// What the node is made of, without its pods.
+    /// What the node is made of, without its pods: its agent, and its containerd if it has one.
     fn pids(&self) -> Vec<u32> {
+        let raw = |pid: Pid| pid.as_raw_nonzero().get().cast_unsigned();
         match self {
-            Self::Copepod { node, .. } => {
-                vec![node.pid().as_raw_nonzero().get().cast_unsigned()]
-            }
+            Self::Wasm { node, .. } => vec![raw(node.pid())],
+            Self::Ordinary(node) => vec![raw(node.pid()), raw(node.containerd().pid())],
             Self::Kubelet(kubelet) => kubelet.pids().into(),
         }
     }
 
     fn log(&self) -> String {
         match self {
-            Self::Copepod { node, .. } => node.log(),
+            Self::Wasm { node, .. } | Self::Ordinary(node) => node.log(),
             Self::Kubelet(kubelet) => kubelet.log(),
         }
     }
@@ -80,10 +88,10 @@ impl Side<'_> {
     /// A pod that does nothing, of the kind that this node is for.
     fn pod(&self, name: &str, host_network: bool) -> Value {
         let container = match self {
-            Self::Copepod { image, .. } => {
+            Self::Wasm { image, .. } => {
                 json!({"name": "main", "image": image, "args": ["--every", "3600000"]})
             }
-            Self::Kubelet(_) => {
+            Self::Kubelet(_) | Self::Ordinary(_) => {
                 json!({"name": "main", "image": BUSYBOX, "command": ["sleep", "3600"]})
             }
         };
@@ -127,19 +135,24 @@ pub(crate) fn measure(_: &Programs, report: &mut Report) -> Result<()> {
     ensure!(within(LONG, account), "no pod could start");
     let kubelet =
         one_node(&plane, &Side::Kubelet(Kubelet::start(&plane, 1)?)).context("the kubelet")?;
-    let copepod = copepod_node(&plane, image).context("copepod node")?;
-    show(report, copepod, kubelet);
+    let containerd = Some(Build::Usual);
+    let node = Node::start(&plane, NodeOptions { containerd, ..NodeOptions::default() });
+    let ordinary = copepod_node(&plane, Side::Ordinary(node)).context("ordinary pods")?;
+    let node = Node::start(&plane, NodeOptions::default());
+    let wasm = copepod_node(&plane, Side::Wasm { node, image }).context("Wasm pods")?;
+    show(report, &wasm, &kubelet);
+    show_ordinary(report, &ordinary, &kubelet);
     plane.finish();
     Ok(())
 }
 
 /// Measures a node of ours, of which nothing may be left.
-fn copepod_node(plane: &ControlPlane, image: String) -> Result<Whole> {
-    let side = Side::Copepod { node: Node::start(plane, NodeOptions::default()), image };
+fn copepod_node(plane: &ControlPlane, side: Side<'_>) -> Result<Whole> {
     // Said here: what is left of a node whose measurement failed is the louder failure.
     let whole = one_node(plane, &side).inspect_err(|error| eprintln!("{error:?}"))?;
-    if let Side::Copepod { node, .. } = side {
-        node.finish();
+    match side {
+        Side::Wasm { node, .. } | Side::Ordinary(node) => node.finish(),
+        Side::Kubelet(_) => {}
     }
     Ok(whole)
 }
@@ -153,6 +166,8 @@ struct Whole {
     empty: f64,
     full: f64,
     idle: f64,
+    /// MiB with [`AT_ONCE`] of its agent alone.
+    agent: f64,
 }
 
 fn one_node(plane: &ControlPlane, side: &Side<'_>) -> Result<Whole> {
@@ -168,11 +183,12 @@ fn one_node(plane: &ControlPlane, side: &Side<'_>) -> Result<Whole> {
     at_once(api, side, false, "idle").with_context(|| side.log())?;
     thread::park_timeout(REST);
     let full = pss(&side.pids())?;
+    let agent = pss(&side.pids()[..1])?;
     let before = processor_ms(&side.pids())?;
     thread::park_timeout(IDLE);
     let idle = (processor_ms(&side.pids())? - before) / IDLE.as_secs_f64();
     delete(api)?;
-    Ok(Whole { host, bridge, empty, full, idle })
+    Ok(Whole { host, bridge, empty, full, idle, agent })
 }
 
 fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
@@ -309,33 +325,57 @@ fn processor_ms(pids: &[u32]) -> Result<f64> {
     each.sum()
 }
 
-fn show(report: &mut Report, copepod: Whole, kubelet: Whole) {
-    let row = |report: &mut Report, what: &str, unit, ours: Vec<f64>, other: Vec<f64>, aim| {
-        let (copepod, other) = (Sample::new(ours), Some(Sample::new(other)));
-        report.row(Row { what: what.into(), unit, copepod, other, aim });
-    };
-    for (network, ours, other, tenth) in [
-        ("the host's network", copepod.host, kubelet.host, Aim::RatioAtMost(0.1)),
-        ("a bridge", copepod.bridge, kubelet.bridge, Aim::None),
-    ] {
-        report.head_beside(&format!("pods with {network}"), "kubelet");
-        let most = |all: &[f64]| vec![all.iter().copied().fold(0.0, f64::max)];
-        let (our_most, other_most) = (most(&ours.ready), most(&other.ready));
-        row(report, "create to Ready, median of 20", "ms", ours.ready, other.ready, tenth);
-        row(report, "create to Ready, longest", "ms", our_most, other_most, Aim::None);
-        row(report, "bound to Ready", "ms", ours.bound, other.bound, Aim::None);
-        let rate = |all: f64| vec![AT_ONCE as f64 / all];
-        let (our_rate, other_rate) = (rate(ours.all), rate(other.all));
-        let aim = if tenth.is_some() { Aim::RatioAtLeast(20.0) } else { Aim::None };
-        row(report, "40 at once", "pods/s", our_rate, other_rate, aim);
-        let (ours, other) = (vec![ours.writes], vec![other.writes]);
-        row(report, "API writes a pod", "", ours, other, Aim::NotMore);
-    }
+/// A row beside the kubelet's.
+fn row(
+    report: &mut Report,
+    (what, unit): (&str, &'static str),
+    ours: &[f64],
+    other: &[f64],
+    aim: Aim,
+) {
+    let (copepod, other) = (Sample::new(ours.to_vec()), Some(Sample::new(other.to_vec())));
+    report.row(Row { what: what.into(), unit, copepod, other, aim });
+}
+
+/// The rows about pods of one network.
+fn show_pods(report: &mut Report, ours: &Figures, other: &Figures, ready: Aim, at_once: Aim) {
+    let longest = |all: &[f64]| [all.iter().copied().fold(0.0, f64::max)];
+    let rate = |figures: &Figures| [AT_ONCE as f64 / figures.all];
+    row(report, ("create to Ready, median of 20", "ms"), &ours.ready, &other.ready, ready);
+    let (our_longest, other_longest) = (longest(&ours.ready), longest(&other.ready));
+    row(report, ("create to Ready, longest", "ms"), &our_longest, &other_longest, Aim::None);
+    row(report, ("bound to Ready", "ms"), &ours.bound, &other.bound, Aim::None);
+    row(report, ("40 at once", "pods/s"), &rate(ours), &rate(other), at_once);
+    row(report, ("API writes a pod", ""), &[ours.writes], &[other.writes], Aim::NotMore);
+}
+
+fn show(report: &mut Report, ours: &Whole, other: &Whole) {
+    report.head_beside("Wasm pods with the host's network", "kubelet");
+    let (ready, at_once) = (Aim::RatioAtMost(0.1), Aim::RatioAtLeast(20.0));
+    show_pods(report, &ours.host, &other.host, ready, at_once);
+    report.head_beside("Wasm pods with a bridge", "kubelet");
+    show_pods(report, &ours.bridge, &other.bridge, Aim::None, Aim::None);
     report.head_beside("the agent (kubelet: with containerd)", "kubelet");
-    let one = |value: f64| vec![value];
-    row(report, "memory, no pod", "MiB", one(copepod.empty), one(kubelet.empty), Aim::None);
-    let (ours, other) = (one(copepod.full), one(kubelet.full));
-    row(report, "memory, 40 pods", "MiB", ours, other, Aim::AtMost(25.0));
-    let (ours, other) = (one(copepod.idle), one(kubelet.idle));
-    row(report, "processor time, 40 idle pods", "ms/s", ours, other, Aim::NotMore);
+    row(report, ("memory, no pod", "MiB"), &[ours.empty], &[other.empty], Aim::None);
+    let at_most = Aim::AtMost(25.0);
+    row(report, ("memory, 40 pods", "MiB"), &[ours.full], &[other.full], at_most);
+    let idle = ("processor time, 40 idle pods", "ms/s");
+    row(report, idle, &[ours.idle], &[other.idle], Aim::NotMore);
+}
+
+/// The same pods on the same containerd.
+fn show_ordinary(report: &mut Report, ours: &Whole, other: &Whole) {
+    let (ready, at_once) = (Aim::RatioAtMost(0.6), Aim::RatioAtLeast(1.0 / 0.6));
+    for (network, ours, other) in
+        [("the host's network", &ours.host, &other.host), ("a bridge", &ours.bridge, &other.bridge)]
+    {
+        report.head_beside(&format!("busybox pods with {network}"), "kubelet");
+        show_pods(report, ours, other, ready, at_once);
+    }
+    report.head_beside("the agent with busybox pods", "kubelet");
+    let memory = ("memory of the agent alone, 40 pods", "MiB");
+    row(report, memory, &[ours.agent], &[other.agent], Aim::RatioAtMost(0.6));
+    row(report, ("with containerd", "MiB"), &[ours.full], &[other.full], Aim::None);
+    let idle = ("processor time with containerd, 40 idle pods", "ms/s");
+    row(report, idle, &[ours.idle], &[other.idle], Aim::NotMore);
 }

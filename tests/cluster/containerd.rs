@@ -24,6 +24,9 @@ const NAMESPACE: &str = "k8s.io";
 /// Where containerd 1 has its shims' sockets, whatever its state directory is.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
 
+/// The network by which it gives each pod its loopback.
+const LOOPBACK: &str = "cni-loopback";
+
 /// Which containerd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Build {
@@ -183,26 +186,30 @@ impl Containerd {
         left.extend(leaks::results(&self.results).iter().map(|f| format!("file: {}", f.display())));
         left
     }
+}
 
-    /// The sockets of shims that are outside its directory; they stay if a shim is killed.
-    fn shim_sockets(&self) -> Vec<PathBuf> {
-        let tasks = self.dir.join("state/io.containerd.runtime.v2.task").join(NAMESPACE);
-        let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
-        let addresses = tasks.flat_map(|task| fs::read_to_string(task.path().join("address")));
-        let sockets = addresses.filter_map(|a| Some(PathBuf::from(a.strip_prefix("unix://")?)));
-        sockets.filter(|socket| socket.starts_with(SHIM_SOCKETS)).collect()
+/// What the pods of the containerd in this directory have outside it, which stays if they are killed:
+/// the sockets of shims, and what its CNI library remembers of their loopback.
+pub(super) fn outside(dir: &Path) -> Vec<PathBuf> {
+    let tasks = dir.join("state/io.containerd.runtime.v2.task").join(NAMESPACE);
+    let mut found = Vec::new();
+    for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
+        let id = task.file_name().to_string_lossy().into_owned();
+        found.extend(leaks::results(&format!("{LOOPBACK}-{id}")));
+        let address = fs::read_to_string(task.path().join("address")).unwrap_or_default();
+        let socket = address.strip_prefix("unix://").map(PathBuf::from);
+        found.extend(socket.filter(|socket| socket.starts_with(SHIM_SOCKETS)));
     }
+    found
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let sockets = self.shim_sockets();
+        let mut outside = outside(&self.dir);
+        outside.extend(leaks::results(&self.results));
         self.program.stop(SOON);
         leaks::remove_below(&self.dir);
-        for socket in sockets {
-            let _ = fs::remove_file(socket);
-        }
-        for file in leaks::results(&self.results) {
+        for file in outside {
             let _ = fs::remove_file(file);
         }
     }

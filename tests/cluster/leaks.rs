@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 
+use crate::cluster::containerd;
 use crate::holds_within;
 
 /// What was killed or let go is gone from the kernel's tables a moment later: this long at most.
@@ -235,6 +236,11 @@ pub fn sweep() {
     };
     for name in names(&std::env::temp_dir()) {
         let dir = std::env::temp_dir().join(name);
+        for one in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            for file in containerd::outside(&one.path()) {
+                let _ = fs::remove_file(file);
+            }
+        }
         remove_below(&dir);
         remove_log_links(&dir);
         let _ = fs::remove_dir_all(dir);

@@ -317,9 +317,13 @@ impl ControlPlane {
 
     /// `kubectl ARGS` as the admin, not started yet.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(kubernetes());
+        self.as_admin(&kubernetes(), &[&["kubectl"], args].concat())
+    }
+
+    /// `PROGRAM ARGS` with the admin's kubeconfig, not started yet.
+    pub fn as_admin(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
-            .arg("kubectl")
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

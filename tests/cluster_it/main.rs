@@ -4,15 +4,20 @@
 mod admission;
 mod classes;
 mod containerd;
+mod faults;
 mod join;
+mod mixed;
 mod network;
 mod objects;
 mod outage;
 mod place;
 mod refusals;
 mod resources;
+mod runtimes;
 mod smoke;
+mod streams;
 mod survive;
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -120,7 +125,20 @@ fn main() -> ExitCode {
     let tests: [Test; _] = tests![
         smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
         smoke::a_pod_without_a_node_stays_pending,
+        streams::a_command_is_run_with_its_streams_and_its_end,
+        streams::a_command_whose_client_is_killed_ends,
+        streams::an_attached_client_hears_and_is_read,
+        streams::a_port_is_forwarded_into_the_pods_network,
+        streams::a_hundred_megabytes_go_each_way_without_loss,
+        streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
+        runtimes::both_give_the_same_statuses,
+        runtimes::both_give_the_same_statuses_with_containerd_2,
+        mixed::each_part_is_killed_under_load_and_nobody_else_notices,
+        mixed::pods_outlive_an_absence_of_containerd,
+        faults::lost_delayed_and_doubled_answers_end_well,
+        faults::a_call_that_hangs_holds_up_its_pod_alone,
+        verbs::each_verb_works_with_old_and_new_kubectl,
         containerd::it_runs_stops_comes_back_and_leaves_nothing,
         containerd::the_second_one_does_so_too,
         containerd::what_a_test_leaves_is_named_and_removed,

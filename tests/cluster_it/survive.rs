@@ -65,7 +65,12 @@ pub(crate) fn sandboxes(node: &Node) -> BTreeMap<String, Vec<Process>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // It holds its log, and its agent holds none for longer than it takes to hand it over.
+        // It holds its log, and its agent holds none for longer than it takes to hand it over. A
+        // containerd holds those of its own containers.
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.trim_end() == "containerd" {
+            continue;
+        }
         let open = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
         let mut open = open.flat_map(|fd| fs::read_link(fd.path()));
         let Some(log) = open.find_map(|to| to.strip_prefix(&logs).map(Path::to_owned).ok()) else {

@@ -14,7 +14,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::api::{self, Found, address};
 use super::{find, note, print};
-use crate::server::exec::{PROTOCOLS, channel, limits};
+use crate::server::stream::websocket::{PROTOCOL, channel, limits};
 
 /// Bytes of standard input sent at once.
 const CHUNK: usize = 32 << 10;
@@ -129,7 +129,7 @@ async fn connect(args: &Args, found: &Found<'_>, container: &str) -> Result<Sock
         url.query_pairs_mut().append_pair(name, if wanted { "1" } else { "0" });
     }
     let mut request = url.as_str().replacen("http:", "ws:", 1).into_client_request()?;
-    let protocol = HeaderValue::from_static(PROTOCOLS[0]);
+    let protocol = HeaderValue::from_static(PROTOCOL);
     request.headers_mut().insert("sec-websocket-protocol", protocol);
     let stream = found.run.connect().await?;
     match client_async_with_config(request, stream, Some(limits())).await {

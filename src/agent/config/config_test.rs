@@ -141,7 +141,7 @@ volumeStatsAggPeriod: 0s
 "#;
 
 #[test]
-fn the_file_that_kubeadm_writes_is_read_with_three_or_four_warnings() {
+fn the_file_that_kubeadm_writes_is_read_with_few_warnings() {
     let file = decode("config.yaml", KUBEADM).unwrap();
     let mut flags = NodeFlags::for_test();
     flags.config = Some("/var/lib/kubelet/config.yaml".into());
@@ -153,7 +153,6 @@ fn the_file_that_kubeadm_writes_is_read_with_three_or_four_warnings() {
             "rotateCertificates: not yet honoured",
             "containerRuntimeEndpoint: not yet honoured",
             "staticPodPath: not yet honoured",
-            "cgroupDriver: systemd is not yet honoured: control groups are made in the file system",
         ]
     );
     assert_eq!(config.server.client_ca.as_deref(), Some(Path::new("/etc/kubernetes/pki/ca.crt")));

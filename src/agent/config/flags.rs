@@ -68,6 +68,12 @@ pub(crate) struct NodeFlags {
     /// Directory of the network's programs, may be repeated [default: /opt/cni/bin, /usr/lib/cni]
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_bin_dir: Vec<PathBuf>,
+    /// A CredentialProviderConfig, or a directory of them: programs that know registries' credentials
+    #[arg(long, value_name = "PATH")]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Directory of those programs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
     /// Refused: TLS bootstrap is a later step
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) bootstrap_kubeconfig: Option<String>,

@@ -16,9 +16,11 @@
 //! `AlwaysAllow`, port 10255); those are insecure, so a warning says that they are not taken.
 
 mod check;
+mod credential_provider;
 mod duration;
 mod findings;
 mod flags;
+mod images;
 mod labels;
 mod machine;
 mod not_yet;
@@ -35,10 +37,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use copepod_pod::quantity::Quantity;
+use copepod_pod::resources::QuotaPolicy;
 use k8s_openapi::api::core::v1::Taint;
 
+pub(crate) use credential_provider::CredentialProvider;
 pub(crate) use findings::{ConfigError, ConfigErrors, Warning};
 pub(crate) use flags::NodeFlags;
+pub(crate) use images::ImageConfig;
 pub(crate) use reserve::{Reserved, Signal, Threshold};
 pub(crate) use server::{Authorization, ServerConfig, TlsVersion};
 
@@ -74,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) cgroups: CgroupConfig,
     /// Containers' logs.
     pub(crate) logs: LogConfig,
+    /// Images: their pulls and their end.
+    pub(crate) images: ImageConfig,
     /// Most events sent.
     pub(crate) events: Rate,
     /// Most verbose diagnostics, 0 to 10 as klog has them.
@@ -168,10 +175,41 @@ pub(crate) struct PodLimits {
 /// Control groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CgroupConfig {
+    /// Who makes them, unless the runtime says otherwise (`cgroupDriver`).
+    pub(crate) driver: CgroupDriver,
     /// Below which `kubepods` lies; `/` is the top.
     pub(crate) root: String,
+    /// Pods and classes have groups (`cgroupsPerQOS`).
+    pub(crate) per_class: bool,
+    /// How cpu limits are enforced (`cpuCFSQuota`, `cpuCFSQuotaPeriod`).
+    pub(crate) quota: QuotaPolicy,
+    /// An OOM kill takes all of a container, where the kernel can (`singleProcessOOMKill: false`).
+    pub(crate) oom_kills_all: bool,
     /// All pods together are held to what is allocatable (`enforceNodeAllocatable: [pods]`).
     pub(crate) enforce_pods: bool,
+    /// The group that the system is held to its reservation in (`system-reserved` and
+    /// `systemReservedCgroup`); `None`: it is not.
+    pub(crate) system: Option<ReservedGroup>,
+    /// The same of the cluster's programs (`kube-reserved` and `kubeReservedCgroup`).
+    pub(crate) kube: Option<ReservedGroup>,
+}
+
+/// Who makes control groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CgroupDriver {
+    /// The agent, in their file system.
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+/// A group of the host's own that is held to what is reserved for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReservedGroup {
+    /// Its name, in the driver's way.
+    pub(crate) name: String,
+    /// Only to its part of the cpus (`-compressible`).
+    pub(crate) compressible: bool,
 }
 
 /// Containers' logs.
@@ -245,6 +283,11 @@ fn decode(name: &str, text: &str) -> Result<KubeletConfiguration, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     crate::sources::single(name, text, (types::API_VERSION, types::KIND))
         .map_err(ConfigError::Decode)
+}
+
+/// The value of a field whose zero stands for its default.
+fn non_zero(given: Option<i32>, default: i32) -> i32 {
+    given.filter(|number| *number != 0).unwrap_or(default)
 }
 
 /// A quantity, or upstream's reason why it is none.

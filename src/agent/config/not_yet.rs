@@ -50,8 +50,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("syncFrequency", file.sync_frequency, 60),
         ("fileCheckFrequency", file.file_check_frequency, 20),
         ("httpCheckFrequency", file.http_check_frequency, 20),
-        ("imageMinimumGCAge", file.image_minimum_gc_age, 120),
-        ("imageMaximumGCAge", file.image_maximum_gc_age, 0),
         ("volumeStatsAggPeriod", file.volume_stats_agg_period, 60),
         ("cpuManagerReconcilePeriod", file.cpu_manager_reconcile_period, 10),
         ("evictionPressureTransitionPeriod", file.eviction_pressure_transition_period, 300),
@@ -64,18 +62,12 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         let value = value.filter(|value| !value.is_zero());
         notes.unless(field, value.as_ref(), &GoDuration::seconds(default));
     }
-    let default = GoDuration(100_000_000);
-    notes.unless("cpuCFSQuotaPeriod", file.cpu_cfs_quota_period.as_ref(), &default);
 }
 
 fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     let non_zero = |value: Option<i32>| value.filter(|value| *value != 0);
     for (field, value, default) in [
-        ("registryPullQPS", file.registry_pull_qps, 5),
-        ("registryBurst", non_zero(file.registry_burst), 10),
         ("oomScoreAdj", file.oom_score_adj, -999),
-        ("imageGCHighThresholdPercent", file.image_gc_high_threshold_percent, 85),
-        ("imageGCLowThresholdPercent", file.image_gc_low_threshold_percent, 80),
         ("kubeAPIQPS", file.kube_api_qps, 50),
         ("kubeAPIBurst", non_zero(file.kube_api_burst), 100),
         ("evictionMaxPodGracePeriod", file.eviction_max_pod_grace_period, 0),
@@ -85,8 +77,6 @@ fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     ] {
         notes.unless(field, value.as_ref(), &default);
     }
-    let pulls = file.max_parallel_image_pulls;
-    notes.if_any("maxParallelImagePulls", pulls.is_some());
     let open = file.max_open_files.filter(|number| *number != 0);
     notes.unless("maxOpenFiles", open.as_ref(), &1_000_000);
     notes.unless("memoryThrottlingFactor", file.memory_throttling_factor.as_ref(), &0.9);
@@ -102,9 +92,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("rotateCertificates", file.rotate_certificates, false),
         ("serverTLSBootstrap", file.server_tls_bootstrap, false),
         ("enableContentionProfiling", file.enable_contention_profiling, false),
-        ("cgroupsPerQOS", file.cgroups_per_qos, true),
-        ("cpuCFSQuota", file.cpu_cfs_quota, true),
-        ("serializeImagePulls", file.serialize_image_pulls, true),
         ("protectKernelDefaults", file.protect_kernel_defaults, false),
         ("kernelMemcgNotification", file.kernel_memcg_notification, false),
         ("enableSystemLogQuery", file.enable_system_log_query, false),
@@ -113,7 +100,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     ] {
         notes.unless(field, value.as_ref(), &default);
     }
-    notes.if_any("singleProcessOOMKill", file.single_process_oom_kill.is_some());
 }
 
 fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
@@ -132,8 +118,6 @@ fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("configMapAndSecretChangeDetectionStrategy", strategy, "Watch"),
         ("reservedSystemCPUs", &file.reserved_system_cpus, ""),
         ("showHiddenMetricsForVersion", &file.show_hidden_metrics_for_version, ""),
-        ("systemReservedCgroup", &file.system_reserved_cgroup, ""),
-        ("kubeReservedCgroup", &file.kube_reserved_cgroup, ""),
         ("volumePluginDir", &file.volume_plugin_dir, VOLUME_PLUGINS),
         ("memoryReservationPolicy", &file.memory_reservation_policy, "None"),
         ("imagePullCredentialsVerificationPolicy", pulls, "NeverVerifyPreloadedImages"),
@@ -202,17 +186,9 @@ fn logging(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
 /// What is done otherwise than it is written.
 fn partly(file: &KubeletConfiguration, machine: &Machine, notes: &mut Notes<'_>) {
     let findings = &mut *notes.0;
-    if file.cgroup_driver.as_deref() == Some("systemd") {
-        let text = "systemd is not yet honoured: control groups are made in the file system";
-        findings.warn("cgroupDriver", text);
-    }
     if file.eviction_hard.is_some() {
         let text = "kept out of what is allocatable; no pod is evicted yet";
         findings.warn("evictionHard", text);
-    }
-    let enforced = file.enforce_node_allocatable.iter().flatten();
-    for what in enforced.filter(|what| !["pods", "none"].contains(&what.as_str())) {
-        findings.warn("enforceNodeAllocatable", format!("{what} is {NOT_YET}"));
     }
     if file.fail_swap_on != Some(false) && machine.swap {
         let text = "swap is on, and a kubelet would not start: pods get none where control groups \

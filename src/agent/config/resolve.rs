@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use copepod_pod::admission::SysctlAllowList;
+use copepod_pod::resources::{QUOTA_PERIOD_US, QuotaPolicy};
 use k8s_openapi::api::core::v1::Taint;
 
+use super::duration::GoDuration;
 use super::findings::{Findings, absolute};
 use super::flags::NodeFlags;
 use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
-    CgroupConfig, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate, RuntimeConfig,
-    labels, quantity, reserve, server,
+    CgroupConfig, CgroupDriver, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate,
+    ReservedGroup, RuntimeConfig, images, labels, non_zero, quantity, reserve, server,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
@@ -66,6 +68,7 @@ pub(super) fn resolve(
         reserved: reserve::reserved(file, findings),
         cgroups: cgroups(file),
         logs: logs(file, findings),
+        images: images::images(flags, file, findings),
         events: Rate {
             per_second: findings
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
@@ -102,11 +105,6 @@ fn runtime(
     let patience = file.runtime_request_timeout.filter(|time| !time.is_zero());
     let patience = findings.duration("runtimeRequestTimeout", patience, RUNTIME_PATIENCE);
     Some(RuntimeConfig { endpoint: endpoint?, images, patience })
-}
-
-/// The value of a field whose zero stands for its default.
-fn non_zero(given: Option<i32>, default: i32) -> i32 {
-    given.filter(|number| *number != 0).unwrap_or(default)
 }
 
 fn node(
@@ -255,10 +253,30 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
 
 fn cgroups(file: &KubeletConfiguration) -> CgroupConfig {
     let root = file.cgroup_root.clone().filter(|root| !root.is_empty());
-    let enforce = file.enforce_node_allocatable.as_ref();
+    let enforced = |what: &str| {
+        file.enforce_node_allocatable.iter().flatten().any(|enforced| enforced == what)
+    };
+    let reserved = |what: &str, group: &Option<String>| {
+        let compressible = enforced(&format!("{what}-compressible"));
+        let name = group.clone().filter(|_| compressible || enforced(what))?;
+        Some(ReservedGroup { name, compressible })
+    };
+    let period = file.cpu_cfs_quota_period.and_then(GoDuration::to_std);
+    let period_us = period.and_then(|period| u64::try_from(period.as_micros()).ok());
+    let period_us = period_us.filter(|period| *period > 0).unwrap_or(QUOTA_PERIOD_US);
     CgroupConfig {
+        driver: match file.cgroup_driver.as_deref() {
+            Some("systemd") => CgroupDriver::Systemd,
+            // No other was let through.
+            Some(_) | None => CgroupDriver::Cgroupfs,
+        },
         root: root.unwrap_or_else(|| "/".into()),
-        enforce_pods: enforce.is_none_or(|list| list.iter().any(|what| what == ENFORCE_PODS)),
+        per_class: file.cgroups_per_qos.unwrap_or(true),
+        quota: QuotaPolicy { enforced: file.cpu_cfs_quota.unwrap_or(true), period_us },
+        oom_kills_all: !file.single_process_oom_kill.unwrap_or_default(),
+        enforce_pods: file.enforce_node_allocatable.is_none() || enforced(ENFORCE_PODS),
+        system: reserved("system-reserved", &file.system_reserved_cgroup),
+        kube: reserved("kube-reserved", &file.kube_reserved_cgroup),
     }
 }
 

@@ -75,6 +75,13 @@ impl Machine {
     }
 }
 
+/// How many processes and threads there may be at once (upstream `pidlimit.Stats`); `None` where
+/// that cannot be read.
+pub(crate) fn pids_max() -> Option<u64> {
+    let of = |name: &str| text(format!("/proc/sys/kernel/{name}")).trim().parse::<u64>().ok();
+    [of("pid_max"), of("threads-max")].into_iter().flatten().min()
+}
+
 /// The addresses that `/etc/hosts` has for a name.
 pub(crate) fn hosts_addresses(name: &str) -> Vec<IpAddr> {
     read_hosts(&text("/etc/hosts"), name)

@@ -1,7 +1,7 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
 //! descriptors, paths below directories that guests write to, their binds and removal, memory as a
-//! directory, network namespaces, the jail of a compile job, control groups; and what this machine is:
-//! its facts and its addresses.
+//! directory, network namespaces, the jail of a compile job, control groups, systemd's units; and what
+//! this machine is: its facts and its addresses.
 //!
 //! The only room of the agent where `unsafe` may stand. Starts no task.
 
@@ -14,6 +14,8 @@ pub(crate) mod listener;
 pub(crate) mod machine;
 pub(crate) mod network;
 mod remove;
+pub(crate) mod systemd;
+pub(crate) mod terminal;
 mod tmpfs;
 
 use std::fs;

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount as unmount_at,
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// `f_type` of the file system of namespaces (`NSFS_MAGIC` of linux/magic.h).
@@ -59,6 +60,16 @@ pub(crate) fn inside<T: Send>(
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         work()
     })
+}
+
+/// A TCP socket of the network namespace that `path` holds, not connected yet: it stays of that
+/// namespace, whoever uses it.
+///
+/// # Errors
+/// As [`inside`].
+pub(crate) fn socket_inside(path: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    inside(path, || Ok(socket_with(family, SocketType::STREAM, flags, None)?))
 }
 
 /// Whether `path` holds a namespace.

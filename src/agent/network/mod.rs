@@ -145,6 +145,12 @@ impl Network {
         uids.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Where the pod's network namespace is held, if it has one.
+    pub(crate) fn netns(&self, uid: &str) -> Option<PathBuf> {
+        let namespaces = &self.inner.namespaces;
+        namespaces.is_there(uid).then(|| namespaces.path(uid))
+    }
+
     /// Whether pods can be attached; if not, why, in containerd's words.
     ///
     /// # Errors

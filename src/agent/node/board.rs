@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use copepod_pod::{Event, Failure};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::ledger::Ledger;
 use crate::runtime::both::Both;
-use crate::runtime::{ExecError, ExecExit};
+use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, StreamRequest};
 use crate::server::{Pods, Running, Served};
-use crate::worker::{Shared, Snapshot};
+use crate::worker::{Asked, Shared, Snapshot};
 
 /// The loop is stuck when it has not gone round for so long (upstream: `maxWaitForContainerRuntime`
 /// and twice the sync frequency, whichever is longer).
@@ -80,10 +81,23 @@ impl Board {
         self.lock().get(uid).cloned()
     }
 
+    /// What runs commands.
+    fn shared(&self) -> Result<&Arc<Shared<Both>>, ExecError> {
+        self.0.shared.get().ok_or_else(|| ExecError::NotRunning("the node is starting".into()))
+    }
+
     /// The loop has gone round.
     pub(super) fn beat(&self) {
         *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
+}
+
+fn status_of(served: &Served) -> PodStatus {
+    served.snapshot.borrow().status.clone()
+}
+
+fn asked<'a>(served: &'a Served, status: &'a PodStatus) -> Asked<'a> {
+    Asked { pod: &served.pod, base: Path::new("/"), status }
 }
 
 impl Pods for Board {
@@ -115,11 +129,54 @@ impl Pods for Board {
         command: Vec<String>,
         streams: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
-        let Some(shared) = self.0.shared.get() else {
-            return Err(ExecError::NotRunning(container.into()));
-        };
-        let status = served.snapshot.borrow().status.clone();
-        shared.exec((&served.pod, Path::new("/")), &status, container, command, streams).await
+        let (shared, status) = (self.shared()?, status_of(served));
+        shared.exec(asked(served, &status), container, command, streams).await
+    }
+
+    async fn attach(
+        &self,
+        served: &Served,
+        container: &str,
+        attach: Attach,
+    ) -> Result<(), ExecError> {
+        let (shared, status) = (self.shared()?, status_of(served));
+        shared.attach(asked(served, &status), container, attach).await
+    }
+
+    async fn stream_url(
+        &self,
+        served: &Served,
+        container: &str,
+        request: StreamRequest,
+    ) -> Result<Option<String>, ExecError> {
+        let (shared, status) = (self.shared()?, status_of(served));
+        shared.stream_url(asked(served, &status), container, request).await
+    }
+
+    async fn port_forward_url(
+        &self,
+        served: &Served,
+        ports: &[u16],
+    ) -> Result<Option<String>, ExecError> {
+        let (shared, status) = (self.shared()?, status_of(served));
+        shared.port_forward_url(asked(served, &status), ports).await
+    }
+
+    async fn connect(&self, served: &Served, port: u16) -> Result<TcpStream, String> {
+        let shared = self.shared().map_err(|error| error.to_string())?;
+        let status = status_of(served);
+        shared.connect(asked(served, &status), port).await
+    }
+
+    async fn exec_sync(
+        &self,
+        served: &Served,
+        container: &str,
+        command: Vec<String>,
+        limit: usize,
+    ) -> Result<ExecOutput, ExecError> {
+        let (shared, status) = (self.shared()?, status_of(served));
+        shared.exec_sync(asked(served, &status), container, command, Duration::ZERO, limit).await
     }
 
     fn running(&self) -> Vec<Running> {

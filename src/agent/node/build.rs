@@ -5,20 +5,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use copepod_pod::quantity::Quantity;
-use copepod_pod::resources::{Amounts, QuotaPolicy};
+use copepod_pod::resources::Amounts;
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
 use tokio::sync::{mpsc, watch};
 
 use super::NodeError;
 use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
-use crate::config::{self, Config, Signal};
+use crate::config::{self, CgroupDriver, Config, Signal};
+use crate::image::credentials::plugin::PluginOptions;
 use crate::image::credentials::{Keyring, NodeFiles};
 use crate::image::gate::{Gate, PullLimits};
+use crate::image::gc::Policy;
 use crate::image::{ImageError, Images, Listed, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
 use crate::linux;
-use crate::linux::cgroup::{Cgroups, Limits, Options};
+use crate::linux::cgroup::{Cgroups, Driver, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
 use crate::runtime::cri::config::NodeOptions as OrdinaryOptions;
@@ -47,36 +49,99 @@ pub(super) fn ledger(config: &Config) -> Result<Ledger, LedgerError> {
     Ledger::of_node(&dirs.root, &dirs.run, logs)
 }
 
-/// How images come here, whoever runs them.
-pub(super) struct Pulls {
-    keyring: Arc<Keyring>,
-    gate: Arc<Gate>,
+/// The node's credentials for registries.
+pub(super) fn keyring(config: &Config) -> Arc<Keyring> {
+    let plugins = config.images.providers.iter().cloned().map(|provider| PluginOptions {
+        name: provider.name,
+        program: provider.program,
+        api_version: provider.api_version,
+        match_images: provider.match_images,
+        default_cache: provider.default_cache,
+        args: provider.args,
+        env: provider.env,
+    });
+    Arc::new(Keyring::new(NodeFiles::of_node(&config.dirs.root), plugins.collect()))
 }
 
-/// How images come here.
-pub(super) fn pulls(config: &Config) -> Pulls {
-    let files = NodeFiles::of_node(&config.dirs.root);
-    Pulls {
-        keyring: Arc::new(Keyring::new(files, Vec::new())),
-        gate: Arc::new(Gate::new(PullLimits::default())),
+/// How images are pulled on the node, of either kind.
+pub(super) fn gate(config: &Config) -> Arc<Gate> {
+    let images = &config.images;
+    Arc::new(Gate::new(PullLimits {
+        at_once: images.at_once,
+        per_second: images.pulls.per_second,
+        burst: images.pulls.burst,
+    }))
+}
+
+/// When images go.
+#[expect(dead_code, reason = "the lead starts the collector")]
+pub(super) fn image_policy(config: &Config) -> Policy {
+    let images = &config.images;
+    Policy {
+        high: images.high_percent,
+        low: images.low_percent,
+        min_age: images.min_age,
+        max_age: images.max_age,
     }
 }
 
-/// The Wasm images of the node.
+/// The images of the node.
 ///
 /// # Errors
 /// [`ImageError`].
-pub(super) fn images(config: &Config, pulls: &Pulls) -> Result<Images, ImageError> {
+pub(super) fn images(
+    config: &Config,
+    keyring: Arc<Keyring>,
+    gate: Arc<Gate>,
+) -> Result<Images, ImageError> {
     let dir = config.dirs.cache.clone().unwrap_or_else(home::cache);
-    let images = Images::open(dir, "/proc/self/exe".into())?;
-    let keyring = Some(Arc::clone(&pulls.keyring));
-    let registries = RegistryOptions { keyring, ..RegistryOptions::default() };
-    Ok(images.with_registries(registries).with_gate(Arc::clone(&pulls.gate)).wasm_only())
+    let images = Images::open(dir, "/proc/self/exe".into())?.with_gate(gate);
+    let options = RegistryOptions { keyring: Some(keyring), ..RegistryOptions::default() };
+    Ok(images.with_registries(options).wasm_only())
 }
 
-/// The control groups of pods; none, with a warning, where the host has none that can be used.
-pub(super) fn cgroups(config: &Config) -> Option<PodCgroups> {
-    let options = Options { cgroup_root: config.cgroups.root.clone(), ..Options::default() };
+/// The way to the container runtime, if one is configured.
+///
+/// # Errors
+/// [`NodeError::Runtime`].
+pub(super) fn runtime_client(config: &Config) -> Result<Option<Client>, NodeError> {
+    let Some(runtime) = &config.runtime else { return Ok(None) };
+    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    Ok(Some(client))
+}
+
+/// Who makes control groups: as the container runtime has it, which has to be the same, else as the
+/// configuration has it.
+///
+/// # Errors
+/// [`NodeError::Driver`].
+pub(super) async fn cgroup_driver(
+    config: &Config,
+    client: Option<&Client>,
+) -> Result<Driver, NodeError> {
+    let configured = match config.cgroups.driver {
+        CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        CgroupDriver::Systemd => Driver::Systemd,
+    };
+    let told = match client {
+        Some(client) => cri::health::cgroup_driver(client).await.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "the runtime does not say who makes groups");
+            None
+        }),
+        None => None,
+    };
+    Ok(Driver::choose(configured, told)?)
+}
+
+/// The control groups of pods, made by `driver`; none, with a warning, where the host has none that
+/// can be used.
+pub(super) fn cgroups(config: &Config, driver: Driver) -> Option<PodCgroups> {
+    let options = Options {
+        driver,
+        cgroup_root: config.cgroups.root.clone(),
+        per_class: config.cgroups.per_class,
+        oom_kills_all: config.cgroups.oom_kills_all,
+    };
     let cgroups = match Cgroups::open(&options) {
         Ok(cgroups) => cgroups,
         Err(error) => {
@@ -88,7 +153,7 @@ pub(super) fn cgroups(config: &Config) -> Option<PodCgroups> {
         tracing::warn!(%controller, "this host has no such controller: it limits no pod");
     }
     let node_memory_bytes = Machine::read(&config.dirs.root).memory_bytes;
-    let (cgroups, quota) = (Arc::new(cgroups), QuotaPolicy::default());
+    let (cgroups, quota) = (Arc::new(cgroups), config.cgroups.quota);
     Some(PodCgroups { cgroups, quota, pod_pids: config.pods.pids, node_memory_bytes })
 }
 
@@ -124,12 +189,12 @@ pub(super) fn problems(network: &Network, health: Option<&Health>) -> Vec<String
 /// [`NodeError`].
 pub(super) async fn cri(
     config: &Config,
-    pulls: &Pulls,
+    client: Option<Client>,
+    (keyring, gate): (Arc<Keyring>, Arc<Gate>),
     ledger: &Ledger,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Option<Cri>, NodeError> {
-    let Some(runtime) = &config.runtime else { return Ok(None) };
-    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
+    let Some(client) = client else { return Ok(None) };
     let name = match cri::health::version(&client).await {
         Ok((name, version)) => {
             tracing::info!(version, "the container runtime");
@@ -142,8 +207,7 @@ pub(super) async fn cri(
         }
     };
     let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
-    let (keyring, gate) = (Arc::clone(&pulls.keyring), Arc::clone(&pulls.gate));
-    let images = cri::images::Images::new(client.images(), keyring, gate, runtime.patience);
+    let images = cri::images::Images::new(client.images(), keyring, gate, client.patience());
     Ok(Some(Cri::start(client, images, name, options, happenings)))
 }
 
@@ -286,24 +350,6 @@ pub(super) fn fixed_facts(config: &Config) -> Facts {
     }
 }
 
-/// Holds all pods together to what is allocatable (upstream `enforceNodeAllocatable`), where that is
-/// asked for; whether it was done.
-pub(super) fn enforce(config: &Config, cgroups: Option<&PodCgroups>, node: &Node) -> bool {
-    let Some(cgroups) = cgroups.filter(|_| config.cgroups.enforce_pods) else { return false };
-    let allocatable = allocatable(node);
-    let memory = allocatable.get("memory").and_then(|memory| u64::try_from(memory.value()).ok());
-    let shares =
-        allocatable.get("cpu").map(|cpu| copepod_pod::resources::cpu_shares(cpu.milli_value()));
-    let cpu_weight = shares.map(copepod_pod::resources::pod_cpu_weight);
-    let limits =
-        Limits { cpu_shares: shares, cpu_weight, memory_bytes: memory, ..Limits::default() };
-    let done = cgroups.cgroups.set_pods_limits(&limits);
-    if let Err(error) = &done {
-        tracing::warn!(error = chain(error), "cannot hold pods to what is allocatable");
-    }
-    done.is_ok()
-}
-
 /// The node's server.
 pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
     let server = &config.server;
@@ -339,6 +385,7 @@ pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
             }
         },
         debugging_handlers: server.debugging_handlers,
+        stream_idle: server.stream_idle,
     }
 }
 

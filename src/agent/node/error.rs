@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::cluster::kubeconfig::KubeconfigError;
 use crate::image::ImageError;
 use crate::ledger::LedgerError;
+use crate::linux::cgroup::UnknownDriver;
 use crate::runtime::cri::CriError;
 use crate::runtime::wasm::AdoptError;
 use crate::server::StartError;
@@ -32,6 +33,9 @@ pub(crate) enum NodeError {
     /// The container runtime's endpoint.
     #[error("cannot use the container runtime")]
     Runtime(#[from] CriError),
+    /// Nobody knows who makes control groups.
+    #[error(transparent)]
+    Driver(#[from] UnknownDriver),
     /// One of the servers.
     #[error(transparent)]
     Server(#[from] StartError),

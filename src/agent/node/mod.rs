@@ -13,6 +13,7 @@ mod admit;
 mod agent;
 mod board;
 mod build;
+mod enforce;
 mod error;
 mod outlet;
 mod supply;
@@ -57,9 +58,11 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         tracing::info!(%expires, "the node's client certificate is good until then");
     }
     let ledger = Arc::new(build::ledger(&config)?);
-    let pulls = build::pulls(&config);
-    let images = build::images(&config, &pulls)?;
-    let cgroups = build::cgroups(&config);
+    let (keyring, gate) = (build::keyring(&config), build::gate(&config));
+    let images = build::images(&config, Arc::clone(&keyring), Arc::clone(&gate))?;
+    let client = build::runtime_client(&config)?;
+    let driver = build::cgroup_driver(&config, client.as_ref()).await?;
+    let cgroups = build::cgroups(&config, driver);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
     }
@@ -68,7 +71,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     // What runs already is taken over first, whether or not there is an API server.
     let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
     wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
-    let cri = build::cri(&config, &pulls, &ledger, wasm.happenings()).await?;
+    let cri = build::cri(&config, client, (keyring, gate), &ledger, wasm.happenings()).await?;
 
     let client = connect(&kubeconfig, client::Options::default());
     let rate = config.events;
@@ -88,8 +91,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     };
     let fixed = build::fixed_facts(&config);
     let (facts, of_host) = watch::channel(build::facts(&object, &fixed));
-    if build::enforce(&config, cgroups.as_ref(), &object) {
-        handle.allocatable_enforced();
+    for said in enforce::enforce(&config, cgroups.as_ref(), &object) {
+        handle.enforced(said);
     }
     let host = build::host(&config, of_host, cgroups, network.clone());
     let shared = Arc::new(Shared { runtime: Both { wasm, cri }, images, ledger, host });

@@ -8,7 +8,9 @@ use copepod_pod::{Attempt, Failure};
 use super::cri::images::{OrdinaryImage, Wanted};
 use super::cri::{Cri, PodSandbox, SandboxSpec};
 use super::wasm::Wasm;
-use super::{Exec, ExecError, ExecExit, Launch, Runtime, no_ordinary};
+use super::{
+    Attach, Exec, ExecError, ExecExit, ExecOutput, Launch, Runtime, StreamRequest, no_ordinary,
+};
 use crate::telemetry::chain;
 
 /// Both.
@@ -114,6 +116,49 @@ impl Runtime for Both {
             Home::Wasm(wasm) => wasm.exec(id, exec).await,
             // Its streams are the runtime's own.
             Home::Cri(_) => Err(ExecError::NotRunning(id.into())),
+        }
+    }
+
+    async fn attach(&self, id: &str, attach: Attach) -> Result<(), ExecError> {
+        match self.home(id) {
+            Home::Wasm(wasm) => wasm.attach(id, attach).await,
+            // Its streams are the runtime's own.
+            Home::Cri(_) => Err(ExecError::NotRunning(id.into())),
+        }
+    }
+
+    async fn stream_url(
+        &self,
+        id: &str,
+        request: &StreamRequest,
+    ) -> Result<Option<String>, ExecError> {
+        match self.home(id) {
+            Home::Wasm(wasm) => wasm.stream_url(id, request).await,
+            Home::Cri(cri) => cri.stream_url(id, request).await.map(Some),
+        }
+    }
+
+    async fn port_forward_url(
+        &self,
+        pod_uid: &str,
+        ports: &[u16],
+    ) -> Result<Option<String>, ExecError> {
+        match &self.cri {
+            Some(cri) => cri.port_forward_url(pod_uid, ports).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+        limit: usize,
+    ) -> Result<Option<ExecOutput>, ExecError> {
+        match self.home(id) {
+            Home::Wasm(wasm) => wasm.exec_sync(id, command, timeout, limit).await,
+            Home::Cri(cri) => cri.exec_sync(id, command, timeout, limit).await.map(Some),
         }
     }
 

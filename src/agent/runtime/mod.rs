@@ -1,28 +1,30 @@
 //! What runs containers.
 //!
-//! Owns: the trait [`Runtime`], whose verbs are CRI's, and its homes: [`wasm`], [`cri`], and
-//! [`both`], which a node has. What happens to a container comes out on one stream as
-//! [`Happening`]s; the worker that takes them reads the truth again where it matters.
+//! Owns: the trait [`Runtime`], whose verbs are CRI's (what they ask and answer about streams is in
+//! [`stream`]), and its homes: [`wasm`], [`cri`], and [`both`], which a node has. What happens to a
+//! container comes out on one stream as [`Happening`]s; the worker that takes them reads the truth
+//! again where it matters.
 
 pub(crate) mod both;
 pub(crate) mod cri;
 mod last_words;
+mod stream;
 pub(crate) mod wasm;
 
-use std::error::Error as StdError;
 use std::future::ready;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
-use copepod_wasm::{GuestKind, Mount, Preopen, User};
+use copepod_wasm::{GuestKind, Mount, Preopen, Stdin, User};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use self::cri::images::{OrdinaryImage, Wanted};
 use self::cri::{Ordinary, PodSandbox, SandboxSpec};
+pub(crate) use self::stream::{
+    Attach, Exec, ExecError, ExecExit, ExecOutput, RefusalKind, StreamKind, StreamRequest,
+};
 use crate::linux::cgroup::LeafSpec;
 
 /// What is to be started: which home runs it.
@@ -64,6 +66,9 @@ pub(crate) struct Container {
     pub(crate) mounts: Vec<Mount>,
     /// Where the guest leaves its last words.
     pub(crate) termination_message: TerminationMessage,
+    /// What it reads.
+    #[serde(default)]
+    pub(crate) stdin: Stdin,
     /// Whom it runs as; `None` is the agent's own user.
     pub(crate) user: Option<User>,
     /// The control group that is made for it; `None`: it stays in the agent's.
@@ -112,49 +117,6 @@ pub(crate) struct TerminationMessage {
     /// Whether the end of the log stands in for an empty file of a failed container
     /// (`FallbackToLogsOnError`).
     pub(crate) fallback_to_logs: bool,
-}
-
-/// A command to run beside a running container, with the same files, environment, user, network and
-/// limits.
-#[derive(Debug)]
-pub(crate) struct Exec {
-    /// The arguments, the command's own name first.
-    pub(crate) command: Vec<String>,
-    /// The artefact to run and what it holds: another Wasm file of the image; `None` is the
-    /// container's own.
-    pub(crate) artefact: Option<(PathBuf, GuestKind)>,
-    /// Its standard input, output and error, of any kind.
-    pub(crate) streams: [OwnedFd; 3],
-}
-
-/// How the command of an [`Exec`] ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ExecExit {
-    /// The exit code; 126 where the container has no command, 137 where it was killed, as it is
-    /// with its container.
-    pub(crate) code: i32,
-    /// Why, where the command did not end by itself: a trap's text, or empty.
-    pub(crate) message: String,
-}
-
-/// Why an [`Exec`] did not run.
-#[derive(Debug, Error)]
-pub(crate) enum ExecError {
-    /// No arguments.
-    #[error("you must specify at least one command for the container")]
-    NoCommand,
-    /// The container is not there, has not started or has ended.
-    #[error("container not running ({0})")]
-    NotRunning(String),
-    /// As many run in the container as may.
-    #[error("too many commands run in the container: at most {0} at a time")]
-    TooMany(usize),
-    /// The runtime could not start it.
-    #[error("cannot start the command")]
-    Start(#[source] Box<dyn StdError + Send + Sync>),
-    /// It was started and ended before anything of the guest ran.
-    #[error("the command did not start: {0}")]
-    NotStarted(String),
 }
 
 /// What became of an attempt, for the worker of the pod `pod_uid`.
@@ -272,6 +234,51 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     fn looked(&self) -> impl Future<Output = ()> + Send {
         ready(())
     }
+    /// Connects the running container `id` to pipes, and waits for its end. Dropped before, nothing
+    /// is copied to them any more.
+    ///
+    /// # Errors
+    /// [`ExecError`]; it is not connected then.
+    fn attach(
+        &self,
+        id: &str,
+        attach: Attach,
+    ) -> impl Future<Output = Result<(), ExecError>> + Send;
+
+    /// Where the runtime itself streams what is asked for of the container `id`; `None`: it does not,
+    /// and [`Runtime::exec`] or [`Runtime::attach`] is to be used.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn stream_url(
+        &self,
+        id: &str,
+        request: &StreamRequest,
+    ) -> impl Future<Output = Result<Option<String>, ExecError>> + Send;
+
+    /// Where the runtime itself forwards ports of the pod; `None`: its network is the agent's.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn port_forward_url(
+        &self,
+        pod_uid: &str,
+        ports: &[u16],
+    ) -> impl Future<Output = Result<Option<String>, ExecError>> + Send;
+
+    /// Runs a command in the running container `id` and gives what it wrote, at most `limit` bytes of
+    /// each stream; `None`: it streams no commands, and [`Runtime::exec`] is to be used. What is not
+    /// done within `timeout` (zero: no limit) is killed and an error.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+        limit: usize,
+    ) -> impl Future<Output = Result<Option<ExecOutput>, ExecError>> + Send;
 
     /// All attempts of the pod that are known: the truth that a worker starts from.
     fn list(&self, pod_uid: &str) -> Vec<Attempt>;

@@ -9,6 +9,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::stream::upgrade::ACCEPTED_PROTOCOLS;
+
 /// The body of an answer.
 pub(super) type Answer = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -19,18 +21,23 @@ pub(super) struct Refusal {
     pub(super) code: StatusCode,
     /// One line for people. Whether it ends with a line's end is upstream's.
     pub(super) text: String,
+    /// The protocols of streams that would be accepted, where that is what is wrong.
+    pub(super) accepted: Vec<&'static str>,
 }
 
 impl Refusal {
     /// A refusal of this code and text.
     pub(super) fn new(code: StatusCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: text.into(), accepted: Vec::new() }
     }
 
     /// The answer that says so.
     pub(super) fn answer(self) -> Response<Answer> {
         let mut answer = text(full(self.text));
         *answer.status_mut() = self.code;
+        for name in self.accepted {
+            answer.headers_mut().append(ACCEPTED_PROTOCOLS, HeaderValue::from_static(name));
+        }
         answer
     }
 }

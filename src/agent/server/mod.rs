@@ -3,8 +3,9 @@
 //! ([`Server::start_tls`]) to whom the API server lets in ([`auth`]), and its health alone on
 //! another ([`Server::start_health`]).
 //!
-//! Owns: the paths and their parameters ([`route`]), the streams behind them ([`logs`],
-//! [`exec`]), TLS and the server's certificate ([`tls`]), bounds on connections ([`accept`],
+//! Owns: the paths and their parameters ([`route`]), what is behind them ([`logs`], [`exec`],
+//! [`forward`], [`run`]), the streams of clients ([`stream`]), requests that a container runtime
+//! answers ([`proxy`]), TLS and the server's certificate ([`tls`]), bounds on connections ([`accept`],
 //! [`connection`]). In: [`Pods`], which whoever runs the pods gives, and a [`Reviewer`], which asks
 //! the API server. Out: answers.
 //! Starts one task that accepts for each listener and one per connection. It reads snapshots and
@@ -14,10 +15,14 @@ mod accept;
 mod answer;
 mod auth;
 mod connection;
-pub(crate) mod exec;
+mod exec;
+mod forward;
 mod health;
 mod logs;
+mod proxy;
 mod route;
+mod run;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -36,7 +41,7 @@ use k8s_openapi::List;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -50,7 +55,7 @@ use self::connection::{Client, TIMES, Times};
 use self::route::{Query, Route, Target};
 pub(crate) use self::tls::{ServingCertificate, TlsError, TlsOptions, TlsVersion};
 use crate::logs::watch::LogWatch;
-use crate::runtime::{ExecError, ExecExit};
+use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, StreamRequest};
 use crate::worker::Snapshot;
 
 /// Connections to a run's socket: a user has a handful of terminals.
@@ -64,6 +69,9 @@ const OF_HEALTH: Limits = Limits { connections: 64, of_peer: 32 };
 const USER_STREAMS: u32 = 48;
 /// Streams of a node at a time: all containers of 110 pods, followed more than once.
 const NODE_STREAMS: u32 = 512;
+
+/// How long streams of a run may be idle: upstream's default for a node.
+const STREAM_IDLE: Duration = Duration::from_secs(4 * 3600);
 
 /// An annotation of a served pod for each container that is an HTTP server: this and its name,
 /// with the address at which it answers as its value.
@@ -105,6 +113,63 @@ pub(crate) trait Pods: Send + Sync + 'static {
         command: Vec<String>,
         streams: [OwnedFd; 3],
     ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
+
+    /// Connects a running container of the pod to pipes and waits for its end. Dropped before, they
+    /// get nothing more.
+    ///
+    /// # Errors
+    /// [`ExecError`]; nothing is connected then.
+    fn attach(
+        &self,
+        served: &Served,
+        container: &str,
+        attach: Attach,
+    ) -> impl Future<Output = Result<(), ExecError>> + Send;
+
+    /// Where the container runtime itself streams this of a container of the pod; `None`: it does
+    /// not.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn stream_url(
+        &self,
+        served: &Served,
+        container: &str,
+        request: StreamRequest,
+    ) -> impl Future<Output = Result<Option<String>, ExecError>> + Send;
+
+    /// Where the container runtime itself forwards ports of the pod; `None`: it does not.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn port_forward_url(
+        &self,
+        served: &Served,
+        ports: &[u16],
+    ) -> impl Future<Output = Result<Option<String>, ExecError>> + Send;
+
+    /// A connection to a port of the pod, made in its network.
+    ///
+    /// # Errors
+    /// Why there is none, in containerd's words.
+    fn connect(
+        &self,
+        served: &Served,
+        port: u16,
+    ) -> impl Future<Output = Result<TcpStream, String>> + Send;
+
+    /// Runs a command in a container of the pod and gives what it wrote, at most `limit` bytes of
+    /// each stream.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    fn exec_sync(
+        &self,
+        served: &Served,
+        container: &str,
+        command: Vec<String>,
+        limit: usize,
+    ) -> impl Future<Output = Result<ExecOutput, ExecError>> + Send;
 
     /// The pods of which a container runs, as the runtime knows them.
     fn running(&self) -> Vec<Running>;
@@ -154,6 +219,16 @@ impl Running {
 }
 
 impl Served {
+    /// Whether a container of the pod has a terminal, as its spec says.
+    fn has_terminal(&self, name: &str) -> bool {
+        let Some(spec) = &self.pod.spec else { return false };
+        let init = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let mut tty = init.filter(|c| c.name == name).map(|c| c.tty);
+        let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+        let of_ephemeral = || ephemeral.find(|c| c.name == name).and_then(|c| c.tty);
+        tty.next().unwrap_or_else(of_ephemeral) == Some(true)
+    }
+
     /// Whether the pod has a container of this name, init and ephemeral ones among them.
     fn has_container(&self, name: &str) -> bool {
         let Some(spec) = &self.pod.spec else { return false };
@@ -177,6 +252,8 @@ pub(crate) struct ServerOptions {
     pub(crate) authorization: AuthorizationMode,
     /// Whether logs, exec and the like are served (`enableDebuggingHandlers`).
     pub(crate) debugging_handlers: bool,
+    /// How long a client's streams may be idle (`streamingConnectionIdleTimeout`).
+    pub(crate) stream_idle: Duration,
 }
 
 /// Why a server does not start.
@@ -244,12 +321,19 @@ impl Server {
         options: ServerOptions,
         times: Times,
     ) -> Result<Self, StartError> {
-        let ServerOptions { node_name, tls, authentication, authorization, debugging_handlers } =
-            options;
+        let ServerOptions {
+            node_name,
+            tls,
+            authentication,
+            authorization,
+            debugging_handlers,
+            stream_idle,
+        } = options;
         let acceptor = tls::acceptor(&tls, authentication.client_ca_file.is_some())?;
         let auth = Auth::new(node_name, authentication, authorization, reviewer)?;
         let mut shared = Shared::new(pods, NODE_STREAMS).map_err(StartError::LogWatch)?;
         shared.debugging = debugging_handlers;
+        shared.stream_idle = stream_idle;
         let shared = Arc::new(shared);
         let drained = shared.drained(NODE_STREAMS);
         let node = Arc::new(Node { shared, auth, acceptor });
@@ -358,6 +442,7 @@ struct Shared<P> {
     log_watch: LogWatch,
     streams: Arc<Semaphore>,
     debugging: bool,
+    stream_idle: Duration,
 }
 
 impl<P: Pods> Shared<P> {
@@ -367,6 +452,7 @@ impl<P: Pods> Shared<P> {
             log_watch: LogWatch::start()?,
             streams: Arc::new(Semaphore::new(streams as usize)),
             debugging: true,
+            stream_idle: STREAM_IDLE,
         })
     }
 
@@ -392,7 +478,12 @@ impl<P: Pods> Shared<P> {
             Ok(Route::Running) => self.running(),
             Ok(Route::Health { check, query }) => self.health(check.as_deref(), &query),
             Ok(Route::Logs { target, query }) => self.logs(&target, &query),
-            Ok(Route::Exec { target, query }) => self.exec(&target, &query, request),
+            Ok(Route::Exec { target, query }) => self.exec(&target, &query, request).await,
+            Ok(Route::Attach { target, query }) => self.attach(&target, &query, request).await,
+            Ok(Route::PortForward { target, query }) => {
+                self.port_forward(&target, &query, request).await
+            }
+            Ok(Route::Run { target, query }) => self.run(&target, &query).await,
             Ok(Route::Stop { target, grace }) if caller == Caller::Owner => {
                 self.stop(&target, grace).await
             }

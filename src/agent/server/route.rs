@@ -32,11 +32,32 @@ pub(super) enum Route {
         /// Which part of it.
         query: Query,
     },
-    /// `GET` or `POST /exec/NAMESPACE/POD[/UID]/CONTAINER`, to be upgraded to a WebSocket
+    /// `GET` or `POST /exec/NAMESPACE/POD[/UID]/CONTAINER`, to be upgraded to SPDY or a WebSocket
     Exec {
         /// Where.
         target: Target,
         /// The command and its streams.
+        query: Query,
+    },
+    /// `GET` or `POST /attach/NAMESPACE/POD[/UID]/CONTAINER`, to be upgraded as well
+    Attach {
+        /// To which container.
+        target: Target,
+        /// Its streams.
+        query: Query,
+    },
+    /// `GET` or `POST /portForward/NAMESPACE/POD[/UID]`, to be upgraded as well
+    PortForward {
+        /// Whose.
+        target: Target,
+        /// The ports, where a WebSocket is asked for.
+        query: Query,
+    },
+    /// `POST /run/NAMESPACE/POD[/UID]/CONTAINER?cmd=`
+    Run {
+        /// Where.
+        target: Target,
+        /// The command.
         query: Query,
     },
     /// `DELETE /pods/NAMESPACE/POD?gracePeriodSeconds=N`
@@ -64,8 +85,9 @@ impl Target {
         Self { namespace, pod, container, uid: None }
     }
 
-    fn of_uid(self, uid: &str) -> Self {
-        Self { uid: Some(uid.into()), ..self }
+    /// With the uid that may stand in the path.
+    fn of_uids(self, uid: &[&str]) -> Self {
+        Self { uid: uid.first().map(|uid| (*uid).into()), ..self }
     }
 
     /// Whether this is the pod, by its name.
@@ -136,6 +158,7 @@ impl Route {
         let path = uri.path().trim_start_matches('/').trim_end_matches('/');
         let parts: Vec<&str> = path.split('/').collect();
         const GET: &[Method] = &[Method::GET];
+        const STREAM: &[Method] = &[Method::GET, Method::POST];
         let (allowed, route) = match *parts.as_slice() {
             ["pods"] => (GET, Self::Pods),
             ["runningpods"] => (GET, Self::Running),
@@ -157,13 +180,21 @@ impl Route {
                 let target = Target::new([namespace, pod, container]);
                 (GET, Self::Logs { target, query })
             }
-            ["exec", namespace, pod, container] => {
-                let target = Target::new([namespace, pod, container]);
-                (&[Method::GET, Method::POST][..], Self::Exec { target, query })
+            ["run", namespace, pod, ref uid @ .., container] if uid.len() < 2 => {
+                let target = Target::new([namespace, pod, container]).of_uids(uid);
+                (&[Method::POST][..], Self::Run { target, query })
             }
-            ["exec", namespace, pod, uid, container] => {
-                let target = Target::new([namespace, pod, container]).of_uid(uid);
-                (&[Method::GET, Method::POST][..], Self::Exec { target, query })
+            ["exec", namespace, pod, ref uid @ .., container] if uid.len() < 2 => {
+                let target = Target::new([namespace, pod, container]).of_uids(uid);
+                (STREAM, Self::Exec { target, query })
+            }
+            ["attach", namespace, pod, ref uid @ .., container] if uid.len() < 2 => {
+                let target = Target::new([namespace, pod, container]).of_uids(uid);
+                (STREAM, Self::Attach { target, query })
+            }
+            ["portForward", namespace, pod, ref uid @ ..] if uid.len() < 2 => {
+                let target = Target::new([namespace, pod, ""]).of_uids(uid);
+                (STREAM, Self::PortForward { target, query })
             }
             _ => return Err(not_found()),
         };
@@ -219,9 +250,17 @@ mod tests {
         for method in [Method::GET, Method::POST] {
             assert_eq!(route(&method, "/exec/ns/p/c?command=a&command="), exec);
         }
-        let target = Target::new(["ns", "p", "c"]).of_uid("u");
+        let target = Target::new(["ns", "p", "c"]).of_uids(&["u"]);
         let exec = Ok(Route::Exec { target, query: Query::default() });
         assert_eq!(route(&Method::POST, "/exec/ns/p/u/c"), exec);
+        let of = |target| (target, Query::default());
+        let (target, query) = of(Target::new(["ns", "p", "c"]));
+        assert_eq!(route(&Method::POST, "/attach/ns/p/c"), Ok(Route::Attach { target, query }));
+        let (target, query) = of(Target::new(["ns", "p", ""]).of_uids(&["u"]));
+        let forward = Ok(Route::PortForward { target, query });
+        assert_eq!(route(&Method::GET, "/portForward/ns/p/u"), forward);
+        let (target, query) = of(Target::new(["ns", "p", "c"]).of_uids(&["u"]));
+        assert_eq!(route(&Method::POST, "/run/ns/p/u/c"), Ok(Route::Run { target, query }));
         assert_eq!(route(&Method::GET, "/runningpods/"), Ok(Route::Running));
         let health = |check: Option<&str>| {
             Ok(Route::Health { check: check.map(String::from), query: Query::default() })
@@ -243,11 +282,16 @@ mod tests {
             "/containerLogs/ns/p/c/d",
             "/pods/ns",
             "/healthz/x",
+            "/exec/ns/p",
+            "/exec/ns/p/u/c/d",
+            "/attach/ns/p",
+            "/portForward/ns/p/u/c",
         ] {
             assert_eq!(route(&Method::GET, path), Err(404), "{path}");
         }
         assert_eq!(route(&Method::POST, "/pods"), Err(405));
         assert_eq!(route(&Method::PUT, "/exec/ns/p/c"), Err(405));
+        assert_eq!(route(&Method::GET, "/run/ns/p/c"), Err(405));
         assert_eq!(route(&Method::GET, "/pods/ns/p"), Err(405));
         assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=x"), Err(400));
         assert_eq!(route(&Method::DELETE, "/pods/ns/p?gracePeriodSeconds=-1"), Err(422));

@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use copepod_pod::Failure;
 use copepod_pod::qos::{BEST_EFFORT, GUARANTEED, qos_class};
-use copepod_pod::resources::{self, CgroupLimits, QuotaPolicy};
+use copepod_pod::quantity::Quantity;
+use copepod_pod::resources::{self, Amounts, CgroupLimits, QuotaPolicy};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::linux::cgroup::{CgroupError, Cgroups, Class, LeafSpec, Limits};
+use crate::linux::cgroup::{CgroupError, Cgroups, Class, HugePages, LeafSpec, Limits};
 use crate::telemetry::chain;
+
+/// What starts the names of resources that are huge pages of a size.
+const HUGE_PAGES: &str = "hugepages-";
+/// The resource that processes and threads are (upstream `pidlimit.PIDs`).
+pub(crate) const PIDS: &str = "pid";
 
 /// The host's control groups, and how pods are limited in them.
 #[derive(Clone, Debug)]
@@ -30,11 +36,20 @@ impl PodCgroups {
     /// A [`Failure`] with upstream's reason and words.
     pub(crate) fn set_up(&self, pod: &Pod) -> Result<(), Failure> {
         let limits = self.limits(resources::pod_cgroup(pod, self.quota));
-        let limits = Limits { pids: self.pod_pids, ..limits };
+        let huge_pages = Some(huge_pages(&resources::pod_requests(pod)));
+        let limits = Limits { pids: self.pod_pids, huge_pages, ..limits };
         self.cgroups.make_pod(uid(pod), class(pod), &limits).map_err(|error| Failure {
             reason: "FailedCreatePodContainer".into(),
             message: format!("unable to ensure pod container exists: {}", chain(&error)),
         })
+    }
+
+    /// The pod's group as CRI's `cgroup_parent` names it; empty: the runtime's own place.
+    ///
+    /// # Errors
+    /// [`CgroupError::Name`].
+    pub(crate) fn parent(&self, pod: &Pod) -> Result<String, CgroupError> {
+        self.cgroups.parent(class(pod), uid(pod))
     }
 
     /// Removes the pod's group; what still runs in it is killed, and waited for.
@@ -57,11 +72,6 @@ impl PodCgroups {
         let shares = resources::burstable_cpu_shares(pods);
         let weight = resources::pod_cpu_weight(shares);
         self.cgroups.set_class_cpu(Class::Burstable, shares, weight)
-    }
-
-    /// The pod's group, as the container runtime is told it.
-    pub(super) fn parent(&self, pod: &Pod) -> String {
-        self.cgroups.parent(class(pod), uid(pod))
     }
 
     /// The group of a container of the pod.
@@ -87,8 +97,36 @@ impl PodCgroups {
             cpu_period_us,
             memory_bytes,
             pids: None,
+            huge_pages: None,
         }
     }
+}
+
+/// What of the amounts a group may have: all of it, but of what is `compressible` only its part of
+/// the cpus (upstream `getCgroupConfigInternal`).
+pub(crate) fn limits_of(amounts: &Amounts, compressible: bool) -> Limits {
+    let cpu = amounts.get("cpu").map(|cpu| resources::cpu_shares(cpu.milli_value()));
+    let mut limits = Limits {
+        cpu_shares: cpu,
+        cpu_weight: cpu.map(resources::pod_cpu_weight),
+        ..Limits::default()
+    };
+    if !compressible {
+        let value = |name: &str| u64::try_from(amounts.get(name)?.value()).ok();
+        limits.memory_bytes = value("memory");
+        limits.pids = value(PIDS);
+        limits.huge_pages = Some(huge_pages(amounts));
+    }
+    limits
+}
+
+/// What amounts say of huge pages, by the size of a page (upstream `HugePageLimits`).
+fn huge_pages(amounts: &Amounts) -> HugePages {
+    let of = |(name, amount): (&String, &Quantity)| {
+        let size = Quantity::parse(name.strip_prefix(HUGE_PAGES)?).ok()?.value();
+        Some((u64::try_from(size).ok()?, u64::try_from(amount.value()).ok()?))
+    };
+    HugePages::Only(amounts.iter().filter_map(of).collect())
 }
 
 fn uid(pod: &Pod) -> &str {
@@ -112,6 +150,23 @@ mod tests {
     use crate::linux::cgroup::Options;
 
     #[test]
+    fn what_is_reserved_is_a_limit() {
+        let amount = |text: &str| Quantity::parse(text).expect("a quantity");
+        let amounts: Amounts = [("cpu", "500m"), ("memory", "1Gi"), (PIDS, "100"), ("x", "1")]
+            .map(|(name, text)| (name.to_owned(), amount(text)))
+            .into();
+        let limits = limits_of(&amounts, false);
+        assert_eq!((limits.cpu_shares, limits.cpu_weight), (Some(512), Some(20)));
+        assert_eq!((limits.memory_bytes, limits.pids), (Some(1 << 30), Some(100)));
+        assert_eq!(limits.huge_pages, Some(HugePages::Only([].into())));
+        let part = limits_of(&amounts, true);
+        assert_eq!(
+            part,
+            Limits { cpu_shares: Some(512), cpu_weight: Some(20), ..Limits::default() }
+        );
+    }
+
+    #[test]
     fn a_pods_groups_are_made_and_removed_by_its_spec() {
         let root = format!("copepod-test-{}", uuid::Uuid::new_v4().simple());
         let options = Options { cgroup_root: root, ..Options::default() };
@@ -129,9 +184,13 @@ mod tests {
         };
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [
-            {"name": "a", "resources": {"requests": {"cpu": "1", "memory": "512Mi"},
-                                        "limits": {"memory": "512Mi"}}}]}}))
+            {"name": "a", "resources": {
+                "requests": {"cpu": "1", "memory": "512Mi", "hugepages-2Mi": "4Mi"},
+                "limits": {"memory": "512Mi", "hugepages-2Mi": "4Mi"}}}]}}))
             .expect("a pod");
+        let pages = huge_pages(&resources::pod_requests(&pod));
+        assert_eq!(pages, HugePages::Only([(2 << 20, 4 << 20)].into()));
+        assert!(groups.parent(&pod).expect("a name").ends_with("/kubepods/burstable/podu"));
         groups.set_up(&pod).expect("makes");
         groups.set_up(&pod).expect("is there");
         groups.update_classes([&pod]).expect("sets");

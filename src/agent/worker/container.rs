@@ -10,7 +10,7 @@ use copepod_pod::quantity::{Quantity, QuantityError};
 use copepod_pod::{
     EnvError, Facts, Objects, argv, container_named, env_files, environment, hostname,
 };
-use copepod_wasm::{GuestKind, User};
+use copepod_wasm::{GuestKind, Stdin, User};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use thiserror::Error;
 
@@ -235,6 +235,8 @@ fn wasm(
         preopens: tree.preopens,
         mounts: tree.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
+        // Nobody can be attached to a run's pods.
+        stdin: if host.die_with_agent { Stdin::Closed } else { stdin(spec) },
         user: user.filter(|_| host.changes_user),
         cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(pod, spec)),
         oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(pod, spec)),
@@ -349,6 +351,15 @@ fn user(
         return Ok(None);
     }
     Ok(Some(User { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), groups }))
+}
+
+/// What the guest reads.
+fn stdin(container: &ContainerSpec) -> Stdin {
+    match (container.stdin, container.stdin_once) {
+        (Some(true), Some(true)) => Stdin::Once,
+        (Some(true), _) => Stdin::Open,
+        _ => Stdin::Closed,
+    }
 }
 
 fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError> {

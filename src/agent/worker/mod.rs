@@ -17,11 +17,13 @@ mod ordinary;
 mod outlet;
 mod prepare;
 mod pulling;
+mod secrets;
 mod set_up;
 mod supply;
 
-pub(crate) use cgroup::PodCgroups;
+pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
+pub(crate) use exec::Asked;
 pub(crate) use host::Host;
 pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
@@ -345,13 +347,20 @@ impl<R: Runtime> Worker<R> {
         let shared = Arc::clone(&self.shared);
         let pod = Arc::clone(self.state.pod());
         let (base, ready) = (self.base.clone(), Arc::clone(&self.ready));
-        let supplier = Arc::clone(&self.supplier);
         let pulling = Pulling::new(self.events.clone(), container.clone());
+        let (supplier, outlet) = (Arc::clone(&self.supplier), Arc::clone(&self.outlet));
         self.jobs.spawn(async move {
-            let wanted = prepare::Wanted { pod, container: &container, base: &base, ready: &ready };
-            let result = prepare::prepare(&shared, &*supplier, wanted, &pulling).await;
+            let secrets = match shared.host.die_with_agent {
+                // A run's registries are asked as its user.
+                true => None,
+                false => secrets::of_pod(&pod, &*supplier, &*outlet).await,
+            };
+            let secrets = secrets.as_ref();
+            let (container, base, ready) = (&*container, &*base, &*ready);
+            let wanted = prepare::Wanted { pod: &pod, container, base, ready, secrets };
+            let result = prepare::prepare(&shared, wanted, &pulling).await;
             let pulled = result.as_ref().ok().and_then(|image| image.pulled(pulling.pulled()));
-            Done::Image { container, result, pulled }
+            Done::Image { container: container.to_owned(), result, pulled }
         });
     }
 

@@ -1,32 +1,35 @@
 //! From a pod to what the container runtime is told of it and of its ordinary containers.
 
-use copepod_pod::Facts;
+use copepod_pod::{Facts, Failure};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 
 use super::Host;
 use super::container::{Common, Context, DescribeError};
+use super::set_up::no_sandbox;
 use crate::ledger::Ledger;
 use crate::linux;
 use crate::runtime::cri::config::{
-    ConfigError, ContainerInput, ImageFacts, PodInput, SandboxInput, container, sandbox,
+    ContainerInput, ImageFacts, PodInput, SandboxInput, container, sandbox,
 };
 use crate::runtime::cri::images::OrdinaryImage;
 use crate::runtime::cri::{Ordinary, SandboxSpec};
+use crate::telemetry::chain;
 use crate::volume::{self, BindInput};
 
 /// The pod's sandbox. Blocks for some file operations.
 ///
 /// # Errors
-/// [`ConfigError`].
+/// A [`Failure`] with the reason of upstream's event.
 pub(super) fn sandbox_spec(
     pod: &Pod,
     handler: String,
     facts: &Facts,
     ledger: &Ledger,
     host: &Host,
-) -> Result<SandboxSpec, ConfigError> {
+) -> Result<SandboxSpec, Failure> {
     let (resolver, _) = volume::resolver(pod, facts);
-    let cgroup_parent = host.cgroups.as_ref().map(|cgroups| cgroups.parent(pod));
+    let parent = host.cgroups.as_ref().map(|cgroups| cgroups.parent(pod)).transpose();
+    let parent = parent.map_err(|error| no_sandbox(chain(&error)))?;
     let of = PodInput {
         pod,
         handler: &handler,
@@ -40,8 +43,9 @@ pub(super) fn sandbox_spec(
         facts,
         resolver: &resolver,
         log_dir: &ledger.log_dir_of(pod, ""),
-        cgroup_parent: cgroup_parent.as_deref().unwrap_or_default(),
-    })?;
+        cgroup_parent: parent.as_deref().unwrap_or_default(),
+    });
+    let config = config.map_err(|error| no_sandbox(chain(&error)))?;
     Ok(SandboxSpec { config, handler })
 }
 

@@ -1,14 +1,13 @@
 //! One container's image, made ready by whichever home runs it.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use copepod_pod::{Failure, Pulled, pull_secrets};
+use copepod_pod::{Failure, Pulled};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pulling::Pulling;
 use super::set_up::Ready;
-use super::{Shared, Supplier, container, failure, kinds};
+use super::{Shared, container, failure, kinds};
 use crate::image::credentials::PullSecrets;
 use crate::image::{ImageKind, ImageRequest, Prepared, Progress, Stage};
 use crate::runtime::Runtime;
@@ -43,10 +42,12 @@ impl PreparedImage {
 
 /// Which image is wanted.
 pub(super) struct Wanted<'a> {
-    pub(super) pod: Arc<Pod>,
+    pub(super) pod: &'a Pod,
     pub(super) container: &'a str,
     pub(super) base: &'a Path,
     pub(super) ready: &'a Ready,
+    /// The pod's own credentials.
+    pub(super) secrets: Option<&'a PullSecrets>,
 }
 
 /// Makes it ready.
@@ -55,18 +56,16 @@ pub(super) struct Wanted<'a> {
 /// A [`Failure`] whose reason is the container's waiting reason.
 pub(super) async fn prepare<R: Runtime>(
     shared: &Shared<R>,
-    supplier: &dyn Supplier,
     wanted: Wanted<'_>,
     pulling: &Pulling,
 ) -> Result<PreparedImage, Failure> {
-    let Wanted { pod, container: name, base, ready } = wanted;
-    let spec = copepod_pod::container_named(&pod, name);
-    let secrets = secrets(supplier, &pod).await?;
+    let Wanted { pod, container: name, base, ready, secrets } = wanted;
+    let spec = copepod_pod::container_named(pod, name);
     let request = container::image_request(spec.as_deref(), base);
-    let request = ImageRequest { secrets: secrets.as_ref(), ..request };
+    let request = ImageRequest { secrets, ..request };
     let kind = match ready.kinds.of(name) {
         Some(kind) => kind,
-        None => late(shared, &pod, name, ready).await?,
+        None => late(shared, pod, name, ready).await?,
     };
     match kind {
         ImageKind::Wasm => {
@@ -87,15 +86,6 @@ pub(super) async fn prepare<R: Runtime>(
             Ok(PreparedImage::Ordinary(image))
         }
     }
-}
-
-/// The pod's own credentials for registries. One that is missing is told elsewhere.
-async fn secrets(supplier: &dyn Supplier, pod: &Arc<Pod>) -> Result<Option<PullSecrets>, Failure> {
-    if pod.spec.as_ref().is_none_or(|spec| spec.image_pull_secrets.is_none()) {
-        return Ok(None);
-    }
-    let objects = supplier.supply(Arc::clone(pod)).await?;
-    Ok(PullSecrets::new(pull_secrets(pod, &objects)))
 }
 
 /// The kind of an ephemeral container's image, in a pod whose kinds were decided without it.

@@ -137,7 +137,7 @@ impl<R: Runtime> SetUpJob<R> {
         let spec = move || {
             ordinary::sandbox_spec(&pod, handler, &facts, &shared.ledger, &shared.host)
         };
-        blocking(spec).await.map_err(|e| no_sandbox(chain(&e)))
+        blocking(spec).await
     }
 
     /// What has to be there before anything else of the pod: its record, its control group.

@@ -65,8 +65,9 @@ fn pod_inits(inits: &[&str], mains: &[&str], policy: &str) -> Pod {
 }
 
 fn id(container: &str, attempt: u32) -> String {
-    let hex = format!("{container}{attempt}").bytes().map(|byte| format!("{byte:02x}"));
-    format!("wasm://{}", hex.collect::<String>())
+    let name = format!("{container}{attempt}");
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("wasm://{hex}")
 }
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Attempt {

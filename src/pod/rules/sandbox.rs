@@ -201,7 +201,7 @@ fn an_init_container_serves_no_back_off_of_an_old_sandbox() {
     rig.sandbox = 1;
     assert_eq!(rig.set_up(), [prepare("i")]);
     rig.image("i");
-    assert_eq!(rig.exit("i", 2, 1), [], "but there it goes on");
+    assert!(!rig.exit("i", 2, 1).contains(&prepare("i")), "but there it goes on");
     assert!(rig.brief("i").starts_with("waiting CrashLoopBackOff: back-off 10s"));
 }
 

@@ -26,10 +26,13 @@ pub(super) struct Seen {
     pub(super) evicted: u64,
     pub(super) replaced: u64,
     pub(super) refreshed: u64,
+    pub(super) sandbox_deaths: u64,
+    pub(super) begun_anew: u64,
+    pub(super) ephemeral: u64,
 }
 
 impl Seen {
-    pub(super) fn counts(&self) -> [(&'static str, u64); 13] {
+    pub(super) fn counts(&self) -> [(&'static str, u64); 16] {
         [
             ("a step", self.steps),
             ("a start", self.starts),
@@ -44,6 +47,9 @@ impl Seen {
             ("an eviction", self.evicted),
             ("a start in the place of a replaced attempt", self.replaced),
             ("a refresh", self.refreshed),
+            ("the death of a sandbox", self.sandbox_deaths),
+            ("an init container's success again in a new sandbox", self.begun_anew),
+            ("the start of an ephemeral container", self.ephemeral),
         ]
     }
 
@@ -61,14 +67,26 @@ impl Seen {
         self.evicted += other.evicted;
         self.replaced += other.replaced;
         self.refreshed += other.refreshed;
+        self.sandbox_deaths += other.sandbox_deaths;
+        self.begun_anew += other.begun_anew;
+        self.ephemeral += other.ephemeral;
     }
+}
+
+/// An attempt that was launched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Launched {
+    /// Its exit code, once it has ended.
+    pub(super) code: Option<i32>,
+    /// The sandbox that it ran in.
+    sandbox: u32,
 }
 
 /// What really happened to one container, whatever the runtime remembers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Truth {
-    /// The exit code of each attempt that was launched, in their order.
-    pub(super) launched: Vec<Option<i32>>,
+    /// The attempts that were launched, in their order.
+    pub(super) launched: Vec<Launched>,
     /// The highest restart count that was shown.
     shown: u32,
 }
@@ -78,7 +96,10 @@ pub(super) struct Truth {
 struct Life {
     looked: bool,
     setting_up: bool,
-    is_set_up: bool,
+    /// The sandbox that stands, as far as it was told.
+    sandbox: Option<u32>,
+    /// The newest that does not.
+    dead: Option<u32>,
     refreshing: bool,
     preparing: Vec<usize>,
     prepared: Vec<usize>,
@@ -101,6 +122,8 @@ pub(super) struct Check {
     pub(super) terminal: Option<Phase>,
     /// The pod was evicted before its end, and that is not forgotten.
     pub(super) is_evicted: bool,
+    /// A pod that never restarts may have ended for a dead sandbox.
+    has_ended_with_sandbox: bool,
     pub(super) seen: Seen,
 }
 
@@ -118,7 +141,8 @@ impl Check {
     pub(super) fn new(script: &Script) -> Check {
         let truths = vec![Truth::default(); script.parts.len()];
         let (life, seen) = (Life::default(), Seen::default());
-        Check { truths, life, terminal: None, is_evicted: false, seen }
+        let (terminal, is_evicted, has_ended_with_sandbox) = (None, false, false);
+        Check { truths, life, terminal, is_evicted, has_ended_with_sandbox, seen }
     }
 
     /// A new agent knows nothing; a terminal phase holds on only if the API server keeps it.
@@ -148,7 +172,9 @@ impl Check {
     /// Whether all that was to be replaced has been, and by exactly one process.
     pub(super) fn is_replaced(&self) -> bool {
         self.life.replaced.iter().all(|(part, attempt)| {
-            self.truths[*part].launched.len() > *attempt as usize + 1 || !self.is_left_alone()
+            self.truths[*part].launched.len() > *attempt as usize + 1
+                || !self.is_left_alone()
+                || self.has_ended_with_sandbox
         })
     }
 
@@ -158,14 +184,14 @@ impl Check {
     }
 
     pub(super) fn exited(&mut self, part: usize, attempt: u32, code: i32) {
-        self.truths[part].launched[attempt as usize] = Some(code);
+        self.truths[part].launched[attempt as usize].code = Some(code);
     }
 
-    pub(super) fn launched(&mut self, part: usize, attempt: u32) -> Judged {
+    pub(super) fn launched(&mut self, part: usize, attempt: u32, sandbox: u32) -> Judged {
         let truth = &mut self.truths[part];
         let next = truth.launched.len();
         must(attempt as usize == next, || format!("attempt {attempt} launched, not {next}"))?;
-        truth.launched.push(None);
+        truth.launched.push(Launched { code: None, sandbox });
         // From here on it is no start under way but a process.
         take(&mut self.life.starting, part);
         self.seen.starts += 1;
@@ -190,7 +216,12 @@ impl Check {
             }
             Event::SetUp(result) => {
                 life.setting_up = false;
-                life.is_set_up |= result.is_ok();
+                let told = result.as_ref().ok().map(|done| done.sandbox);
+                life.sandbox = told.filter(|told| life.dead.is_none_or(|dead| dead < *told));
+            }
+            Event::SandboxChanged { sandbox } => {
+                life.dead = life.dead.max(Some(*sandbox));
+                life.sandbox = life.sandbox.filter(|stands| stands > sandbox);
             }
             Event::Refreshed(_) => life.refreshing = false,
             Event::Image { container, result } => {
@@ -227,11 +258,18 @@ impl Check {
             Action::SetUp => {
                 must(is_up(&self.life), || "set up after the end".to_owned())?;
                 must(!self.life.setting_up, || "set up twice at once".to_owned())?;
+                must(self.life.sandbox.is_none(), || "set up while it stands".to_owned())?;
+                must(!self.life.refreshing, || "set up under a refresh".to_owned())?;
+                let is_old = |sandbox| self.life.dead.is_some_and(|dead| sandbox <= dead);
+                let is_quiet = !runtime.alive().any(|process| is_old(process.sandbox));
+                must(is_quiet && self.life.starting.is_empty(), || {
+                    "set up beside an old one".to_owned()
+                })?;
                 self.life.setting_up = true;
             }
             Action::Refresh => {
                 must(is_up(&self.life), || "volumes written after the end".to_owned())?;
-                must(self.life.is_set_up, || "refreshed before the set-up".to_owned())?;
+                must(self.life.sandbox.is_some(), || "refreshed before the set-up".to_owned())?;
                 must(!self.life.refreshing, || "refreshed twice at once".to_owned())?;
                 self.life.refreshing = true;
                 self.seen.refreshed += 1;
@@ -250,14 +288,11 @@ impl Check {
                     .map_err(|rule| format!("{container} {attempt}: {rule}"))?;
             }
             Action::Stop { container, attempt, id, grace } => {
-                let replaced = self.life.replaced.get(&script.index(container));
-                let most = match replaced {
-                    Some(replaced) if replaced == attempt && self.is_left_alone() => {
-                        Some(Duration::from_secs(script.spec_grace))
-                    }
-                    Some(_) | None => self.life.grace,
-                };
-                self.stop(id.parse().unwrap(), *grace, most)?;
+                let id = id.parse().unwrap();
+                let is_called_for = self.is_left_alone()
+                    && self.is_to_stop((script.index(container), *attempt, id), script, runtime);
+                let most = Some(Duration::from_secs(script.spec_grace)).filter(|_| is_called_for);
+                self.stop(id, *grace, most.or(self.life.grace), runtime)?;
             }
             Action::Remove { container, attempt, id } => {
                 let newest = self.truths[script.index(container)].launched.len();
@@ -278,12 +313,44 @@ impl Check {
         Ok(())
     }
 
+    /// Whether there is a reason to stop the process, though nobody has ended the pod: it is to be
+    /// replaced, its sandbox is dead, or it is ephemeral and the others are done.
+    fn is_to_stop(
+        &self,
+        (part, attempt, id): (usize, u32, u64),
+        script: &Script,
+        runtime: &Runtime,
+    ) -> bool {
+        let life = &self.life;
+        // One that vanished and of which the machine has not heard yet was in the oldest.
+        let sandbox = runtime.processes.iter().find(|process| process.id == id);
+        let sandbox = sandbox.map_or(0, |process| process.sandbox);
+        let is_old = life.dead.is_some_and(|dead| sandbox <= dead)
+            || life.sandbox.is_some_and(|stands| sandbox < stands);
+        let is_work = |part: usize| script.parts[part].role.is_work();
+        let is_last = !is_work(part)
+            && !runtime.alive().any(|process| is_work(process.part))
+            && !life.starting.iter().any(|part| is_work(*part));
+        is_old || is_last || life.replaced.get(&part) == Some(&attempt)
+    }
+
+    /// Nothing is begun beside an old sandbox, nor anything in a new one that had its only run.
+    fn begins(&self, sandbox: u32, script: &Script, runtime: &Runtime) -> Judged {
+        let is_old = runtime.alive().any(|process| process.sandbox < sandbox);
+        must(!is_old, || "started beside an old one".to_owned())?;
+        let work = script.parts.iter().zip(&self.truths).filter(|(part, _)| part.role.is_work());
+        let mut launched = work.flat_map(|(_, truth)| &truth.launched);
+        let has_run = launched.any(|launched| launched.sandbox < sandbox);
+        must(!(script.policy == Policy::Never && has_run), || "run on in a new sandbox".to_owned())
+    }
+
     fn start(&mut self, part: usize, attempt: u32, script: &Script, runtime: &Runtime) -> Judged {
+        let sandbox = self.life.sandbox.ok_or("started before the set-up")?;
+        self.begins(sandbox, script, runtime)?;
         let life = &mut self.life;
         let is_alive = runtime.alive().any(|process| process.part == part);
         must(!is_alive, || "started while an attempt of it lives".to_owned())?;
         must(!life.starting.contains(&part), || "started twice at once".to_owned())?;
-        must(life.is_set_up, || "started before the set-up".to_owned())?;
         must(life.prepared.contains(&part), || "started without its image".to_owned())?;
         take(&mut life.prepared, part);
         life.starting.push(part);
@@ -293,31 +360,58 @@ impl Check {
         self.seen.replaced += u64::from(is_replaced);
         let may_restart = match (launched.last(), role, script.policy) {
             (None, _, _) => true,
-            (Some(last), _, _) if is_replaced => last.is_some(),
-            (Some(_), _, Policy::Never) => false,
+            (Some(last), _, _) if is_replaced => last.code.is_some(),
+            (Some(_), _, Policy::Never) | (Some(_), Role::Ephemeral, _) => false,
             (Some(_), Role::Main, Policy::Always) => true,
-            (Some(last), Role::Main | Role::Init | Role::Unwanted, _) => *last != Some(0),
+            (Some(last), Role::Init, _) => last.code != Some(0) || last.sandbox < sandbox,
+            (Some(last), Role::Main | Role::Unwanted, _) => last.code != Some(0),
         };
         must(may_restart, || format!("started again after {launched:?}"))?;
         must(attempt as usize == launched.len(), || {
             format!("not {}: {launched:?}", launched.len())
         })?;
-        let before = script.parts.iter().zip(&self.truths).take(part);
-        let inits_done = before
-            .filter(|(part, _)| part.role == Role::Init)
-            .all(|(_, truth)| truth.launched.last() == Some(&Some(0)));
-        must(inits_done, || "started before its init containers were done".to_owned())
+        self.seen.ephemeral += u64::from(role == Role::Ephemeral);
+        if !role.is_work() {
+            return Ok(());
+        }
+        let is_done = |launched: &Launched| launched.code == Some(0) && launched.sandbox == sandbox;
+        let inits = script.of_role(Role::Init).filter(|init| *init < part);
+        for init in inits {
+            let launched = &self.truths[init].launched;
+            must(launched.last().is_some_and(is_done), || {
+                "started before its init containers were done".to_owned()
+            })?;
+            let succeeded = launched.iter().filter(|launched| launched.code == Some(0)).count();
+            self.seen.begun_anew += u64::from(succeeded > 1);
+        }
+        Ok(())
     }
 
-    fn stop(&mut self, id: u64, grace: Duration, most: Option<Duration>) -> Judged {
+    fn stop(
+        &mut self,
+        id: u64,
+        grace: Duration,
+        most: Option<Duration>,
+        runtime: &Runtime,
+    ) -> Judged {
         let most = most.ok_or("a stop without a reason")?;
         must(grace <= most, || format!("grace {grace:?}, told {most:?}"))?;
         let last = self.life.stops.insert(id, grace);
-        must(last.is_none_or(|last| grace <= last), || "the grace has grown".to_owned())
+        // Late news of one that vanished bring no harm.
+        let is_there = runtime.processes.iter().any(|process| process.id == id);
+        must(!is_there || last.is_none_or(|last| grace <= last), || {
+            "the grace has grown".to_owned()
+        })
     }
 
     /// Judges the state after a step, with its actions already judged.
-    pub(super) fn state(&mut self, state: &State, now: Duration, runtime: &Runtime) -> Judged {
+    pub(super) fn state(
+        &mut self,
+        state: &State,
+        now: Duration,
+        (script, runtime): (&Script, &Runtime),
+    ) -> Judged {
+        self.has_ended_with_sandbox |= state.ends_with_sandbox();
         self.seen.steps += 1;
         must(state.wake_at().is_none_or(|at| at > now), || "a timer in the past".to_owned())?;
         if !state.observed {
@@ -335,7 +429,8 @@ impl Check {
             self.terminal = Some(phase);
         }
         must(!state.is_terminated() || self.terminal.is_some(), || "over without a phase".into())?;
-        for (container, truth) in state.containers.iter().zip(&mut self.truths) {
+        for container in &state.containers {
+            let truth = &mut self.truths[script.index(&container.name)];
             let count = container.newest().map_or(0, |(attempt, _)| attempt);
             must(count >= truth.shown, || format!("restart count fell from {}", truth.shown))?;
             must((count as usize) < truth.launched.len().max(1), || {

@@ -26,6 +26,12 @@ enum Sabotage {
     RewriteLate,
     /// The first look after a restart of the agent sees nothing.
     EmptyLook,
+    /// The runtime lists what lives in an old sandbox no more.
+    HideOldSandbox,
+    /// The runtime tells of all attempts as if they were in the newest sandbox.
+    MixSandboxes,
+    /// The runtime forgets ephemeral containers when they end.
+    ForgetEphemeral,
 }
 
 /// Lifetimes of the main test.
@@ -91,6 +97,22 @@ fn a_runtime_that_forgets_exits_is_found() {
 #[test]
 fn a_late_event_taken_for_the_newest_attempt_is_found() {
     finds(Sabotage::RewriteLate, "started while an attempt of it lives");
+}
+
+#[test]
+fn a_runtime_that_hides_old_sandboxes_is_found() {
+    finds(Sabotage::HideOldSandbox, "beside an old one");
+}
+
+#[test]
+fn a_runtime_that_mixes_sandboxes_up_is_found() {
+    finds(Sabotage::MixSandboxes, "started before its init containers were done");
+    finds(Sabotage::MixSandboxes, "run on in a new sandbox");
+}
+
+#[test]
+fn a_runtime_that_forgets_ephemeral_containers_is_found() {
+    finds(Sabotage::ForgetEphemeral, "started again after");
 }
 
 #[test]

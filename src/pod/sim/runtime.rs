@@ -12,6 +12,8 @@ pub(super) struct Process {
     /// The container's place in the script.
     pub(super) part: usize,
     pub(super) attempt: u32,
+    /// The generation of the pod's sandbox that it is in.
+    pub(super) sandbox: u32,
     pub(super) id: u64,
     /// The agent life that started it: only that one is owed an answer.
     pub(super) life: u32,
@@ -40,6 +42,7 @@ impl Process {
         Attempt {
             container: container.to_owned(),
             attempt: self.attempt,
+            sandbox: self.sandbox,
             id: self.id.to_string(),
             state: self.state.clone(),
         }
@@ -49,16 +52,42 @@ impl Process {
 #[derive(Debug, Default)]
 pub(super) struct Runtime {
     pub(super) processes: Vec<Process>,
+    /// The sandboxes that were made.
+    generations: u32,
+    /// Whether the newest of them stands.
+    stands: bool,
     next_id: u64,
 }
 
 impl Runtime {
-    /// Makes a process; it is not launched yet.
-    pub(super) fn make(&mut self, part: usize, attempt: u32, life: u32) -> &Process {
+    /// The generation of the sandbox that stands.
+    pub(super) fn sandbox(&self) -> Option<u32> {
+        self.newest_sandbox().filter(|_| self.stands)
+    }
+
+    /// The newest generation, which may be dead.
+    pub(super) fn newest_sandbox(&self) -> Option<u32> {
+        self.generations.checked_sub(1)
+    }
+
+    /// Makes a sandbox if none stands; gives its generation.
+    pub(super) fn make_sandbox(&mut self) -> u32 {
+        self.generations += u32::from(!self.stands);
+        self.stands = true;
+        self.generations - 1
+    }
+
+    /// The newest sandbox is dead.
+    pub(super) fn lose_sandbox(&mut self) {
+        self.stands = false;
+    }
+
+    /// Makes a process in the sandbox; it is not launched yet.
+    pub(super) fn make(&mut self, part: usize, attempt: u32, sandbox: u32, life: u32) -> &Process {
         let id = self.next_id;
         self.next_id += 1;
         let state = AttemptState::Starting;
-        self.processes.push(Process { part, attempt, id, life, state, kill_at: None });
+        self.processes.push(Process { part, attempt, sandbox, id, life, state, kill_at: None });
         self.processes.last().unwrap()
     }
 

@@ -4,16 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodSpec, PodStatus},
+    api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 
 use super::rng::Rng;
 use crate::container::{Policy, Role};
 
-/// Names of the init containers, then of the main ones.
+/// Names of the init containers, of the main ones, and of the ephemeral ones that may be added.
 const INITS: [&str; 2] = ["i0", "i1"];
 const MAINS: [&str; 3] = ["m0", "m1", "m2"];
+const EPHEMERAL: [&str; 2] = ["e0", "e1"];
 
 /// The chance of each fault, in percent.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,8 @@ pub(super) struct Part {
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) policy: Policy,
+    /// Its runtime has sandboxes, which can die.
+    pub(super) has_sandbox: bool,
     pub(super) parts: Vec<Part>,
     pub(super) faults: Faults,
     /// An API server keeps the pod's terminal phase over a restart of the agent.
@@ -65,7 +68,9 @@ impl Script {
         let inits = INITS.iter().take(rng.pick(&[0, 0, 1, 2]));
         let mains = MAINS.iter().take(rng.pick(&[1, 1, 2, 3]));
         let part = |role| move |name: &&'static str| Part { name, role };
-        let parts = inits.map(part(Role::Init)).chain(mains.map(part(Role::Main))).collect();
+        let ephemeral = EPHEMERAL.iter().take(rng.pick(&[0, 0, 1, 2]));
+        let parts = inits.map(part(Role::Init)).chain(mains.map(part(Role::Main)));
+        let parts = parts.chain(ephemeral.map(part(Role::Ephemeral))).collect();
         // Each fault is absent in some lifetimes, so that none always hides another.
         let mut chance = |most: &[u64]| rng.pick(most);
         let faults = Faults {
@@ -81,6 +86,7 @@ impl Script {
         };
         Script {
             policy: rng.pick(&[Policy::Always, Policy::OnFailure, Policy::Never]),
+            has_sandbox: rng.percent(60),
             parts,
             faults,
             has_api: rng.percent(50),
@@ -93,7 +99,13 @@ impl Script {
         self.parts.iter().position(|part| part.name == name).unwrap()
     }
 
-    /// The pod's object, as it was first given.
+    /// The places of the containers of a role.
+    pub(super) fn of_role(&self, role: Role) -> impl Iterator<Item = usize> {
+        let parts = self.parts.iter().enumerate();
+        parts.filter(move |(_, part)| part.role == role).map(|(at, _)| at)
+    }
+
+    /// The pod's object, as it was first given: nobody has added anything yet.
     pub(super) fn pod(&self) -> Arc<Pod> {
         let of_role = |role| -> Vec<Container> {
             let parts = self.parts.iter().filter(|part| part.role == role);
@@ -125,6 +137,18 @@ pub(super) fn deleted(pod: &Pod, grace: u64, wall: Timestamp) -> Arc<Pod> {
     pod.metadata.deletion_timestamp = Some(Time(wall));
     let given = pod.metadata.deletion_grace_period_seconds.take().into_iter();
     pod.metadata.deletion_grace_period_seconds = given.chain(i64::try_from(grace).ok()).min();
+    Arc::new(pod)
+}
+
+/// The object after an ephemeral container was added.
+pub(super) fn with_ephemeral(pod: &Pod, name: &str) -> Arc<Pod> {
+    let mut pod = pod.clone();
+    let spec = pod.spec.get_or_insert_default();
+    let all = spec.ephemeral_containers.get_or_insert_default();
+    if all.iter().all(|container| container.name != name) {
+        let name = name.to_owned();
+        all.push(EphemeralContainer { name, ..EphemeralContainer::default() });
+    }
     Arc::new(pod)
 }
 

@@ -5,8 +5,8 @@ use std::io::{IoSlice, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use copepod_wasm::GuestKind;
 use copepod_wasm::frame::MAX_FROM_SANDBOX;
+use copepod_wasm::{GuestKind, Stdin};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
 use tempfile::TempDir;
 
@@ -21,6 +21,7 @@ fn description() -> Description {
         preopens: Vec::new(),
         mounts: Vec::new(),
         streams: false,
+        stdin: Stdin::Closed,
         user: None,
         cgroups: Vec::new(),
         oom_score_adj: None,

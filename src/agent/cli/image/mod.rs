@@ -134,7 +134,8 @@ async fn pull(images: &Images, names: &[String], show: &Show) -> Result<u8> {
     let mut code = 0;
     for name in names {
         let policy = PullPolicy::Always;
-        let request = ImageRequest { image: name, base: &here, policy, command: None, secrets: None };
+        let request =
+            ImageRequest { image: name, base: &here, policy, command: None, secrets: None };
         match images.pull(request, &*progress).await {
             Ok(pulled) => show.pulled(&pulled)?,
             Err(error) => {

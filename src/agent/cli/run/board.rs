@@ -2,18 +2,19 @@
 //! `copepod ps` and the like read.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copepod_pod::{AttemptState, Event, Failure, spec_grace};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::load::Loaded;
-use crate::runtime::{ExecError, ExecExit, Runtime};
+use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, Runtime, StreamRequest};
 use crate::server::{Pods, Running, Served, URL_PREFIX};
-use crate::worker::{Handle, Shared};
+use crate::worker::{Asked, Handle, Shared};
 
 /// The pods of a run, in the order of its files.
 pub(super) struct Board<R> {
@@ -64,10 +65,24 @@ impl<R> Board<R> {
         self.lock().get(place).is_some_and(|shown| shown.stopped)
     }
 
+    /// The folder of the pod's file, and its status.
+    fn of(&self, served: &Served) -> (PathBuf, PodStatus) {
+        let base = {
+            let pods = self.lock();
+            let shown = pods.iter().find(|shown| Arc::ptr_eq(&shown.pod, &served.pod));
+            shown.map(|shown| shown.base.clone()).unwrap_or_default()
+        };
+        (base, served.snapshot.borrow().status.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Shown>> {
         // A panic elsewhere leaves the list whole: each change is one call.
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn asked<'a>(served: &'a Served, base: &'a Path, status: &'a PodStatus) -> Asked<'a> {
+    Asked { pod: &served.pod, base, status }
 }
 
 impl<R: Runtime> Pods for Board<R> {
@@ -108,13 +123,55 @@ impl<R: Runtime> Pods for Board<R> {
         command: Vec<String>,
         streams: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
-        let base = {
-            let pods = self.lock();
-            let shown = pods.iter().find(|shown| Arc::ptr_eq(&shown.pod, &served.pod));
-            shown.map(|shown| shown.base.clone()).unwrap_or_default()
-        };
-        let status = served.snapshot.borrow().status.clone();
-        self.shared.exec((&served.pod, &base), &status, container, command, streams).await
+        let (base, status) = self.of(served);
+        self.shared.exec(asked(served, &base, &status), container, command, streams).await
+    }
+
+    async fn attach(
+        &self,
+        served: &Served,
+        container: &str,
+        attach: Attach,
+    ) -> Result<(), ExecError> {
+        let (base, status) = self.of(served);
+        self.shared.attach(asked(served, &base, &status), container, attach).await
+    }
+
+    async fn stream_url(
+        &self,
+        served: &Served,
+        container: &str,
+        request: StreamRequest,
+    ) -> Result<Option<String>, ExecError> {
+        let (base, status) = self.of(served);
+        self.shared.stream_url(asked(served, &base, &status), container, request).await
+    }
+
+    async fn port_forward_url(
+        &self,
+        served: &Served,
+        ports: &[u16],
+    ) -> Result<Option<String>, ExecError> {
+        let (base, status) = self.of(served);
+        self.shared.port_forward_url(asked(served, &base, &status), ports).await
+    }
+
+    async fn connect(&self, served: &Served, port: u16) -> Result<TcpStream, String> {
+        let (base, status) = self.of(served);
+        self.shared.connect(asked(served, &base, &status), port).await
+    }
+
+    async fn exec_sync(
+        &self,
+        served: &Served,
+        container: &str,
+        command: Vec<String>,
+        limit: usize,
+    ) -> Result<ExecOutput, ExecError> {
+        let (base, status) = self.of(served);
+        self.shared
+            .exec_sync(asked(served, &base, &status), container, command, Duration::ZERO, limit)
+            .await
     }
 
     fn running(&self) -> Vec<Running> {

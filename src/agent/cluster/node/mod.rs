@@ -102,13 +102,13 @@ impl NodeHandle {
         self.shared.change(false, |inputs| inputs.images = images);
     }
 
-    /// Tells that pods' control group has the limits of what is allocatable.
-    pub(crate) fn allocatable_enforced(&self) {
-        self.shared.say(Said {
-            warning: false,
-            reason: "NodeAllocatableEnforced",
-            message: "Updated Node Allocatable limit across pods".into(),
-        });
+    /// Tells that a control group has its limits, or that it has not, in upstream's words.
+    pub(crate) fn enforced(&self, said: Result<String, String>) {
+        let (warning, reason, message) = match said {
+            Ok(message) => (false, "NodeAllocatableEnforced", message),
+            Err(message) => (true, "FailedNodeAllocatableEnforcement", message),
+        };
+        self.shared.say(Said { warning, reason, message });
     }
 }
 

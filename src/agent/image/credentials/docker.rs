@@ -49,9 +49,9 @@ impl ConfigFile {
     /// The key whose `auth` cannot be read.
     pub(super) fn entries(&self) -> Result<Vec<(&String, Credentials)>, String> {
         let each = self.auths.iter().flatten().filter_map(|(key, entry)| {
-            let credentials = entry.credentials().map_err(|()| {
-                format!("auths: the auth of {key} is not base64 of NAME:PASSWORD")
-            });
+            let credentials = entry
+                .credentials()
+                .map_err(|()| format!("auths: the auth of {key} is not base64 of NAME:PASSWORD"));
             Some((key, credentials.transpose()?))
         });
         each.map(|(key, credentials)| Ok((key, credentials?))).collect()

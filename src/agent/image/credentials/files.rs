@@ -111,9 +111,7 @@ async fn look(
     let found = Places::new(places.collect()).of(repository);
     let store = config.creds_store.as_ref().filter(|name| !name.is_empty());
     match store.filter(|_| found.is_empty()) {
-        Some(name) => {
-            Ok(Some(helper::ask(name, repository).await?.map(one).into_iter().collect()))
-        }
+        Some(name) => Ok(Some(helper::ask(name, repository).await?.map(one).into_iter().collect())),
         None => Ok(Some(found)),
     }
 }

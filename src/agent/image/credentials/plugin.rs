@@ -177,10 +177,11 @@ impl Plugin {
                 .unwrap_or_default(),
         });
         let from = self.label();
-        let each = response.auth.into_iter().flatten().map(|(place, Auth { username, password })| {
-            let credentials = Credentials::Basic { username, password };
-            (Place::parse(&place), Candidate { credentials, from: from.clone() })
-        });
+        let each =
+            response.auth.into_iter().flatten().map(|(place, Auth { username, password })| {
+                let credentials = Credentials::Basic { username, password };
+                (Place::parse(&place), Candidate { credentials, from: from.clone() })
+            });
         (each.collect(), said.unwrap_or(self.options.default_cache))
     }
 
@@ -229,12 +230,8 @@ impl Plugin {
             }
         };
         let (answer, words) = (child.stdout.take(), child.stderr.take());
-        let ((), answer, words, status) = tokio::join!(
-            ask,
-            all(answer, ANSWER_MAX + 1),
-            all(words, WORDS_MAX),
-            child.wait()
-        );
+        let ((), answer, words, status) =
+            tokio::join!(ask, all(answer, ANSWER_MAX + 1), all(words, WORDS_MAX), child.wait());
         let status = status.map_err(failed)?;
         if !status.success() {
             let words = shown(&String::from_utf8_lossy(&words.unwrap_or_default()));

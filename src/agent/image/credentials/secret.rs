@@ -76,7 +76,8 @@ impl PullSecrets {
 
 /// The key and bytes of what a secret holds for images, and whether they are of the older form.
 fn content(secret: &Secret) -> Option<(&'static str, &[u8], bool)> {
-    let (_, key, flat) = TYPES.into_iter().find(|(name, ..)| secret.type_.as_deref() == Some(name))?;
+    let (_, key, flat) =
+        TYPES.into_iter().find(|(name, ..)| secret.type_.as_deref() == Some(name))?;
     let bytes = &secret.data.as_ref()?.get(key)?.0;
     (!bytes.is_empty()).then_some((key, bytes.as_slice(), flat))
 }

@@ -137,7 +137,12 @@ async fn a_pods_secrets_come_first_and_each_is_tried_once() {
     let secrets = PullSecrets::new(vec![
         json_secret("first", &json!({"auths": {"h.io": {"auth": auth("one")}}})),
         json_secret("second", &json!({"auths": {"h.io/a": {"auth": auth("two")}}})),
-        secret("old", "kubernetes.io/dockercfg", ".dockercfg", r#"{"h.io":{"username":"three","password":"p:w"}}"#),
+        secret(
+            "old",
+            "kubernetes.io/dockercfg",
+            ".dockercfg",
+            r#"{"h.io":{"username":"three","password":"p:w"}}"#,
+        ),
         secret("opaque", "Opaque", ".dockerconfigjson", "{"),
         secret("wrong-key", "kubernetes.io/dockerconfigjson", ".dockercfg", "{"),
     ])

@@ -187,12 +187,8 @@ pub(crate) fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy {
-        high: 85,
-        low: 80,
-        min_age: Duration::from_secs(120),
-        max_age: Duration::ZERO,
-    };
+    const POLICY: Policy =
+        Policy { high: 85, low: 80, min_age: Duration::from_secs(120), max_age: Duration::ZERO };
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -250,13 +246,8 @@ mod tests {
     #[test]
     fn age_counts_once_the_agent_runs_for_so_long() {
         let policy = Policy { max_age: s(100), ..POLICY };
-        let one = |idle| Candidate {
-            store: 0,
-            id: "a".into(),
-            bytes: 1,
-            idle,
-            known: Duration::ZERO,
-        };
+        let one =
+            |idle| Candidate { store: 0, id: "a".into(), bytes: 1, idle, known: Duration::ZERO };
         for (policy, idle, running, old) in [
             (&policy, Some(s(101)), s(101), true),
             (&policy, Some(s(100)), s(500), false),

@@ -98,12 +98,35 @@ pub(crate) struct Collector {
     policy: Policy,
     records: Records,
     started: Instant,
+    /// Whether the last round failed.
+    failed: bool,
 }
 
 impl Collector {
     /// Takes the stores of the node. Ages count from now.
     pub(crate) fn new(stores: Vec<Arc<dyn GcStore>>, policy: Policy) -> Self {
-        Self { stores, policy, records: Records::default(), started: Instant::now() }
+        Self { stores, policy, records: Records::default(), started: Instant::now(), failed: false }
+    }
+
+    /// A round of [`run`], with word of its failure.
+    async fn round(
+        &mut self,
+        in_use: Result<BTreeSet<String>, StoreFailure>,
+        told: &(dyn Fn(Told) + Send + Sync),
+    ) {
+        let round = match in_use {
+            Ok(in_use) => self.collect(&in_use, told).await,
+            Err(error) => Err(GcError::InUse(error)),
+        };
+        if let Err(error) = &round {
+            let message = chain(error);
+            tracing::warn!(error = message, "cannot remove images");
+            // Only for who fails again: once is often enough a runtime that is just starting.
+            if self.failed {
+                told(Told { reason: "ImageGCFailed", message });
+            }
+        }
+        self.failed = round.is_err();
     }
 
     /// One round: what is too old goes, then what has to for want of space. `in_use` holds what
@@ -174,10 +197,9 @@ impl Collector {
         }
         match failures.is_empty() {
             true => Ok(left),
-            false => Err(GcError::TooOld {
-                max_age: self.policy.max_age,
-                failures: joined(&failures),
-            }),
+            false => {
+                Err(GcError::TooOld { max_age: self.policy.max_age, failures: joined(&failures) })
+            }
         }
     }
 
@@ -277,21 +299,8 @@ pub(crate) async fn run(
     }
     let mut rounds = interval(PERIOD);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failed_before = false;
     loop {
         rounds.tick().await;
-        let round = match in_use().await {
-            Ok(in_use) => collector.collect(&in_use, &told).await,
-            Err(error) => Err(GcError::InUse(error)),
-        };
-        if let Err(error) = &round {
-            let message = chain(error);
-            tracing::warn!(error = message, "cannot remove images");
-            // Only for who fails again: once is often enough a runtime that is just starting.
-            if failed_before {
-                told(Told { reason: "ImageGCFailed", message });
-            }
-        }
-        failed_before = round.is_err();
+        collector.round(in_use().await, &told).await;
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::files::MOUNTINFO;
+use crate::linux::systemd::SystemdError;
 
 /// Why something could not be done with a control group.
 #[derive(Debug, Error)]
@@ -16,7 +17,22 @@ pub(crate) enum CgroupError {
     /// No cgroup file system of either version, or no controller of version 1 that is used.
     #[error("no file system of control groups is mounted")]
     NotMounted,
-    /// A uid or container id that names no file.
+    /// systemd is to make the groups and cannot be spoken to.
+    #[error("cannot speak to systemd")]
+    Systemd(#[source] SystemdError),
+    /// systemd did not make, limit or stop a unit.
+    #[error("systemd cannot change {unit}")]
+    Unit {
+        /// Its name.
+        unit: String,
+        /// Why not.
+        #[source]
+        source: SystemdError,
+    },
+    /// A group that has to be there is not.
+    #[error("there is no control group {0}")]
+    Missing(PathBuf),
+    /// A uid or container id that names no file, or no unit of systemd.
     #[error("{0:?} cannot be the name of a control group")]
     Name(String),
     /// A group could not be made.

@@ -36,7 +36,7 @@ pub(super) fn is_refused(error: &io::Error) -> bool {
 
 /// Writes what a group's file shall have.
 pub(super) fn apply(dir: &Path, setting: &Setting) -> Result<(), CgroupError> {
-    let path = dir.join(setting.file);
+    let path = dir.join(&*setting.file);
     match write(&path, &setting.value) {
         Err(source) if !setting.optional => {
             Err(CgroupError::Write { path, value: setting.value.clone(), source })

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::files::read;
+use super::name::Group;
 use super::{CgroupError, DEPTH_MAX, Version};
+use crate::linux::systemd::Systemd;
 use crate::linux::{kill_process, open_process};
 
 /// How long a killed process may take to be gone: the kernel has to free its memory.
@@ -20,6 +22,28 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two looks at a group that is busy.
 const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
+/// A group's processes.
+const PROCESSES: &str = "cgroup.procs";
+/// What systemd shows of a container's scope.
+const DESCRIPTION: &str = "Copepod sandbox";
+
+/// The units of a container's group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Units {
+    systemd: Systemd,
+    /// The group itself.
+    slice: String,
+    /// Where its processes stand, in that.
+    scope: String,
+}
+
+impl Units {
+    pub(super) fn new(systemd: Systemd, group: &Group, container_id: &str) -> Self {
+        let scope = format!("copepod-{container_id}.scope");
+        Self { systemd, slice: group.slice(), scope }
+    }
+}
+
 /// The group of a container, in each hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Leaf {
@@ -27,24 +51,61 @@ pub(crate) struct Leaf {
     paths: Vec<PathBuf>,
     /// That of the memory controller.
     memory: Option<PathBuf>,
+    /// Where systemd has made it.
+    units: Option<Units>,
 }
 
 impl Leaf {
-    pub(super) fn new(version: Version, paths: Vec<PathBuf>, memory: Option<PathBuf>) -> Self {
-        Self { version, paths, memory }
+    pub(super) fn new(
+        version: Version,
+        paths: Vec<PathBuf>,
+        memory: Option<PathBuf>,
+        units: Option<Units>,
+    ) -> Self {
+        Self { version, paths, memory, units }
     }
 
-    /// The files by which a process of one thread enters it: each takes the text `0`.
+    /// Whether a process has to be [admitted](Self::admit) before it can enter.
+    pub(crate) fn admits(&self) -> bool {
+        self.units.is_some()
+    }
+
+    /// Has systemd take a process into the group before it enters by [`Self::entries`]; nothing to
+    /// do where systemd has not made it. The process must not do anything that counts before this
+    /// returns. Blocks until systemd has done it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Unit`], also for a process that is gone.
+    pub(crate) fn admit(&self, pid: u32) -> Result<(), CgroupError> {
+        let Some(Units { systemd, slice, scope }) = &self.units else { return Ok(()) };
+        let started = systemd.start_scope(scope, slice, DESCRIPTION, pid);
+        started.map_err(|source| CgroupError::Unit { unit: scope.clone(), source })
+    }
+
+    /// The files by which a process of one thread enters it: each takes the text `0`. With systemd
+    /// they are there once the first process was admitted.
     ///
     /// Of version 1 it is the list of threads, not of processes: a thread that moves itself waits
     /// for nobody, where a move of a process waits until every cpu has seen it, 7 to 20 ms
     /// (measured on Linux 6.18; `cgroup_procs_write_start`). Version 2 has no such way.
     pub(crate) fn entries(&self) -> Vec<PathBuf> {
-        let file = match self.version {
-            Version::V1 => "tasks",
-            Version::V2 => "cgroup.procs",
+        let entry = |path: &PathBuf| match (self.version, &self.units) {
+            // Version 1 allows processes in a slice, whose counts do not include the scope's. The
+            // scope is then in systemd's own hierarchy.
+            (Version::V1, _) => path.join("tasks"),
+            (Version::V2, None) => path.join(PROCESSES),
+            (Version::V2, Some(units)) => path.join(&units.scope).join(PROCESSES),
         };
-        self.paths.iter().map(|path| path.join(file)).collect()
+        self.paths.iter().map(entry).collect()
+    }
+
+    /// Those of [`Self::entries`] that an [admitted](Self::admit) process still has to enter by.
+    pub(crate) fn own_entries(&self) -> Vec<PathBuf> {
+        match (self.version, &self.units) {
+            // systemd has no part in some hierarchies.
+            (Version::V1, _) | (Version::V2, None) => self.entries(),
+            (Version::V2, Some(_)) => Vec::new(),
+        }
     }
 
     /// How many of its processes were killed for want of memory, be it its own, its pod's or the
@@ -67,8 +128,9 @@ impl Leaf {
     /// Removes it; what is gone already is no error. Nothing may run in it.
     ///
     /// # Errors
-    /// [`CgroupError::Remove`], also for one that stays busy for 2 s.
+    /// [`CgroupError`], also for one that stays busy for 2 s.
     pub(crate) fn remove(&self) -> Result<(), CgroupError> {
+        self.stop()?;
         self.paths.iter().try_for_each(|path| remove_dir(path))
     }
 
@@ -77,12 +139,34 @@ impl Leaf {
     /// # Errors
     /// [`CgroupError`]; the next call goes on with what is left.
     pub(crate) fn destroy(&self) -> Result<(), CgroupError> {
-        self.paths.iter().try_for_each(|path| remove_tree(path, DEPTH_MAX))
+        destroy(&self.paths, || self.stop())
+    }
+
+    fn stop(&self) -> Result<(), CgroupError> {
+        let Some(Units { systemd, slice, .. }) = &self.units else { return Ok(()) };
+        stop(systemd, slice)
     }
 }
 
+/// Stops a slice of systemd's, with all that stands in it.
+pub(super) fn stop(systemd: &Systemd, slice: &str) -> Result<(), CgroupError> {
+    let stopped = systemd.stop(slice);
+    stopped.map_err(|source| CgroupError::Unit { unit: slice.into(), source })
+}
+
+/// Ends what runs in a group, in each hierarchy, and removes all of it; `stop` has systemd forget it
+/// in between, which waits for processes that do not end.
+pub(super) fn destroy(
+    dirs: &[PathBuf],
+    stop: impl FnOnce() -> Result<(), CgroupError>,
+) -> Result<(), CgroupError> {
+    dirs.iter().try_for_each(|dir| kill_tree(dir, DEPTH_MAX))?;
+    stop()?;
+    dirs.iter().try_for_each(|dir| remove_tree(dir, DEPTH_MAX))
+}
+
 fn processes_of(dir: &Path) -> io::Result<Vec<u32>> {
-    match read(&dir.join("cgroup.procs")) {
+    match read(&dir.join(PROCESSES)) {
         Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
         // Removed, also between the open and the read.
         Err(e) if is_gone(&e) => Ok(Vec::new()),
@@ -142,7 +226,7 @@ fn remove_dir(dir: &Path) -> Result<(), CgroupError> {
 }
 
 /// The groups in a group; none where it is not there.
-pub(super) fn groups_in(dir: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+fn groups_in(dir: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     let failed = |source| CgroupError::Read { path: dir.into(), source };
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -159,8 +243,18 @@ pub(super) fn groups_in(dir: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     Ok(found)
 }
 
+/// Kills what runs in a group and in those in it, `depth` levels at most.
+fn kill_tree(dir: &Path, depth: usize) -> Result<(), CgroupError> {
+    if let Some(below) = depth.checked_sub(1) {
+        for group in groups_in(dir)? {
+            kill_tree(&group, below)?;
+        }
+    }
+    kill_in(dir)
+}
+
 /// Removes a group with all groups in it, `depth` levels at most, and kills what runs there.
-pub(super) fn remove_tree(dir: &Path, depth: usize) -> Result<(), CgroupError> {
+fn remove_tree(dir: &Path, depth: usize) -> Result<(), CgroupError> {
     if let Some(below) = depth.checked_sub(1) {
         for group in groups_in(dir)? {
             remove_tree(&group, below)?;

@@ -1,133 +1,68 @@
-//! Control groups of pods and containers, version 1 or 2, through their file systems (the kubelet's
-//! `cgroupfs` driver).
+//! Control groups of pods and containers, version 1 or 2, through their file systems or through
+//! systemd (the kubelet's two drivers).
 //!
 //! Owns: the tree below `kubepods`, which is `[burstable/|besteffort/]podUID/CONTAINER-ID` (upstream
-//! `pkg/kubelet/cm`), the limits in it, what is counted there, and its removal. Processes stand in
-//! leaves only; a sandbox enters its leaf by itself. In: names and limits in the kernel's numbers.
-//! Out: [`Leaf`]s. Every verb is idempotent and blocks for some file operations, what removes until
-//! processes have ended; starts no task.
+//! `pkg/kubelet/cm`) or the same as slices, the limits in it, what is counted there, and its removal.
+//! Processes stand in leaves only; a sandbox enters its leaf by itself. In: names and limits in the
+//! kernel's numbers. Out: [`Leaf`]s, and the name of a pod's group for a runtime that makes its own
+//! in it. Every verb is idempotent and blocks for some file operations or some jobs of systemd, what
+//! removes until processes have ended; starts no task.
 //!
-//! Where a group stands is said by [`Cgroups::name`] alone.
+//! Where a group stands is said by [`Cgroups::name`] alone. With systemd a container's group is a
+//! slice in its pod's, and its processes stand in a scope in that: a scope goes with its last
+//! process, and with it what was counted there, while a slice stays until it was looked into.
 
+mod driver;
 mod error;
 mod files;
+mod huge;
 mod leaf;
+mod limits;
+mod name;
+mod units;
 mod v1;
 mod v2;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use driver::{Driver, UnknownDriver};
 pub(crate) use error::CgroupError;
 use files::{apply, checked, is_refused, mountinfo};
 pub(crate) use leaf::Leaf;
+use leaf::Units;
+pub(crate) use limits::{Class, Controller, HugePages, Limits, PodLimits};
+use limits::{Level, Setting};
+use name::Group;
+
+use super::systemd::{Property, Systemd};
 
 /// Levels of groups below a container's: a runtime or a guest's init may have made some.
 const DEPTH_MAX: usize = 8;
 /// The name of the group of all pods (upstream `defaultNodeAllocatableCgroupName`).
 const KUBEPODS: &str = "kubepods";
+/// The name of the group of our containers where pods have none (`cgroupsPerQOS: false`).
+const PODLESS: &str = "copepod";
 /// What stands before a pod's uid (upstream `podCgroupNamePrefix`).
 const POD_PREFIX: &str = "pod";
-
-/// The controllers that are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Controller {
-    /// Shares or weight, and quota.
-    Cpu,
-    /// The limit, and the count of OOM kills.
-    Memory,
-    /// The number of processes.
-    Pids,
-}
-
-impl Controller {
-    const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Pids];
-
-    /// The kernel's name of it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
-            Self::Pids => "pids",
-        }
-    }
-}
-
-impl fmt::Display for Controller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A pod's quality of service class: which group its own stands in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
-    /// In `kubepods` itself.
-    Guaranteed,
-    /// In `kubepods/burstable`.
-    Burstable,
-    /// In `kubepods/besteffort`.
-    BestEffort,
-}
-
-impl Class {
-    const ALL: [Self; 3] = [Self::Guaranteed, Self::Burstable, Self::BestEffort];
-
-    fn group(self) -> Option<&'static str> {
-        match self {
-            Self::Guaranteed => None,
-            Self::Burstable => Some("burstable"),
-            Self::BestEffort => Some("besteffort"),
-        }
-    }
-}
-
-/// What a group may have. What is not limited is set to "no limit" in a group that exists already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// `cpu.shares` of version 1; `None` leaves them as they are.
-    pub(crate) cpu_shares: Option<u64>,
-    /// `cpu.weight` of version 2; `None` leaves it as it is.
-    pub(crate) cpu_weight: Option<u64>,
-    /// Microseconds of cpu time in each period.
-    pub(crate) cpu_quota_us: Option<u64>,
-    /// The period of the quota.
-    pub(crate) cpu_period_us: u64,
-    /// Bytes of memory.
-    pub(crate) memory_bytes: Option<u64>,
-    /// Processes and threads.
-    pub(crate) pids: Option<u64>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            cpu_shares: None,
-            cpu_weight: None,
-            cpu_quota_us: None,
-            // The kernel's own.
-            cpu_period_us: 100_000,
-            memory_bytes: None,
-            pids: None,
-        }
-    }
-}
-
-/// What a pod's group may have.
-pub(crate) type PodLimits = Limits;
+/// What systemd shows of a group.
+const DESCRIPTION: &str = "Copepod pods";
 
 /// Where and how the groups are made.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// The group below which `kubepods` stands (KubeletConfiguration `cgroupRoot`); `/` is the
-    /// root of each hierarchy.
+    /// By whom.
+    pub(crate) driver: Driver,
+    /// The group below which `kubepods` stands (KubeletConfiguration `cgroupRoot`), as a path of the
+    /// file system whatever the driver; `/` is the root of each hierarchy.
     pub(crate) cgroup_root: String,
+    /// Whether pods and classes have groups (KubeletConfiguration `cgroupsPerQOS`).
+    pub(crate) per_class: bool,
     /// Whether an OOM kill takes all processes of a container (version 2; KubeletConfiguration
     /// `singleProcessOOMKill` is the contrary).
     pub(crate) oom_kills_all: bool,
@@ -135,7 +70,12 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup_root: "/".into(), oom_kills_all: true }
+        Self {
+            driver: Driver::Cgroupfs,
+            cgroup_root: "/".into(),
+            per_class: true,
+            oom_kills_all: true,
+        }
     }
 }
 
@@ -155,38 +95,10 @@ struct Hierarchy {
     controllers: Vec<Controller>,
 }
 
-/// Which kind of group limits are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    /// All pods, a class or a pod.
-    Inner,
-    /// A container.
-    Leaf,
-}
-
 /// A leaf of version 2 in any directory, for tests of what reads one.
 #[cfg(test)]
 pub(crate) fn fake_leaf(dir: &Path) -> Leaf {
-    Leaf::new(Version::V2, vec![dir.into()], Some(dir.into()))
-}
-
-/// One file of a group and what is written to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Setting {
-    file: &'static str,
-    value: String,
-    /// Whether it is no error that the kernel lacks the file or refuses the value.
-    optional: bool,
-}
-
-impl Setting {
-    fn new(file: &'static str, value: impl ToString) -> Self {
-        Self { file, value: value.to_string(), optional: false }
-    }
-
-    fn optional(file: &'static str, value: impl ToString) -> Self {
-        Self { optional: true, ..Self::new(file, value) }
-    }
+    Leaf::new(Version::V2, vec![dir.into()], Some(dir.into()), None)
 }
 
 /// The groups of this node's pods.
@@ -194,9 +106,15 @@ impl Setting {
 pub(crate) struct Cgroups {
     version: Version,
     hierarchies: Vec<Hierarchy>,
-    /// Below each hierarchy's mount.
-    root: PathBuf,
+    /// Who makes them, if not we.
+    systemd: Option<Systemd>,
+    /// That of all pods.
+    root: Group,
+    /// Whether pods and classes have their own.
+    per_class: bool,
     missing: Vec<Controller>,
+    /// Sizes of huge pages, in bytes.
+    page_sizes: Vec<u64>,
     oom_kills_all: bool,
 }
 
@@ -205,7 +123,8 @@ impl Cgroups {
     /// A controller that is not there or that cannot be used is one of [`Cgroups::missing`].
     ///
     /// # Errors
-    /// [`CgroupError`]: nothing is mounted, or a group cannot be made.
+    /// [`CgroupError`]: nothing is mounted, a group cannot be made, or systemd is to make them and
+    /// is not there.
     pub(crate) fn open(options: &Options) -> Result<Self, CgroupError> {
         let text = mountinfo()?;
         let (version, hierarchies) = match v2::mount(&text) {
@@ -215,51 +134,55 @@ impl Cgroups {
             }
             None => (Version::V1, v1::hierarchies(&text)),
         };
-        Self::open_at(version, hierarchies, options)
+        let systemd = match options.driver {
+            Driver::Cgroupfs => None,
+            Driver::Systemd => Some(Systemd::open().map_err(CgroupError::Systemd)?),
+        };
+        Self::open_at(version, hierarchies, systemd, options)
     }
 
     fn open_at(
         version: Version,
         hierarchies: Vec<Hierarchy>,
+        systemd: Option<Systemd>,
         options: &Options,
     ) -> Result<Self, CgroupError> {
         if hierarchies.is_empty() {
             return Err(CgroupError::NotMounted);
         }
-        let root = options.cgroup_root.trim_matches('/');
-        if root.split('/').any(|part| matches!(part, "." | "..")) {
-            return Err(CgroupError::Name(options.cgroup_root.clone()));
-        }
+        let top = if options.per_class { KUBEPODS } else { PODLESS };
         let mut cgroups = Self {
             version,
             hierarchies,
-            root: Path::new(root).join(KUBEPODS),
+            systemd,
+            root: Group::of_path(&options.cgroup_root)?.join(top, options.driver)?,
+            per_class: options.per_class,
             missing: Vec::new(),
+            page_sizes: huge::sizes(Path::new(huge::SIZES)),
             oom_kills_all: options.oom_kills_all,
         };
         cgroups.make_root()?;
         let has = |c: &Controller| cgroups.hierarchies.iter().any(|h| h.controllers.contains(c));
-        cgroups.missing = Controller::ALL.into_iter().filter(|c| !has(c)).collect();
+        let mut all = Controller::ALL.into_iter();
+        cgroups.missing = all.by_ref().filter(|c| c.is_needed() && !has(c)).collect();
         for class in Class::ALL {
             // What asks for nothing gets what others leave (upstream `MinShares`).
             let least = (class == Class::BestEffort).then_some(1);
-            let cpu_shares = least.map(|_| 2);
-            let limits = Limits { cpu_shares, cpu_weight: least, ..Limits::default() };
-            if class.group().is_some() {
-                cgroups.make(&cgroups.name(class, None, None)?, &limits, Level::Inner)?;
-            }
+            cgroups.make_class(class, least.map(|_| 2), least)?;
         }
         Ok(cgroups)
     }
 
-    /// Makes `kubepods` in every hierarchy; one that may not be written is given up.
+    /// Makes the group of all pods in every hierarchy; one that may not be written is given up.
     fn make_root(&mut self) -> Result<(), CgroupError> {
+        self.ensure_slice(&self.root, Vec::new())?;
         let mut usable = Vec::new();
+        let root = self.root.path(self.driver());
         for mut hierarchy in std::mem::take(&mut self.hierarchies) {
-            let dir = hierarchy.mount.join(&self.root);
+            let dir = hierarchy.mount.join(&root);
             let made = match self.version {
                 Version::V1 => fs::create_dir_all(&dir),
-                Version::V2 => v2::make_root(&hierarchy.mount, &self.root),
+                Version::V2 => v2::make_root(&hierarchy.mount, &root),
             };
             match made {
                 Ok(()) => {}
@@ -282,38 +205,55 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Who makes the groups.
+    pub(crate) fn driver(&self) -> Driver {
+        if self.systemd.is_some() { Driver::Systemd } else { Driver::Cgroupfs }
+    }
+
     /// The controllers that are not there: what they limit is not limited.
     pub(crate) fn missing(&self) -> &[Controller] {
         &self.missing
     }
 
-    /// Where a group stands below each hierarchy's mount: of a class, of a pod, of a container.
+    /// The group of a class, of a pod, of a container.
     fn name(
         &self,
         class: Class,
         uid: Option<&str>,
         container_id: Option<&str>,
-    ) -> Result<PathBuf, CgroupError> {
-        let mut path = self.root.clone();
-        path.extend(class.group());
-        if let Some(uid) = uid {
-            path.push(checked(&format!("{POD_PREFIX}{uid}"))?);
+    ) -> Result<Group, CgroupError> {
+        let pod = uid.map(|uid| format!("{POD_PREFIX}{uid}"));
+        let mut levels: Vec<&str> = Vec::new();
+        if self.per_class {
+            levels.extend(class.group());
+            levels.extend(pod.as_deref());
         }
-        if let Some(id) = container_id {
-            path.push(checked(id)?);
+        levels.extend(container_id);
+        // Checked where there is no such group as well.
+        let mut group = uid.map_or(Ok(""), checked).map(|_| self.root.clone())?;
+        for level in levels {
+            group = group.join(level, self.driver())?;
         }
-        Ok(path)
+        Ok(group)
+    }
+
+    /// The pod's group as CRI's `cgroup_parent` names it for a runtime that makes its containers'
+    /// groups in it: the path below the hierarchies' mounts, with slices in full where systemd makes
+    /// them (upstream `GetPodCgroupParent`). Empty where pods have no groups: the runtime's own.
+    ///
+    /// # Errors
+    /// [`CgroupError::Name`].
+    pub(crate) fn parent(&self, class: Class, uid: &str) -> Result<String, CgroupError> {
+        let group = self.name(class, Some(uid), None)?;
+        if !self.per_class {
+            return Ok(String::new());
+        }
+        Ok(Path::new("/").join(group.path(self.driver())).to_string_lossy().into_owned())
     }
 
     /// Whether the kernel's interface is version 2.
     pub(crate) fn is_v2(&self) -> bool {
         self.version == Version::V2
-    }
-
-    /// A pod's group as a container runtime is told it (CRI `cgroup_parent`).
-    pub(crate) fn parent(&self, class: Class, uid: &str) -> String {
-        let name = self.name(class, Some(uid), None);
-        name.map(|name| format!("/{}", name.display())).unwrap_or_default()
     }
 
     /// Makes a pod's group, or sets the limits of the one that is there. A smaller cpu quota than a
@@ -327,7 +267,8 @@ impl Cgroups {
         class: Class,
         limits: &PodLimits,
     ) -> Result<(), CgroupError> {
-        self.make(&self.name(class, Some(uid), None)?, limits, Level::Inner)
+        let group = self.name(class, Some(uid), None)?;
+        if self.per_class { self.make(&group, limits, Level::Inner) } else { Ok(()) }
     }
 
     /// Makes the group of a container in that of its pod, which is made as well where it is not
@@ -342,13 +283,13 @@ impl Cgroups {
         container_id: &str,
         limits: &Limits,
     ) -> Result<Leaf, CgroupError> {
-        let pod = self.name(class, Some(uid), None)?;
-        if !self.hierarchies.iter().all(|h| h.mount.join(&pod).is_dir()) {
-            self.make(&pod, &Limits::default(), Level::Inner)?;
-        }
         let name = self.name(class, Some(uid), Some(container_id))?;
+        let pod = self.name(class, Some(uid), None)?;
+        if !self.dirs(&pod).all(|dir| dir.is_dir()) {
+            self.make_pod(uid, class, &Limits::default())?;
+        }
         self.make(&name, limits, Level::Leaf)?;
-        Ok(self.leaf(&name))
+        Ok(self.leaf(&name, container_id))
     }
 
     /// The group of a container that an earlier agent made; `None` where there is none.
@@ -362,35 +303,45 @@ impl Cgroups {
     ) -> Result<Option<Leaf>, CgroupError> {
         for class in Class::ALL {
             let name = self.name(class, Some(uid), Some(container_id))?;
-            if self.hierarchies.iter().any(|h| h.mount.join(&name).is_dir()) {
-                return Ok(Some(self.leaf(&name)));
+            if self.dirs(&name).any(|dir| dir.is_dir()) {
+                return Ok(Some(self.leaf(&name, container_id)));
             }
         }
         Ok(None)
     }
 
-    fn leaf(&self, name: &Path) -> Leaf {
+    fn leaf(&self, name: &Group, container_id: &str) -> Leaf {
         let memory = self.hierarchies.iter().find(|h| h.controllers.contains(&Controller::Memory));
-        Leaf::new(
-            self.version,
-            self.hierarchies.iter().map(|h| h.mount.join(name)).collect(),
-            memory.map(|h| h.mount.join(name)),
-        )
+        let memory = memory.map(|h| h.mount.join(name.path(self.driver())));
+        let units = self.systemd.clone().map(|systemd| Units::new(systemd, name, container_id));
+        Leaf::new(self.version, self.dirs(name).collect(), memory, units)
     }
 
-    /// Removes a pod's group, of whichever class, and what is left in it; what still runs there is
-    /// killed.
+    /// Where a group stands, in each hierarchy.
+    fn dirs(&self, group: &Group) -> impl Iterator<Item = PathBuf> {
+        let path = group.path(self.driver());
+        self.hierarchies.iter().map(move |h| h.mount.join(&path))
+    }
+
+    /// Removes a pod's group, of whichever class, and what is left in it, whoever made that; what
+    /// still runs there is killed, and waited for.
     ///
     /// # Errors
     /// [`CgroupError`]; the next call goes on with what is left.
     pub(crate) fn remove_pod(&self, uid: &str) -> Result<(), CgroupError> {
         for class in Class::ALL {
-            let name = self.name(class, Some(uid), None)?;
-            for hierarchy in &self.hierarchies {
-                leaf::remove_tree(&hierarchy.mount.join(&name), DEPTH_MAX)?;
+            let group = self.name(class, Some(uid), None)?;
+            if self.per_class {
+                self.remove(&group)?;
             }
         }
         Ok(())
+    }
+
+    fn remove(&self, group: &Group) -> Result<(), CgroupError> {
+        let dirs: Vec<PathBuf> = self.dirs(group).collect();
+        let stop = |systemd| leaf::stop(systemd, &group.slice());
+        leaf::destroy(&dirs, || self.systemd.as_ref().map_or(Ok(()), stop))
     }
 
     /// Sets what all pods together may have (`enforceNodeAllocatable`).
@@ -401,22 +352,50 @@ impl Cgroups {
         self.make(&self.root, limits, Level::Inner)
     }
 
+    /// Sets what a group of the host's own may have, which must be there; what is not limited stays
+    /// as it is (upstream `enforceExistingCgroup`).
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub(crate) fn limit_existing(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let group = Group::of_host(name, self.driver())?;
+        if let Some(path) = self.dirs(&group).find(|dir| !dir.is_dir()) {
+            return Err(CgroupError::Missing(path));
+        }
+        if let Some(systemd) = &self.systemd {
+            let properties = units::limits(self.version, limits, Level::Inner, true);
+            let unit = group.slice();
+            let set = systemd.set(&unit, &properties);
+            set.map_err(|source| CgroupError::Unit { unit, source })?;
+        }
+        self.write(&group, limits, Level::Inner, |_| true)
+    }
+
     /// Sets the cpu shares (version 1) or weight (version 2) of all pods of a class together; those
     /// of Guaranteed ones are the pods' own.
     ///
     /// # Errors
-    /// [`CgroupError::Write`].
+    /// [`CgroupError`].
     pub(crate) fn set_class_cpu(
         &self,
         class: Class,
         shares: u64,
         weight: u64,
     ) -> Result<(), CgroupError> {
-        if class.group().is_none() {
+        self.make_class(class, Some(shares), Some(weight))
+    }
+
+    fn make_class(
+        &self,
+        class: Class,
+        cpu_shares: Option<u64>,
+        cpu_weight: Option<u64>,
+    ) -> Result<(), CgroupError> {
+        if !self.per_class || class.group().is_none() {
             return Ok(());
         }
-        let (cpu_shares, cpu_weight) = (Some(shares), Some(weight));
-        let limits = Limits { cpu_shares, cpu_weight, ..Limits::default() };
+        let huge_pages = Some(HugePages::Unbounded);
+        let limits = Limits { cpu_shares, cpu_weight, huge_pages, ..Limits::default() };
         self.make(&self.name(class, None, None)?, &limits, Level::Inner)
     }
 
@@ -424,35 +403,84 @@ impl Cgroups {
     /// have one of their own.
     #[cfg(test)]
     pub(crate) fn remove_all(&self) -> Result<(), CgroupError> {
-        let root = self.root.parent().filter(|root| *root != Path::new("")).expect("of its own");
-        let mut all = self.hierarchies.iter();
-        all.try_for_each(|h| leaf::remove_tree(&h.mount.join(root), DEPTH_MAX))
+        let root = self.root.parent().filter(|root| root.parent().is_some()).expect("of its own");
+        self.remove(&root)
     }
 
-    /// Makes the group `name` where it is not there, and sets its limits.
-    fn make(&self, name: &Path, limits: &Limits, level: Level) -> Result<(), CgroupError> {
-        for hierarchy in &self.hierarchies {
-            let dir = hierarchy.mount.join(name);
-            let fresh = match fs::create_dir(&dir) {
+    /// Makes the group where it is not there, and sets its limits.
+    fn make(&self, group: &Group, limits: &Limits, level: Level) -> Result<(), CgroupError> {
+        let limits = match &self.systemd {
+            Some(_) => &units::rounded(limits),
+            None => limits,
+        };
+        let new = self.make_slice(group, limits, level)?;
+        let mut fresh = Vec::new();
+        for dir in self.dirs(group) {
+            fresh.push(match fs::create_dir(&dir) {
                 Ok(()) => true,
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => new,
                 Err(source) => return Err(CgroupError::Make { path: dir, source }),
-            };
-            for controller in &hierarchy.controllers {
-                let settings = match self.version {
-                    Version::V1 => v1::settings(*controller, limits, level, fresh),
-                    Version::V2 => {
-                        let oom_group = level == Level::Leaf && self.oom_kills_all;
-                        v2::settings(*controller, limits, level, fresh, oom_group)
-                    }
-                };
-                settings.iter().try_for_each(|setting| apply(&dir, setting))?;
-            }
-            if self.version == Version::V2 && level == Level::Inner {
+            });
+        }
+        self.write(group, limits, level, |at| fresh[at])?;
+        if self.version == Version::V2 && level == Level::Inner {
+            for (dir, hierarchy) in self.dirs(group).zip(&self.hierarchies) {
                 v2::enable(&dir, &hierarchy.controllers)?;
             }
         }
         Ok(())
+    }
+
+    /// Writes limits to a group's files; `fresh` tells whether it was just made in a hierarchy.
+    fn write(
+        &self,
+        group: &Group,
+        limits: &Limits,
+        level: Level,
+        fresh: impl Fn(usize) -> bool,
+    ) -> Result<(), CgroupError> {
+        for (at, (dir, hierarchy)) in self.dirs(group).zip(&self.hierarchies).enumerate() {
+            for controller in &hierarchy.controllers {
+                let settings = match (*controller, self.version) {
+                    (Controller::HugePages, version) => {
+                        let pages = limits.huge_pages.as_ref();
+                        let settings = |pages| huge::settings(version, &self.page_sizes, pages);
+                        pages.map(settings).unwrap_or_default()
+                    }
+                    (controller, Version::V1) => v1::settings(controller, limits, level, fresh(at)),
+                    (controller, Version::V2) => {
+                        let oom_group = level == Level::Leaf && self.oom_kills_all;
+                        v2::settings(controller, limits, level, fresh(at), oom_group)
+                    }
+                };
+                settings.iter().try_for_each(|setting| apply(&dir, setting))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has systemd make the slice of a group, or sets the limits of the one that is there; whether
+    /// it is new.
+    fn make_slice(
+        &self,
+        group: &Group,
+        limits: &Limits,
+        level: Level,
+    ) -> Result<bool, CgroupError> {
+        if self.systemd.is_none() {
+            return Ok(false);
+        }
+        // What was there before is not known yet: all is said, which says nothing new of a new one.
+        self.ensure_slice(group, units::limits(self.version, limits, level, false))
+    }
+
+    fn ensure_slice(&self, group: &Group, limits: Vec<Property>) -> Result<bool, CgroupError> {
+        let Some(systemd) = &self.systemd else { return Ok(false) };
+        let unit = group.slice();
+        let mut properties = units::accounting(self.version);
+        properties.extend(limits);
+        let made = systemd.ensure_slice(&unit, DESCRIPTION, units::first(self.version), properties);
+        made.map_err(|source| CgroupError::Unit { unit, source })
     }
 }
 

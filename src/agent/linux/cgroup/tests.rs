@@ -1,7 +1,7 @@
 //! On this host's own control groups, below a root of each test's own, and on a directory laid out
 //! as version 2 is.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -15,10 +15,16 @@ struct Scene {
 }
 
 impl Scene {
-    /// `None` for an ordinary user, and where nothing is mounted.
-    fn new() -> Option<Self> {
+    /// One of each driver that the host has; none for an ordinary user, and where nothing is
+    /// mounted.
+    fn each() -> impl Iterator<Item = Self> {
+        let systemd = Path::new("/run/systemd/private").exists().then_some(Driver::Systemd);
+        [Driver::Cgroupfs].into_iter().chain(systemd).filter_map(Self::new)
+    }
+
+    fn new(driver: Driver) -> Option<Self> {
         let name = format!("copepod-test-{}", uuid::Uuid::new_v4().simple());
-        let options = Options { cgroup_root: name.clone(), ..Options::default() };
+        let options = Options { driver, cgroup_root: name.clone(), ..Options::default() };
         match Cgroups::open(&options) {
             Ok(cgroups) => Some(Self { cgroups, name }),
             Err(CgroupError::NotMounted) => None,
@@ -27,16 +33,26 @@ impl Scene {
         }
     }
 
-    /// What a file of a group says, in the hierarchy of the controller.
-    fn read(&self, controller: Controller, group: &str, file: &str) -> String {
+    /// The directory of a group, in the hierarchy of the controller.
+    fn dir(&self, controller: Controller, group: &str) -> PathBuf {
         let mut all = self.cgroups.hierarchies.iter();
         let hierarchy = all.find(|h| h.controllers.contains(&controller)).expect("is mounted");
-        let path = hierarchy.mount.join(&self.name).join(KUBEPODS).join(group).join(file);
+        let group = Group::of_path(&format!("{}/{KUBEPODS}/{group}", self.name)).expect("a group");
+        hierarchy.mount.join(group.path(self.cgroups.driver()))
+    }
+
+    /// What a file of a group says, in the hierarchy of the controller.
+    fn read(&self, controller: Controller, group: &str, file: &str) -> String {
+        let path = self.dir(controller, group).join(file);
         read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
     }
 
     fn has(&self, controller: Controller) -> bool {
         !self.cgroups.missing().contains(&controller)
+    }
+
+    fn is_systemd(&self) -> bool {
+        self.cgroups.driver() == Driver::Systemd
     }
 }
 
@@ -46,27 +62,37 @@ impl Drop for Scene {
     }
 }
 
-/// A shell that enters the leaf and then does `script`.
-fn shell(leaf: &Leaf, script: &str) -> Command {
+/// A shell that is admitted to the leaf, enters it, and then does `script`.
+fn shell(leaf: &Leaf, script: &str) -> Child {
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("for f in \"$@\"; do echo 0 > \"$f\"; done; {script}"));
-    command.arg("sh").args(leaf.entries()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    let enter = "read go; for f in \"$@\"; do echo 0 > \"$f\"; done;";
+    command.arg("-c").arg(format!("{enter} {script}"));
+    command.arg("sh").args(leaf.entries());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    leaf.admit(child.id()).expect("is admitted");
+    child.stdin.take().expect("piped").write_all(b"go\n").expect("is told");
+    child
 }
 
 fn output(leaf: &Leaf, script: &str) -> Output {
-    shell(leaf, script).output().expect("starts")
+    shell(leaf, script).wait_with_output().expect("ends")
 }
 
 /// A process in the leaf that stays.
 fn sleeper(leaf: &Leaf) -> Child {
-    let mut child = shell(leaf, "echo in; exec sleep 600").spawn().expect("starts");
+    let mut child = shell(leaf, "echo in; exec sleep 600");
     let mut line = [0; 3];
     child.stdout.as_mut().expect("piped").read_exact(&mut line).expect("says so");
     child
 }
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A container's own: scopes of all pods are beside each other.
+fn new_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string().repeat(2)
+}
 
 fn limits() -> Limits {
     Limits {
@@ -76,12 +102,17 @@ fn limits() -> Limits {
         cpu_period_us: 50_000,
         memory_bytes: Some(64 << 20),
         pids: Some(77),
+        huge_pages: None,
     }
 }
 
 #[test]
 fn limits_are_the_kernels_and_change() {
-    let Some(scene) = Scene::new() else { return };
+    Scene::each().for_each(|scene| limits_change(&scene));
+}
+
+fn limits_change(scene: &Scene) {
+    let id = new_id();
     let (v1, cgroups) = (scene.cgroups.version == Version::V1, &scene.cgroups);
     let expect = |group: &str, controller, v1_file, v2_file, value: [&str; 2]| {
         if scene.has(controller) {
@@ -104,8 +135,8 @@ fn limits_are_the_kernels_and_change() {
     shares("burstable", ["2048", "200"]);
 
     cgroups.make_pod("u", Class::Burstable, &limits()).expect("makes");
-    let leaf = cgroups.make_leaf("u", Class::Burstable, ID, &limits()).expect("makes");
-    let of_leaf = format!("burstable/podu/{ID}");
+    let leaf = cgroups.make_leaf("u", Class::Burstable, &id, &limits()).expect("makes");
+    let of_leaf = format!("burstable/podu/{id}");
     for group in ["burstable/podu", &of_leaf] {
         quota(group, ["20000", "20000 50000"]);
         memory(group, ["67108864", "67108864"]);
@@ -126,13 +157,13 @@ fn limits_are_the_kernels_and_change() {
     };
     for _ in 0..2 {
         cgroups.make_pod("u", Class::Burstable, &more).expect("changes");
-        cgroups.make_leaf("u", Class::Burstable, ID, &more).expect("changes");
+        cgroups.make_leaf("u", Class::Burstable, &id, &more).expect("changes");
     }
     memory(&of_leaf, ["134217728", "134217728"]);
-    cgroups.make_leaf("u", Class::Burstable, ID, &limits()).expect("changes");
+    cgroups.make_leaf("u", Class::Burstable, &id, &limits()).expect("changes");
     cgroups.make_pod("u", Class::Burstable, &limits()).expect("changes");
     memory(&of_leaf, ["67108864", "67108864"]);
-    cgroups.make_leaf("u", Class::Burstable, ID, &Limits::default()).expect("changes");
+    cgroups.make_leaf("u", Class::Burstable, &id, &Limits::default()).expect("changes");
     cgroups.make_pod("u", Class::Burstable, &Limits::default()).expect("changes");
     quota("burstable/podu", ["-1", "max 100000"]);
     quota(&of_leaf, ["-1", "max 100000"]);
@@ -141,24 +172,28 @@ fn limits_are_the_kernels_and_change() {
     memory("", ["1073741824", "1073741824"]);
 
     assert_eq!(leaf.oom_kills().expect("reads"), 0);
-    assert_eq!(cgroups.find_leaf("u", ID).expect("looks"), Some(leaf.clone()));
-    assert_eq!(cgroups.find_leaf("v", ID).expect("looks"), None);
+    assert_eq!(cgroups.find_leaf("u", &id).expect("looks"), Some(leaf.clone()));
+    assert_eq!(cgroups.find_leaf("v", &id).expect("looks"), None);
     leaf.remove().expect("removes");
     leaf.remove().expect("is gone already");
     assert!(leaf.oom_kills().is_err() || !scene.has(Controller::Memory));
-    assert_eq!(cgroups.find_leaf("u", ID).expect("looks"), None);
+    assert_eq!(cgroups.find_leaf("u", &id).expect("looks"), None);
 }
 
 #[test]
 fn an_oom_kill_is_counted() {
-    let Some(scene) = Scene::new() else { return };
+    Scene::each().for_each(|scene| oom_kills(&scene));
+}
+
+fn oom_kills(scene: &Scene) {
+    let id = new_id();
     if !scene.has(Controller::Memory) {
         return;
     }
     let limits = Limits { memory_bytes: Some(16 << 20), ..Limits::default() };
     let cgroups = &scene.cgroups;
-    let leaf = cgroups.make_leaf("u", Class::Guaranteed, ID, &limits).expect("makes");
-    let other = cgroups.make_leaf("u", Class::Guaranteed, "o", &limits).expect("makes");
+    let leaf = cgroups.make_leaf("u", Class::Guaranteed, &id, &limits).expect("makes");
+    let other = cgroups.make_leaf("u", Class::Guaranteed, &new_id(), &limits).expect("makes");
     // It keeps the last line, which never ends.
     let hog = output(&leaf, "exec tail /dev/zero");
     assert_eq!(hog.status.signal(), Some(9), "{hog:?}");
@@ -167,53 +202,74 @@ fn an_oom_kill_is_counted() {
     let first = leaf.oom_kills().expect("reads");
     assert!(each.contains(&first), "{first}");
     assert_eq!(other.oom_kills().expect("reads"), 0, "of another container");
-    assert_eq!(output(&leaf, "exec tail /dev/zero").status.signal(), Some(9));
-    let second = leaf.oom_kills().expect("reads");
-    assert!(each.contains(&(second - first)), "{first}, {second}");
+
+    // A command beside a container; both are killed where all are.
+    let mut container = sleeper(&other);
+    let mut command = Command::new("sh");
+    let enter = "for f in \"$@\"; do echo 0 > \"$f\"; done; exec tail /dev/zero";
+    let hog = command.arg("-c").arg(enter).arg("sh").args(other.entries()).output();
+    assert_eq!(hog.expect("starts").status.signal(), Some(9));
+    container.kill().expect("ours");
+    container.wait().expect("ours");
+    let kills = other.oom_kills().expect("reads");
+    assert!((1..=3).contains(&kills), "{kills}");
+    assert_eq!(leaf.oom_kills().expect("reads"), first);
 
     // The pod's limit: the count is that of the leaf whose process was killed.
-    cgroups.make_leaf("u", Class::Guaranteed, "o", &Limits::default()).expect("frees");
     cgroups.make_pod("u", Class::Guaranteed, &limits).expect("limits");
-    assert_eq!(output(&other, "exec tail /dev/zero").status.signal(), Some(9));
-    let third = other.oom_kills().expect("reads");
+    let free =
+        cgroups.make_leaf("u", Class::Guaranteed, &new_id(), &Limits::default()).expect("makes");
+    assert_eq!(output(&free, "exec tail /dev/zero").status.signal(), Some(9));
+    let third = free.oom_kills().expect("reads");
     assert!(each.contains(&third), "{third}");
-    assert_eq!(leaf.oom_kills().expect("reads"), second);
+    assert_eq!(leaf.oom_kills().expect("reads"), first);
 }
 
 #[test]
 fn processes_are_limited() {
-    let Some(scene) = Scene::new() else { return };
+    Scene::each().for_each(|scene| pids_are_limited(&scene));
+}
+
+fn pids_are_limited(scene: &Scene) {
+    let id = new_id();
     if !scene.has(Controller::Pids) {
         return;
     }
     let one = Limits { pids: Some(1), ..Limits::default() };
     scene.cgroups.make_pod("u", Class::BestEffort, &one).expect("makes");
     let none = Limits::default();
-    let leaf = scene.cgroups.make_leaf("u", Class::BestEffort, ID, &none).expect("makes");
+    let leaf = scene.cgroups.make_leaf("u", Class::BestEffort, &id, &none).expect("makes");
     let forks = output(&leaf, "/bin/true; echo $?");
     assert!(!String::from_utf8_lossy(&forks.stdout).contains('0'), "{forks:?}");
     scene.cgroups.make_pod("u", Class::BestEffort, &none).expect("frees");
+    let leaf = scene.cgroups.make_leaf("u", Class::BestEffort, &new_id(), &none).expect("makes");
     let forks = output(&leaf, "/bin/true; echo $?");
     assert_eq!(forks.stdout, b"0\n", "{forks:?}");
 }
 
 #[test]
 fn what_is_left_ends_with_its_pod() {
-    let Some(scene) = Scene::new() else { return };
+    Scene::each().for_each(|scene| what_is_left_ends(&scene));
+}
+
+fn what_is_left_ends(scene: &Scene) {
+    let id = new_id();
     let cgroups = &scene.cgroups;
     let none = Limits::default();
-    let leaf = cgroups.make_leaf("u", Class::Burstable, ID, &none).expect("makes");
-    let kept = cgroups.make_leaf("v", Class::Burstable, ID, &none).expect("makes");
+    let leaf = cgroups.make_leaf("u", Class::Burstable, &id, &none).expect("makes");
+    let kept = cgroups.make_leaf("v", Class::Burstable, &new_id(), &none).expect("makes");
     let (mut child, mut stranger) = (sleeper(&leaf), sleeper(&kept));
-    let Err(CgroupError::Remove { source, .. }) = leaf.remove() else { panic!("was removed") };
-    assert_eq!(source.kind(), io::ErrorKind::ResourceBusy);
+    if !scene.is_systemd() {
+        let Err(CgroupError::Remove { source, .. }) = leaf.remove() else { panic!("was removed") };
+        assert_eq!(source.kind(), io::ErrorKind::ResourceBusy);
+    }
     for entry in leaf.entries() {
         fs::create_dir(entry.with_file_name("below")).expect("makes");
     }
     cgroups.remove_pod("u").expect("removes");
     assert_eq!(child.wait().expect("ours").signal(), Some(9));
     cgroups.remove_pod("u").expect("is gone already");
-    assert_eq!(cgroups.find_leaf("u", ID).expect("looks"), None);
+    assert_eq!(cgroups.find_leaf("u", &id).expect("looks"), None);
     assert!(stranger.try_wait().expect("ours").is_none(), "of another pod");
     kept.destroy().expect("removes");
     assert_eq!(stranger.wait().expect("ours").signal(), Some(9));
@@ -221,18 +277,26 @@ fn what_is_left_ends_with_its_pod() {
 
 #[test]
 fn a_second_agent_finds_what_the_first_made() {
-    let Some(scene) = Scene::new() else { return };
+    Scene::each().for_each(|scene| second_agent(&scene));
+}
+
+fn second_agent(scene: &Scene) {
+    let id = new_id();
     let limits = Limits { pids: Some(5), ..Limits::default() };
-    scene.cgroups.make_leaf("u", Class::Guaranteed, ID, &limits).expect("makes");
-    let options = Options { cgroup_root: format!("/{}/", scene.name), ..Options::default() };
+    scene.cgroups.make_leaf("u", Class::Guaranteed, &id, &limits).expect("makes");
+    let (driver, cgroup_root) = (scene.cgroups.driver(), format!("/{}/", scene.name));
+    let options = Options { driver, cgroup_root, ..Options::default() };
     let second = Cgroups::open(&options).expect("opens");
-    let leaf = second.find_leaf("u", ID).expect("looks").expect("is there");
-    assert_eq!(scene.cgroups.find_leaf("u", ID).expect("looks"), Some(leaf));
+    let leaf = second.find_leaf("u", &id).expect("looks").expect("is there");
+    assert_eq!(scene.cgroups.find_leaf("u", &id).expect("looks"), Some(leaf));
 }
 
 #[test]
 fn names_stay_below_the_root() {
-    let Some(scene) = Scene::new() else { return };
+    Scene::each().for_each(|scene| odd_names(&scene));
+}
+
+fn odd_names(scene: &Scene) {
     let none = Limits::default();
     for id in ["", ".", "..", "a/b", "../x", &"x".repeat(256)] {
         let made = scene.cgroups.make_leaf("u", Class::Burstable, id, &none);
@@ -241,6 +305,74 @@ fn names_stay_below_the_root() {
     assert!(matches!(scene.cgroups.remove_pod("/../.."), Err(CgroupError::Name(_))));
     let options = Options { cgroup_root: "/a/../../b".into(), ..Options::default() };
     assert!(matches!(Cgroups::open(&options), Err(CgroupError::Name(_))));
+}
+
+#[test]
+fn a_runtime_is_told_the_pods_group() {
+    Scene::each().for_each(|scene| parents(&scene));
+    let (dir, cgroups) = version_2("", "cpu memory pids");
+    let parent = cgroups.parent(Class::BestEffort, "u-1").expect("a name");
+    assert_eq!(parent, "/kubepods/besteffort/podu-1");
+    let hierarchy = Hierarchy { mount: dir.path().into(), controllers: Vec::new() };
+    fs::create_dir(dir.path().join(PODLESS)).expect("makes");
+    fs::write(dir.path().join(PODLESS).join("cgroup.controllers"), "pids").expect("writes");
+    let options = Options { per_class: false, ..Options::default() };
+    let podless = Cgroups::open_at(Version::V2, vec![hierarchy], None, &options).expect("opens");
+    assert_eq!(podless.parent(Class::Burstable, "u").expect("a name"), "");
+    assert!(podless.parent(Class::Burstable, "u/").is_err());
+    podless.make_pod("u", Class::Burstable, &limits()).expect("nothing to make");
+    podless.set_class_cpu(Class::Burstable, 2, 1).expect("nothing to set");
+    let leaf = podless.make_leaf("u", Class::Burstable, ID, &limits()).expect("makes");
+    let place = dir.path().join(PODLESS).join(ID);
+    assert_eq!(leaf.entries(), [place.join("cgroup.procs")]);
+    podless.remove_pod("u").expect("nothing to remove");
+    assert_eq!(podless.find_leaf("u", ID).expect("looks"), Some(leaf));
+}
+
+/// What a runtime makes in the pod's group goes with it.
+fn parents(scene: &Scene) {
+    let cgroups = &scene.cgroups;
+    cgroups.make_pod("u-1", Class::Burstable, &limits()).expect("makes");
+    let parent = cgroups.parent(Class::Burstable, "u-1").expect("a name");
+    let dirs: Vec<PathBuf> =
+        cgroups.hierarchies.iter().map(|h| h.mount.join(&parent[1..])).collect();
+    for dir in &dirs {
+        assert!(dir.join("cgroup.procs").exists(), "{}", dir.display());
+        fs::create_dir(dir.join("of-a-runtime")).expect("makes");
+    }
+    let (last, escaped) = (parent.rsplit('/').next().expect("one"), scene.name.replace('-', "_"));
+    match cgroups.driver() {
+        Driver::Cgroupfs => assert_eq!(last, "podu-1"),
+        Driver::Systemd => {
+            assert_eq!(last, format!("{escaped}-kubepods-burstable-podu_1.slice"));
+        }
+    }
+    cgroups.remove_pod("u-1").expect("removes");
+    assert!(!dirs.iter().any(|dir| dir.exists()));
+}
+
+#[test]
+fn a_group_of_the_hosts_is_limited_where_it_is_there() {
+    Scene::each().for_each(|scene| existing(&scene));
+}
+
+fn existing(scene: &Scene) {
+    let cgroups = &scene.cgroups;
+    cgroups.make_pod("u", Class::Guaranteed, &limits()).expect("makes");
+    let name = cgroups.parent(Class::Guaranteed, "u").expect("a name");
+    let more = Limits { memory_bytes: Some(32 << 20), ..Limits::default() };
+    cgroups.limit_existing(&name, &more).expect("limits");
+    for (controller, files, value) in [
+        (Controller::Memory, ["memory.limit_in_bytes", "memory.max"], "33554432"),
+        (Controller::Pids, ["pids.max", "pids.max"], "77"),
+    ] {
+        if scene.has(controller) {
+            let file = files[usize::from(cgroups.version == Version::V2)];
+            assert_eq!(scene.read(controller, "podu", file), value, "{file}");
+        }
+    }
+    let none = cgroups.limit_existing(&format!("{name}/none"), &more);
+    assert!(matches!(none, Err(CgroupError::Missing(_))), "{none:?}");
 }
 
 #[test]
@@ -274,7 +406,7 @@ fn version_2(root: &str, controllers: &str) -> (tempfile::TempDir, Cgroups) {
     fs::write(groups.join("cgroup.controllers"), controllers).expect("writes");
     let hierarchy = Hierarchy { mount: dir.path().into(), controllers: Vec::new() };
     let options = Options { cgroup_root: root.into(), ..Options::default() };
-    let cgroups = Cgroups::open_at(Version::V2, vec![hierarchy], &options).expect("opens");
+    let cgroups = Cgroups::open_at(Version::V2, vec![hierarchy], None, &options).expect("opens");
     (dir, cgroups)
 }
 
@@ -325,6 +457,6 @@ fn a_missing_controller_is_named_and_the_rest_goes_on() {
     let group = dir.path().join("kubepods/podu").join(ID);
     assert!(group.join("pids.max").exists() && !group.join("memory.max").exists());
     assert_eq!(leaf.oom_kills().expect("none is counted"), 0);
-    let none = Cgroups::open_at(Version::V1, Vec::new(), &Options::default());
+    let none = Cgroups::open_at(Version::V1, Vec::new(), None, &Options::default());
     assert!(matches!(none, Err(CgroupError::NotMounted)));
 }

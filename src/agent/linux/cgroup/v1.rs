@@ -43,6 +43,8 @@ pub(super) fn settings(
 ) -> Vec<Setting> {
     let mut all = Vec::new();
     match controller {
+        // Of sizes that are not known here.
+        Controller::HugePages => {}
         Controller::Cpu => {
             all.extend(limits.cpu_shares.map(|shares| Setting::new("cpu.shares", shares)));
             if !fresh {

@@ -88,6 +88,8 @@ pub(super) fn settings(
 ) -> Vec<Setting> {
     let mut all = Vec::new();
     match controller {
+        // Of sizes that are not known here.
+        Controller::HugePages => {}
         Controller::Cpu => {
             all.extend(limits.cpu_weight.map(|weight| Setting::new("cpu.weight", weight)));
             let period = limits.cpu_period_us;
@@ -108,6 +110,8 @@ pub(super) fn settings(
                 all.push(Setting::optional("memory.swap.max", 0));
             }
             if oom_group {
+                // systemd takes it back from its units when it reads all of its files anew (252);
+                // one process alone is killed then.
                 all.push(Setting::optional("memory.oom.group", 1));
             }
         }

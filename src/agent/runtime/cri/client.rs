@@ -52,7 +52,8 @@ pub(crate) enum CriError {
 }
 
 impl CriError {
-    fn code(&self) -> Code {
+    /// The runtime's code, as far as it gave one.
+    pub(super) fn code(&self) -> Code {
         match self {
             Self::Call { status, .. } => status.code(),
             Self::Deadline { .. } => Code::DeadlineExceeded,
@@ -107,6 +108,11 @@ impl Client {
     /// The way to the verbs of images.
     pub(crate) fn images(&self) -> Channel {
         self.images.clone()
+    }
+
+    /// How long a call may take that waits for nothing by itself.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// The verbs of sandboxes and containers, to call one.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use copepod_cri::{RuntimeHandler, StatusRequest, VersionRequest};
+use copepod_cri::{RuntimeConfigRequest, RuntimeHandler, StatusRequest, VersionRequest};
 use tokio::time::sleep;
 
 use super::client::{Client, CriError, call, within};
@@ -44,6 +44,21 @@ pub(crate) async fn version(client: &Client) -> Result<(String, String), CriErro
     let answer = call("Version", PATIENCE, runtime.version(within(PATIENCE, request))).await?;
     let version = format!("{}://{}", answer.runtime_name, answer.runtime_version);
     Ok((answer.runtime_name, version))
+}
+
+/// Who makes its control groups, as CRI numbers them; `None`: it does not say.
+///
+/// # Errors
+/// [`CriError`].
+pub(crate) async fn cgroup_driver(client: &Client) -> Result<Option<i32>, CriError> {
+    let mut runtime = client.runtime();
+    let request = within(PATIENCE, RuntimeConfigRequest {});
+    match call("RuntimeConfig", PATIENCE, runtime.runtime_config(request)).await {
+        Ok(answer) => Ok(answer.linux.map(|linux| linux.cgroup_driver)),
+        // Older than Kubernetes 1.28.
+        Err(error) if error.is_unimplemented() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Cri {

@@ -23,6 +23,7 @@ mod relist;
 mod rotate;
 mod sandbox;
 mod status;
+mod stream;
 mod table;
 
 use std::path::PathBuf;

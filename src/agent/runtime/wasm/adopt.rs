@@ -165,7 +165,9 @@ impl Wasm {
         let (stop, _) = mpsc::channel(1);
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let oom = Arc::default();
-        let entry = Entry { pod_uid, attempt, about, stop, container: None, execs, oom };
+        let attached = Arc::new(Semaphore::new(0));
+        let (container, link) = (None, None);
+        let entry = Entry { pod_uid, attempt, about, stop, container, execs, link, attached, oom };
         self.table.lock().insert(id, entry);
     }
 }
@@ -249,7 +251,7 @@ mod tests {
         let dir = ledger.attempt_dir("uid", "main", attempt);
         fs::create_dir_all(&dir).expect("makes");
         let (log, message) = (dir.join("log"), TerminationMessage::default());
-        About { log, link: None, message }.keep(&dir).expect("writes");
+        About { log, link: None, message, sandbox: 0 }.keep(&dir).expect("writes");
         dir
     }
 

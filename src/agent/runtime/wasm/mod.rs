@@ -2,12 +2,14 @@
 //!
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
-//! ([`exec`]), its last words (`last_words`), who was killed for want of memory ([`oom`]), what of
+//! ([`exec`]), clients of its own streams ([`attach`]), its last words (`last_words`), who was killed
+//! for want of memory ([`oom`]), what of
 //! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
 //! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
 mod adopt;
+mod attach;
 mod exec;
 mod kept;
 mod leftovers;
@@ -16,12 +18,17 @@ mod oom;
 mod spawn;
 mod waited;
 
+#[cfg(test)]
+mod group_test;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Failure};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
@@ -29,7 +36,8 @@ pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
 use super::{
-    Container, Exec, ExecError, ExecExit, Happening, Launch, LogLimits, Runtime, What, no_ordinary,
+    Attach, Container, Exec, ExecError, ExecExit, ExecOutput, Happening, Launch, LogLimits, Runtime,
+    StreamRequest, What, no_ordinary,
 };
 use crate::ledger::Ledger;
 use crate::{linux, logs};
@@ -73,6 +81,10 @@ struct Entry {
     container: Option<Arc<Container>>,
     /// One permit for each command that may run beside it.
     execs: Arc<Semaphore>,
+    /// To its sandbox, where that can be told anything.
+    link: Option<Arc<OwnedWriteHalf>>,
+    /// One permit for each client that may be attached to it.
+    attached: Arc<Semaphore>,
     /// Its control group, and what is killed in it.
     oom: Arc<oom::OomKills>,
 }
@@ -91,6 +103,10 @@ impl Table {
     fn set(&self, id: &str, state: AttemptState) -> Option<Attempt> {
         let mut entries = self.lock();
         let entry = entries.get_mut(id)?;
+        if let AttemptState::Exited(_) = state {
+            // Nobody hears there any more.
+            entry.link = None;
+        }
         entry.attempt.state = state;
         Some(entry.attempt.clone())
     }
@@ -116,8 +132,10 @@ impl Wasm {
         pod_uid: String,
         attempt: Attempt,
         container: Option<Arc<Container>>,
-        living: monitor::Living,
+        mut living: monitor::Living,
     ) {
+        let (reader, link) = living.stream.take().map(UnixStream::into_split).unzip();
+        let link = link.map(Arc::new);
         let (stop, orders) = mpsc::channel(ORDERS);
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let running = match attempt.state {
@@ -131,6 +149,8 @@ impl Wasm {
             stop,
             container: container.clone(),
             execs: Arc::clone(&execs),
+            link: link.clone(),
+            attached: Arc::new(Semaphore::new(attach::AT_ONCE)),
             oom: Arc::clone(&living.oom),
         };
         self.table.lock().insert(living.id.clone(), entry);
@@ -140,6 +160,8 @@ impl Wasm {
             pod_uid,
             container,
             execs,
+            reader,
+            link,
             oom: Arc::clone(&living.oom),
             unloadable: None,
             running,
@@ -192,6 +214,28 @@ impl Runtime for Wasm {
     async fn exec(&self, id: &str, exec: Exec) -> Result<ExecExit, ExecError> {
         let id = own(id).ok_or_else(|| ExecError::NotRunning(id.into()))?;
         exec::exec(self, id, exec).await
+    }
+
+    async fn attach(&self, id: &str, attach: Attach) -> Result<(), ExecError> {
+        attach::attach(self, id, attach).await
+    }
+
+    async fn stream_url(&self, _: &str, _: &StreamRequest) -> Result<Option<String>, ExecError> {
+        Ok(None)
+    }
+
+    async fn port_forward_url(&self, _: &str, _: &[u16]) -> Result<Option<String>, ExecError> {
+        Ok(None)
+    }
+
+    async fn exec_sync(
+        &self,
+        _: &str,
+        _: &[String],
+        _: Duration,
+        _: usize,
+    ) -> Result<Option<ExecOutput>, ExecError> {
+        Ok(None)
     }
 
     fn list(&self, pod_uid: &str) -> Vec<Attempt> {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
@@ -43,6 +43,9 @@ pub(super) struct Monitor {
     pub(super) container: Option<Arc<Container>>,
     /// The permits of the commands beside it.
     pub(super) execs: Arc<Semaphore>,
+    /// From and to its sandbox.
+    pub(super) reader: Option<OwnedReadHalf>,
+    pub(super) link: Option<Arc<OwnedWriteHalf>>,
     /// Its control group, and what is killed in it.
     pub(super) oom: Arc<oom::OomKills>,
     /// What the sandbox said of an artefact that it cannot load.
@@ -84,14 +87,13 @@ impl From<Spawned> for Living {
 impl Monitor {
     /// Runs until the sandbox has ended and everybody knows how.
     pub(super) async fn run(mut self, living: Living, mut stops: mpsc::Receiver<Duration>) {
-        let Living { id, dir, about, mut process, stream, socket, oom: _ } = living;
+        let Living { id, dir, about, mut process, stream: _, socket, oom: _ } = living;
         let (frames_in, mut frames) = mpsc::channel(1);
-        let writer = stream.map(|stream| {
-            let (reader, writer) = stream.into_split();
+        if let Some(reader) = self.reader.take() {
             tokio::spawn(read_frames(reader, frames_in));
-            writer
-        });
-        let agent = writer.as_ref().map(AsRef::as_ref);
+        }
+        let link = self.link.take();
+        let agent = link.as_deref().map(AsRef::as_ref);
         let place = Place { id: &id, dir: &dir, about: &about, agent };
         let mut kill_at: Option<Instant> = None;
         let mut told = None;

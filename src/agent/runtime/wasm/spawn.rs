@@ -146,13 +146,24 @@ async fn make_leaf(container: &Container, id: &str) -> Result<Option<Leaf>, Spaw
     made.map(Some).map_err(SpawnError::Cgroup)
 }
 
+/// Has systemd take the process into its group, where systemd makes them.
+async fn admit(leaf: Option<&Leaf>, pid: Option<u32>) -> Result<(), SpawnError> {
+    let Some((leaf, pid)) = leaf.filter(|leaf| leaf.admits()).cloned().zip(pid) else {
+        return Ok(());
+    };
+    let admitted = spawn_blocking(move || leaf.admit(pid)).await;
+    let admitted = admitted.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+    admitted.map_err(SpawnError::Cgroup)
+}
+
 async fn spawn_in(
     ledger: &Ledger,
     program: &Path,
     container: &Container,
     (id, leaf): (String, Option<Leaf>),
 ) -> Result<Spawned, SpawnError> {
-    let frame = frame(describe(container, leaf.as_ref()))?;
+    let cgroups = leaf.as_ref().map(Leaf::own_entries).unwrap_or_default();
+    let frame = frame(Description { cgroups, ..describe(container, leaf.as_ref()) })?;
     let dir = ledger.attempt_dir(&container.pod_uid, &container.name, container.attempt);
     fs::create_dir_all(&dir).map_err(made(&dir))?;
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
@@ -167,6 +178,8 @@ async fn spawn_in(
     let mut command = Command::new(program);
     command.stderr(Stdio::from(log_file));
     let mut process = launch(command, ledger.socket(&id), state_file)?;
+    // Told nothing yet, it does nothing that counts; dropped with its socket, it ends.
+    admit(leaf.as_ref(), process.child.id()).await?;
     process.socket.kept = !container.die_with_agent;
     // An error means that it has ended already, as it does when it hears no more; the monitor sees
     // how. One that does not listen is left to its own patience.
@@ -241,6 +254,7 @@ pub(super) fn describe(container: &Container, leaf: Option<&Leaf>) -> Descriptio
         preopens: container.preopens,
         mounts: container.mounts,
         streams: false,
+        stdin: container.stdin,
         user: container.user,
         cgroups: leaf.map(Leaf::entries).unwrap_or_default(),
         oom_score_adj: container.oom_score_adj,

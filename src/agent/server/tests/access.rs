@@ -194,6 +194,7 @@ async fn what_cannot_be_is_said_at_the_start() {
             },
             authorization: AuthorizationMode::AlwaysAllow,
             debugging_handlers: true,
+            stream_idle: STREAM_IDLE,
         };
         change(&mut options);
         let started =

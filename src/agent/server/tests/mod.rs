@@ -4,6 +4,7 @@
 mod access;
 mod limits;
 mod paths;
+mod streams;
 
 use std::fs;
 use std::io::Write as _;
@@ -26,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::runtime::RefusalKind;
 
 /// Longer than anything takes that works.
 const SOON: Duration = Duration::from_secs(30);
@@ -84,7 +86,8 @@ impl Reviewer for Script {
     }
 }
 
-/// One pod `ns/p` with the containers `c`, which runs, and `w`, which waits.
+/// One pod `ns/p` with the containers `c`, which runs, `t`, which has a terminal, `o`, which is another
+/// runtime's, and `w`, which waits.
 #[derive(Clone)]
 struct Fake(Arc<FakePods>);
 
@@ -93,6 +96,15 @@ struct FakePods {
     snapshot: watch::Sender<Snapshot>,
     logs: PathBuf,
     trouble: Mutex<Option<String>>,
+    /// Where the other runtime streams.
+    runtime: Mutex<Option<String>>,
+}
+
+/// Copies until the end.
+async fn cat(from: OwnedFd, to: OwnedFd) {
+    let copy = move || std::io::copy(&mut fs::File::from(from), &mut fs::File::from(to));
+    // Nobody reads any more.
+    let _ = tokio::task::spawn_blocking(copy).await.expect("copies");
 }
 
 impl Pods for Fake {
@@ -113,11 +125,64 @@ impl Pods for Fake {
         _: &Served,
         container: &str,
         command: Vec<String>,
-        [_, stdout, _]: [OwnedFd; 3],
+        [stdin, stdout, _]: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
+        match &*command.join(" ") {
+            "cat" => {
+                cat(stdin, stdout).await;
+                return Ok(ExecExit { code: 0, message: String::new() });
+            }
+            "wait" => std::future::pending().await,
+            "none" => return Err(ExecError::NotRunning(container.into())),
+            _ => {}
+        }
         let text = format!("{container}: {}\n", command.join(" "));
         fs::File::from(stdout).write_all(text.as_bytes()).expect("writes");
         Ok(ExecExit { code: 3, message: String::new() })
+    }
+
+    async fn attach(&self, _: &Served, _: &str, attach: Attach) -> Result<(), ExecError> {
+        let (stdin, stdout) = (attach.stdin.expect("in"), attach.stdout.expect("out"));
+        rustix::io::ioctl_fionbio(&stdout, false).expect("is set");
+        rustix::io::write(&stdout, b"attached\n").expect("writes");
+        cat(stdin, stdout).await;
+        Ok(())
+    }
+
+    async fn stream_url(
+        &self,
+        _: &Served,
+        container: &str,
+        _: StreamRequest,
+    ) -> Result<Option<String>, ExecError> {
+        let runtime = self.0.runtime.lock().expect("whole").clone();
+        match (container, runtime) {
+            ("o", Some(runtime)) => Ok(Some(runtime)),
+            ("o", None) => {
+                let (kind, message) = (RefusalKind::Exhausted, "too many".into());
+                Err(ExecError::Runtime { kind, message })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn port_forward_url(&self, _: &Served, _: &[u16]) -> Result<Option<String>, ExecError> {
+        Ok(None)
+    }
+
+    async fn connect(&self, _: &Served, port: u16) -> Result<TcpStream, String> {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|_| "refused".into())
+    }
+
+    async fn exec_sync(
+        &self,
+        _: &Served,
+        _: &str,
+        command: Vec<String>,
+        _: usize,
+    ) -> Result<ExecOutput, ExecError> {
+        let code = i32::from(command[0] == "fail");
+        Ok(ExecOutput { code, stdout: command.join(",").into(), stderr: b"!".into() })
     }
 
     fn running(&self) -> Vec<Running> {
@@ -142,7 +207,12 @@ impl Fake {
     fn new(dir: &Path) -> Self {
         let pod = json!({
             "metadata": {"namespace": "ns", "name": "p", "uid": "uid-1"},
-            "spec": {"containers": [{"name": "c", "image": "registry.example/c:1"}, {"name": "w"}]},
+            "spec": {"containers": [
+                {"name": "c", "image": "registry.example/c:1"},
+                {"name": "w"},
+                {"name": "o"},
+                {"name": "t", "tty": true},
+            ]},
         });
         let pod = serde_json::from_value(pod).expect("a pod");
         let status = status(json!({"running": {"startedAt": "2026-11-25T00:00:00Z"}}));
@@ -151,7 +221,13 @@ impl Fake {
         let logs = dir.join("logs");
         fs::create_dir_all(logs.join("c")).expect("makes");
         let served = Served { pod: Arc::new(pod), snapshot: seen };
-        Self(Arc::new(FakePods { served, snapshot, logs, trouble: Mutex::new(None) }))
+        Self(Arc::new(FakePods {
+            served,
+            snapshot,
+            logs,
+            trouble: Mutex::default(),
+            runtime: Mutex::default(),
+        }))
     }
 
     /// Lets `c` end.
@@ -211,6 +287,7 @@ impl Node {
                 denied_ttl: Duration::from_secs(30),
             },
             debugging_handlers: true,
+            stream_idle: STREAM_IDLE,
         };
         change(dir.path(), &mut options);
         let pods = Fake::new(dir.path());

@@ -12,7 +12,7 @@ use crate::telemetry::chain;
 type Look = Option<[i64; 6]>;
 
 /// A value from a few small files. It costs a `stat` of each to have it.
-pub(in super::super) struct Watched<T> {
+pub(in crate::server) struct Watched<T> {
     paths: Vec<PathBuf>,
     read: fn(&[PathBuf]) -> Result<T, TlsError>,
     state: Mutex<State<T>>,
@@ -28,7 +28,7 @@ impl<T: Clone> Watched<T> {
     ///
     /// # Errors
     /// Those of `read`.
-    pub(in super::super) fn new(
+    pub(in crate::server) fn new(
         paths: Vec<PathBuf>,
         read: fn(&[PathBuf]) -> Result<T, TlsError>,
     ) -> Result<Self, TlsError> {
@@ -40,7 +40,7 @@ impl<T: Clone> Watched<T> {
 
     /// The value as the files have it now; the last good one where they cannot be read or do not
     /// fit, as between the writes of two that belong together.
-    pub(in super::super) fn get(&self) -> T {
+    pub(in crate::server) fn get(&self) -> T {
         let now = looks(&self.paths);
         // A panic elsewhere leaves it whole: each change is one assignment.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 
 use super::{What, World, failure};
 use crate::{
-    Action, Event, ImageRef, Now, PodAddresses, State,
+    Action, Event, ImageRef, Now, PodAddresses, SetUpDone, State,
     container::Role,
     sim::{Sabotage, script},
     step,
@@ -16,6 +16,7 @@ impl World {
         if self.sabotage == Sabotage::ForgetExits && self.life > 0 {
             self.runtime.processes.retain(|process| process.is_alive());
         }
+        self.ready = 0;
         self.check.agent_starts(self.script.has_api);
         if let Some(phase) = self.check.terminal {
             self.pod = script::reported(&self.pod, phase.as_str());
@@ -50,7 +51,8 @@ impl World {
             Event::Evict(_) => self.check.told_to_evict(),
             Event::Replace { container } => {
                 let part = self.script.index(container);
-                let believed = &state.containers[part];
+                let believed = state.containers.iter().find(|known| known.name == *container);
+                let Some(believed) = believed else { return self.step(state, event) };
                 let alive = believed.attempts.iter().rev().find(|(_, known)| known.is_alive());
                 let attempt = believed.starting.or(alive.map(|(number, _)| *number));
                 if believed.role == Role::Main && self.check.is_left_alone() {
@@ -64,6 +66,7 @@ impl World {
             Event::Observed(_)
             | Event::Attempt(_)
             | Event::SetUp(_)
+            | Event::SandboxChanged { .. }
             | Event::Changed
             | Event::Refreshed(_)
             | Event::Pulling { .. }
@@ -72,13 +75,20 @@ impl World {
             | Event::TornDown(_)
             | Event::Timer => {}
         }
+        if let Event::SetUp(Ok(done)) = &event {
+            self.ready = done.sandbox;
+        }
+        self.step(state, event)
+    }
+
+    fn step(&mut self, state: State, event: Event) -> Result<(), String> {
         self.note(|_| format!("  > {event:?}"));
         let now = Now { wall: self.wall(), mono: self.now };
         let (state, actions) = step(state, event, now);
         for action in &actions {
             self.check.action(action, &self.script, &self.runtime)?;
         }
-        self.check.state(&state, self.now, &self.runtime)?;
+        self.check.state(&state, self.now, (&self.script, &self.runtime))?;
         self.note(|_| format!("  < {:?} {actions:?} wake {:?}", state.phase(), state.wake_at()));
         self.state = Some(state);
         self.take_actions(actions);
@@ -112,7 +122,11 @@ impl World {
         let delay = self.delay(2000);
         match action {
             Action::SetUp => {
-                let result = if fails { Err(failure()) } else { Ok(PodAddresses::default()) };
+                // A sandbox may be made and not be heard of.
+                let is_made = !fails || self.script.has_sandbox && self.rng.percent(50);
+                let sandbox = if is_made { self.runtime.make_sandbox() } else { 0 };
+                let done = SetUpDone { addresses: PodAddresses::default(), sandbox };
+                let result = if fails { Err(failure()) } else { Ok(done) };
                 self.plan_for_agent(delay, What::Tell(Event::SetUp(result)));
             }
             Action::Refresh => {

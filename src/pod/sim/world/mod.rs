@@ -35,6 +35,8 @@ const EPOCH: i64 = 1_800_000_000;
 enum What {
     /// The machine is told.
     Tell(Event),
+    /// The machine is told of the object as it is now: a watch gives no older one.
+    Desire,
     /// The runtime tells all it knows; the next relist follows.
     Relist,
     /// The agent does what the machine gave.
@@ -52,6 +54,10 @@ enum What {
     Replace(usize),
     /// What the volumes are made of is changed.
     Change,
+    /// The pod's sandbox dies.
+    SandboxDies,
+    /// An ephemeral container, by its place, is added.
+    Add(usize),
     Jump(i64),
 }
 
@@ -73,6 +79,8 @@ pub(super) struct World {
     state: Option<State>,
     pod: Arc<Pod>,
     life: u32,
+    /// The sandbox that this life of the agent starts containers in.
+    ready: u32,
     now: Duration,
     wall_offset: i64,
     faults: Faults,
@@ -95,6 +103,7 @@ impl World {
             runtime: Runtime::default(),
             state: None,
             life: 0,
+            ready: 0,
             now: Duration::ZERO,
             wall_offset: 0,
             queue: Vec::new(),
@@ -146,6 +155,13 @@ impl World {
         some(40, &|_| What::Change);
         some(25, &|rng| What::Jump(rng.pick(&[-86_400, -61, 61, 86_400])));
         some(40, &|_| What::AgentDies);
+        if self.script.has_sandbox {
+            some(45, &|_| What::SandboxDies);
+        }
+        let ephemeral: Vec<usize> = self.script.of_role(Role::Ephemeral).collect();
+        if !ephemeral.is_empty() {
+            some(60, &|rng| What::Add(rng.pick(&ephemeral)));
+        }
     }
 
     fn heal(&mut self) -> Result<(), String> {
@@ -187,6 +203,7 @@ impl World {
         self.note(|_| format!("{what:?}"));
         match what {
             What::Tell(event) => self.tell(event)?,
+            What::Desire => self.tell(Event::Desired(self.pod.clone()))?,
             What::Relist => self.relist()?,
             What::Do(action) => self.act(action),
             What::Launch(id) => self.launch(id)?,
@@ -198,7 +215,7 @@ impl World {
             What::Delete(grace) => {
                 self.pod = script::deleted(&self.pod, grace, self.wall());
                 let lag = self.rng.millis(2000);
-                self.plan_for_agent(lag, What::Tell(Event::Desired(self.pod.clone())));
+                self.plan_for_agent(lag, What::Desire);
             }
             What::Kill(grace) => {
                 if self.state.is_some() {
@@ -211,6 +228,12 @@ impl World {
                 self.tell(Event::Replace { container })?;
             }
             What::Change => self.tell(Event::Changed)?,
+            What::SandboxDies => self.sandbox_dies()?,
+            What::Add(part) => {
+                self.pod = script::with_ephemeral(&self.pod, self.script.parts[part].name);
+                let lag = self.rng.millis(2000);
+                self.plan_for_agent(lag, What::Desire);
+            }
             What::Jump(secs) => self.wall_offset += secs,
         }
         Ok(())
@@ -221,10 +244,19 @@ impl World {
     /// Over, or running and with nothing to be done.
     fn is_at_rest(&self) -> bool {
         let Some(state) = &self.state else { return false };
+        let sandbox = self.runtime.sandbox();
+        let added =
+            self.pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        let has_started = |name: &str| {
+            let mut all = state.of_role(Role::Ephemeral);
+            all.any(|container| container.name == name && container.newest().is_some())
+        };
         let runs = state.phase() == Phase::Running
             && state.deadline.is_none()
-            && state.set_up.done.is_some()
-            && state.of_role(Role::Main).all(|container| container.is_running());
+            && state.set_up.done.as_ref().map(|done| done.sandbox) == sandbox
+            && state.of_role(Role::Main).all(|container| container.is_running())
+            && self.runtime.alive().all(|process| Some(process.sandbox) == sandbox)
+            && added.into_iter().all(|container| has_started(&container.name));
         self.is_over() || runs && self.check.is_replaced()
     }
 
@@ -242,14 +274,13 @@ impl World {
         let mains = self.script.parts.iter().zip(&self.check.truths);
         let well = mains
             .filter(|(part, _)| part.role == Role::Main)
-            .all(|(_, truth)| truth.launched.last() == Some(&Some(0)))
+            .all(|(_, truth)| truth.launched.last().is_some_and(|last| last.code == Some(0)))
             && !self.check.is_evicted;
         let status = state.status();
         let phase = if well { "Succeeded" } else { "Failed" };
         let shown = status.container_statuses.iter().flatten();
-        let waits = |one: &Option<i32>| one.is_none();
-        let codes = self.check.truths.iter().flat_map(|truth| &truth.launched);
-        if codes.clone().any(waits) || status.phase.as_deref() != Some(phase) {
+        let mut launched = self.check.truths.iter().flat_map(|truth| &truth.launched);
+        if launched.any(|one| one.code.is_none()) || status.phase.as_deref() != Some(phase) {
             return Err(format!("{:?}, {:?} at the end", status.phase, self.check.truths));
         }
         if shown.clone().any(|one| one.ready || one.started != Some(false)) {

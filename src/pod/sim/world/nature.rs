@@ -17,8 +17,13 @@ impl World {
             let event = Event::StartFailed { container, attempt, failure: failure() };
             return self.plan_for_agent(delay, What::Tell(event));
         }
+        if self.runtime.sandbox() != Some(self.ready) {
+            let delay = self.delay(500);
+            let event = Event::StartFailed { container, attempt, failure: failure() };
+            return self.plan_for_agent(delay, What::Tell(event));
+        }
         let part = self.script.index(&container);
-        let process = self.runtime.make(part, attempt, self.life);
+        let process = self.runtime.make(part, attempt, self.ready, self.life);
         let (id, told) = (process.id, process.tell(&container));
         self.emit(told);
         let unlaunched = self.rng.percent(self.faults.dies_unlaunched);
@@ -28,13 +33,18 @@ impl World {
 
     pub(super) fn launch(&mut self, id: u64) -> Result<(), String> {
         let wall = self.wall();
+        // Some kinds of containers cannot be launched in a dead sandbox.
+        let sandbox = self.runtime.find(id).map(|process| process.sandbox);
+        if sandbox != self.runtime.sandbox() && self.rng.percent(50) {
+            return self.vanish(id);
+        }
         if !self.runtime.launch(id, wall) {
             return Ok(());
         }
         self.tell_of(id);
         let Some(process) = self.runtime.find(id) else { return Ok(()) };
-        let (part, attempt) = (process.part, process.attempt);
-        self.check.launched(part, attempt)?;
+        let (part, attempt, sandbox) = (process.part, process.attempt, process.sandbox);
+        self.check.launched(part, attempt, sandbox)?;
         let healed = self.now >= self.script.heal_at;
         let code = self.rng.pick(&[0, 0, 0, 1, 2, 134]);
         let after = self.rng.pick(&[0, 1, 10, 200]);
@@ -43,7 +53,9 @@ impl World {
             (Role::Init, _) if healed => Some((Duration::from_secs(1), 0)),
             (Role::Main, Policy::Always) if healed => None,
             (Role::Main, Policy::OnFailure) if healed => Some((after, 0)),
-            (Role::Init | Role::Main | Role::Unwanted, _) => Some((after, code)),
+            // A shell that somebody has open.
+            (Role::Ephemeral, _) if after.as_millis() % 2 == 0 => None,
+            (Role::Init | Role::Main | Role::Ephemeral | Role::Unwanted, _) => Some((after, code)),
         };
         if let Some((after, code)) = exit {
             self.plan(after, What::Exit(id, code));
@@ -104,6 +116,26 @@ impl World {
         Ok(())
     }
 
+    /// The sandbox dies, and what runs in it now or when it is told to, by its kind.
+    pub(super) fn sandbox_dies(&mut self) -> Result<(), String> {
+        let Some(sandbox) = self.runtime.sandbox() else { return Ok(()) };
+        self.runtime.lose_sandbox();
+        self.check.seen.sandbox_deaths += 1;
+        let in_it = self.runtime.alive().filter(|process| process.sandbox == sandbox);
+        let ids: Vec<u64> = in_it.map(|process| process.id).collect();
+        for id in ids {
+            if self.rng.percent(50) {
+                self.vanish(id)?;
+                self.exit(id, 137);
+            }
+        }
+        if self.state.is_some() && !self.rng.percent(self.faults.event_lost) {
+            let delay = self.delay(500);
+            self.plan_for_agent(delay, What::Tell(Event::SandboxChanged { sandbox }));
+        }
+        Ok(())
+    }
+
     /// The runtime's event of what the process now is.
     fn tell_of(&mut self, id: u64) {
         let Some(process) = self.runtime.find(id) else { return };
@@ -139,6 +171,7 @@ impl World {
                 (&told.state, self.runtime.newest(part))
             {
                 told.attempt = newest.attempt;
+                told.sandbox = newest.sandbox;
                 told.id = newest.id.to_string();
             }
         }
@@ -148,9 +181,10 @@ impl World {
     pub(super) fn relist(&mut self) -> Result<(), String> {
         let Some(state) = &self.state else { return Ok(()) };
         let blind = self.sabotage == Sabotage::EmptyLook && self.life > 0 && !state.observed;
-        let parts = &self.script.parts;
-        let told = self.runtime.processes.iter().map(|p| p.tell(parts[p.part].name));
-        let mut list: Vec<Attempt> = told.filter(|_| !blind).collect();
+        let is_dead = self.runtime.newest_sandbox().filter(|_| self.runtime.sandbox().is_none());
+        let is_first = !state.observed;
+        let mut list: Vec<Attempt> = self.truth();
+        list.retain(|_| !blind);
         if !list.is_empty() {
             let at = self.rng.below(list.len() as u64);
             list.rotate_left(usize::try_from(at).unwrap_or(0));
@@ -158,6 +192,38 @@ impl World {
         let healed = self.now >= self.script.heal_at;
         let next = if healed { Duration::from_secs(30) } else { self.rng.secs(1, 60) };
         self.plan_for_agent(next, What::Relist);
-        self.tell(Event::Observed(list))
+        // A dead sandbox is told of again, before the list or after it.
+        let before = self.rng.percent(50);
+        let told = |sandbox| Event::SandboxChanged { sandbox };
+        if let Some(sandbox) = is_dead.filter(|_| before) {
+            self.tell(told(sandbox))?;
+        }
+        self.tell(Event::Observed(list))?;
+        // The first look of an agent may know nothing of sandboxes yet.
+        let after = is_dead.filter(|_| !(before || is_first));
+        after.map_or(Ok(()), |sandbox| self.tell(told(sandbox)))
+    }
+
+    /// What the runtime lists.
+    fn truth(&self) -> Vec<Attempt> {
+        let newest = self.runtime.newest_sandbox().unwrap_or(0);
+        let processes = self.runtime.processes.iter();
+        let listed = processes.filter(|process| match self.sabotage {
+            Sabotage::HideOldSandbox => process.sandbox == newest || !process.is_alive(),
+            Sabotage::ForgetEphemeral => {
+                self.script.parts[process.part].role != Role::Ephemeral || process.is_alive()
+            }
+            Sabotage::None
+            | Sabotage::ForgetExits
+            | Sabotage::RewriteLate
+            | Sabotage::EmptyLook
+            | Sabotage::MixSandboxes => true,
+        });
+        let mut all: Vec<Attempt> =
+            listed.map(|process| process.tell(self.script.parts[process.part].name)).collect();
+        if self.sabotage == Sabotage::MixSandboxes {
+            all.iter_mut().for_each(|attempt| attempt.sandbox = newest);
+        }
+        all
     }
 }

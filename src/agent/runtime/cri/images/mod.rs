@@ -42,9 +42,14 @@ pub(crate) use self::gc::{in_use, sandbox_image};
 /// Largest answer of a runtime (upstream `maxMsgSize`).
 const MESSAGE_MAX: usize = 16 << 20;
 
-/// What carries calls to the runtime.
-type Wire = BoxCloneSyncService<Request<Body>, Response<Body>, tonic::codegen::StdError>;
+/// What carries calls to the runtime: a channel, or in tests something that answers by itself.
+type Wire = BoxCloneSyncService<Request<Body>, Response<Body>, WireError>;
 type Client = ImageServiceClient<Wire>;
+
+/// A call that did not reach the runtime.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct WireError(#[from] tonic::transport::Error);
 
 /// An image that a container wants.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +111,7 @@ impl Images {
         gate: Arc<Gate>,
         deadline: Duration,
     ) -> Self {
-        let wire = BoxCloneSyncService::new(channel.map_err(Into::into));
+        let wire = BoxCloneSyncService::new(channel.map_err(WireError));
         Self::over(wire, keyring, gate, deadline)
     }
 

@@ -71,7 +71,7 @@ type Flight = Shared<BoxFuture<'static, Result<Landed, Arc<PullFailure>>>>;
 pub(super) struct Flights(Mutex<HashMap<Key, Flight>>);
 
 impl Flights {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
         // A panic elsewhere leaves it whole: each change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
