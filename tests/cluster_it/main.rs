@@ -5,6 +5,7 @@ mod admission;
 mod classes;
 mod containerd;
 mod faults;
+mod images;
 mod join;
 mod mixed;
 mod network;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         streams::an_attached_client_hears_and_is_read,
         streams::a_port_is_forwarded_into_the_pods_network,
         streams::a_hundred_megabytes_go_each_way_without_loss,
+        streams::a_hundred_megabytes_go_each_way_of_an_ordinary_pod,
         streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
         runtimes::both_give_the_same_statuses,
@@ -143,6 +145,9 @@ fn main() -> ExitCode {
         containerd::the_second_one_does_so_too,
         containerd::what_a_test_leaves_is_named_and_removed,
         containerd::calls_go_wrong_as_planned,
+        images::a_private_wasm_image_needs_the_pods_own_secret,
+        images::an_ordinary_image_is_pulled_as_its_policy_and_secrets_say,
+        images::a_nodes_plugin_knows_the_credentials_of_both_kinds,
         join::a_deployment_is_run_followed_rolled_and_deleted,
         join::a_node_that_was_deleted_registers_again,
         join::the_lease_is_renewed_and_the_node_says_what_it_is,

@@ -2,18 +2,19 @@
 //! (WebSocket), and logs that many follow.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use copepod_tests::cluster::kubernetes;
+use copepod_tests::cluster::{Node, kubernetes};
 use copepod_tests::holds_within;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::place::Place;
+use crate::place::{Place, Shared};
 use crate::{SOON, World};
 
 /// Each way, in one test.
@@ -23,13 +24,80 @@ const FOLLOWERS: usize = 200;
 /// The kubectl of Debian, if there is one.
 const OLD: &str = "/usr/bin/kubectl";
 
-/// The kubectls that there are: program and its first arguments.
-fn kubectls() -> Vec<(PathBuf, Vec<&'static str>)> {
-    let mut all = vec![(kubernetes(), vec!["kubectl"])];
+/// One kubectl for one namespace.
+struct Cli<'a> {
+    world: &'a World,
+    namespace: String,
+    program: PathBuf,
+    first: &'static [&'static str],
+}
+
+/// Those that there are.
+fn kubectls<'a, 'n, N: Deref<Target = Node<'n>>>(place: &Place<'a, N>) -> Vec<Cli<'a>> {
+    let cli = |program, first| {
+        let namespace = place.namespace.clone();
+        Cli { world: place.world, namespace, program, first }
+    };
+    let mut all = vec![cli(kubernetes(), &["kubectl"])];
     if PathBuf::from(OLD).exists() {
-        all.push((OLD.into(), Vec::new()));
+        all.push(cli(OLD.into(), &[]));
+    } else {
+        println!("no {OLD}: not tried with an older kubectl");
     }
     all
+}
+
+impl Cli<'_> {
+    #[track_caller]
+    fn start(&self, args: &[&str]) -> Kubectl {
+        let args = [self.first, &["-n", &self.namespace], args].concat();
+        let mut command = self.world.plane.as_admin(&self.program, &args);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Kubectl(pipes.spawn().expect("starts"))
+    }
+
+    /// Runs it with an input to its end: exit code, output and errors.
+    #[track_caller]
+    fn run(&self, args: &[&str], input: &[u8]) -> (Option<i32>, String, String) {
+        let (code, out, err) = self.start(args).done(input);
+        (code, String::from_utf8_lossy(&out).into_owned(), err)
+    }
+
+    fn name(&self) -> String {
+        self.program.display().to_string()
+    }
+
+    /// Attaches to a `cat`, tells it a line and hears it back.
+    #[track_caller]
+    fn told(&self, pod: &str, line: &str) {
+        let mut attached = self.start(&["attach", "-i", pod]);
+        let mut stdin = attached.0.stdin.take().expect("a pipe");
+        let mut stdout = attached.0.stdout.take().expect("a pipe");
+        stdin.write_all(line.as_bytes()).expect("is sent");
+        let mut back = vec![0; line.len()];
+        stdout.read_exact(&mut back).expect("comes back");
+        assert_eq!(String::from_utf8_lossy(&back), line, "{}", self.name());
+    }
+
+    /// A `kubectl port-forward` at work, and where it listens.
+    #[track_caller]
+    fn forward(&self, pod: &str, port: &str) -> (Kubectl, SocketAddr) {
+        let mut one = self.start(&["port-forward", pod, &format!(":{port}")]);
+        let line = until(one.0.stdout.as_mut().expect("a pipe"), "\n");
+        let local = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
+        let local = local.and_then(|port| port.parse().ok());
+        let local = local.unwrap_or_else(|| panic!("{}: {line:?}", self.name()));
+        (one, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), local))
+    }
+}
+
+/// What comes, until it has the text or its end.
+fn until(from: &mut impl Read, text: &str) -> String {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while !said.ends_with(text.as_bytes()) && from.read(&mut byte).expect("reads") > 0 {
+        said.push(byte[0]);
+    }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// A kubectl at work, killed with this value.
@@ -44,16 +112,6 @@ impl Drop for Kubectl {
 }
 
 impl Kubectl {
-    #[track_caller]
-    fn start(place: &Place<'_>, (program, first): &(PathBuf, Vec<&str>), args: &[&str]) -> Self {
-        let kubeconfig = place.world.plane.dir().join("admin.kubeconfig");
-        let mut command = Command::new(program);
-        command.args(first).arg("--kubeconfig").arg(kubeconfig).args(["-n", &place.namespace]);
-        command.args(args).env_clear().env("HOME", place.world.plane.dir().join("home"));
-        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self(pipes.spawn().expect("starts"))
-    }
-
     #[track_caller]
     fn end(&mut self, within: Duration) -> ExitStatus {
         let mut ended = None;
@@ -85,37 +143,25 @@ impl Kubectl {
     }
 }
 
-/// Runs kubectl with an input to its end.
-#[track_caller]
-fn run(
-    place: &Place<'_>,
-    kubectl: &(PathBuf, Vec<&str>),
-    args: &[&str],
-    input: &[u8],
-) -> (Option<i32>, String, String) {
-    let (code, out, err) = Kubectl::start(place, kubectl, args).done(input);
-    (code, String::from_utf8_lossy(&out).into_owned(), err)
-}
-
 pub(crate) fn a_command_is_run_with_its_streams_and_its_end(world: &World) {
     let place = Place::new(world);
     place.create(&place.pod("cat", "cat", &["wait"]));
     place.wait_ready("cat");
-    for kubectl in &kubectls() {
-        let exec = |args: &[&str], input: &[u8]| {
-            run(&place, kubectl, &[&["exec", "cat"], args].concat(), input)
-        };
+    for kubectl in &kubectls(&place) {
+        let name = kubectl.name();
+        let exec =
+            |args: &[&str], input: &[u8]| kubectl.run(&[&["exec", "cat"], args].concat(), input);
         let (code, out, err) = exec(&["-i", "--", "cat"], b"through and back\n");
-        assert_eq!((code, &*out), (Some(0), "through and back\n"), "{kubectl:?}: {err}");
+        assert_eq!((code, &*out), (Some(0), "through and back\n"), "{name}: {err}");
         let (code, out, err) = exec(&["--", "cat", "tty"], b"");
-        assert_eq!((code, out.matches("no terminal").count()), (Some(0), 3), "{kubectl:?}: {err}");
+        assert_eq!((code, out.matches("no terminal").count()), (Some(0), 3), "{name}: {err}");
         let (code, out, err) = exec(&["-t", "--", "cat", "tty"], b"");
         assert_eq!((code, out.matches(": terminal\r\n").count()), (Some(0), 3), "{out} {err}");
         let (code, _, err) = exec(&["--", "cat", "no such thing"], b"");
-        assert_eq!(code, Some(2), "{kubectl:?}: {err}");
-        assert!(err.contains("usage: cat") && err.contains("exit code 2"), "{kubectl:?}: {err}");
+        assert_eq!(code, Some(2), "{name}: {err}");
+        assert!(err.contains("usage: cat") && err.contains("exit code 2"), "{name}: {err}");
         let (code, _, err) = exec(&["-c", "none", "--", "cat"], b"");
-        assert!(code == Some(1) && err.contains("none"), "{kubectl:?}: {err}");
+        assert!(code == Some(1) && err.contains("none"), "{name}: {err}");
     }
     place.finish();
 }
@@ -126,8 +172,8 @@ pub(crate) fn a_command_whose_client_is_killed_ends(world: &World) {
     place.wait_ready("cat");
     let sandboxes = || copepod_tests::cluster::leaks::processes(&place.node.file("")).len();
     let before = sandboxes();
-    for kubectl in &kubectls() {
-        let one = Kubectl::start(&place, kubectl, &["exec", "cat", "--", "cat", "wait"]);
+    for kubectl in &kubectls(&place) {
+        let one = kubectl.start(&["exec", "cat", "--", "cat", "wait"]);
         place.node.wait(SOON, "the command runs", || (sandboxes() > before).then_some(()));
         drop(one);
         place.node.wait(SOON, "it has ended", || (sandboxes() == before).then_some(()));
@@ -149,62 +195,31 @@ pub(crate) fn an_attached_client_hears_and_is_read(world: &World) {
     for name in ["cat", "once", "hello"] {
         place.wait_ready(name);
     }
-    for kubectl in &kubectls() {
+    for kubectl in &kubectls(&place) {
+        let name = kubectl.name();
         // Output from now on, of one that reads nothing.
-        let mut heard = Kubectl::start(&place, kubectl, &["attach", "hello"]);
+        let mut heard = kubectl.start(&["attach", "hello"]);
         let mut bytes = [0; 64];
         let mut stdout = heard.0.stdout.take().expect("a pipe");
-        assert!(stdout.read(&mut bytes).expect("reads") > 0, "{kubectl:?}");
+        assert!(stdout.read(&mut bytes).expect("reads") > 0, "{name}");
         drop(heard);
-        told(&place, kubectl, "cat", "one\n");
+        kubectl.told("cat", "one\n");
     }
     // An agent that is started again has nobody attached; the container is the same, and waits.
     place.node.kill9();
     place.node.run();
     place.node.wait(SOON, "the agent is back", || TcpStream::connect(place.node.healthz()).ok());
     place.wait_ready("cat");
-    for kubectl in &kubectls() {
-        told(&place, kubectl, "cat", "two\n");
+    for kubectl in &kubectls(&place) {
+        kubectl.told("cat", "two\n");
     }
     let pod = place.api().get("pods", &place.namespace, "cat").expect("is there");
     assert_eq!(crate::place::container(&pod, "main")["restartCount"], 0, "{pod}");
-    let kubectl = &kubectls()[0];
-    let (_, out, err) = run(&place, kubectl, &["attach", "-i", "once"], b"the last\n");
+    let kubectl = &kubectls(&place)[0];
+    let (_, out, err) = kubectl.run(&["attach", "-i", "once"], b"the last\n");
     assert_eq!(out, "the last\n", "{err}");
     place.wait_pod("once", "Succeeded", |pod| pod["status"]["phase"] == "Succeeded");
     place.finish();
-}
-
-/// Attaches to a `cat`, tells it a line and hears it back.
-#[track_caller]
-fn told(place: &Place<'_>, kubectl: &(PathBuf, Vec<&str>), name: &str, line: &str) {
-    let mut attached = Kubectl::start(place, kubectl, &["attach", "-i", name]);
-    let mut stdin = attached.0.stdin.take().expect("a pipe");
-    let mut stdout = attached.0.stdout.take().expect("a pipe");
-    stdin.write_all(line.as_bytes()).expect("is sent");
-    let mut back = vec![0; line.len()];
-    stdout.read_exact(&mut back).expect("comes back");
-    assert_eq!(String::from_utf8_lossy(&back), line, "{kubectl:?}");
-}
-
-/// A `kubectl port-forward` at work: where it listens.
-fn forwarded(
-    place: &Place<'_>,
-    kubectl: &(PathBuf, Vec<&str>),
-    pod: &str,
-    port: &str,
-) -> (Kubectl, SocketAddr) {
-    let mut one = Kubectl::start(place, kubectl, &["port-forward", pod, &format!(":{port}")]);
-    let mut stdout = one.0.stdout.take().expect("a pipe");
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    while !line.ends_with(b"\n") && stdout.read(&mut byte).expect("reads") > 0 {
-        line.push(byte[0]);
-    }
-    let line = String::from_utf8(line).expect("UTF-8");
-    let local = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
-    let local = local.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("{line:?}"));
-    one.0.stdout = Some(stdout);
-    (one, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), local))
 }
 
 /// Asks an HTTP server by hand; head and body.
@@ -232,30 +247,25 @@ pub(crate) fn a_port_is_forwarded_into_the_pods_network(world: &World) {
     let place = Place::new(world);
     place.create(&http_pod(&place));
     place.wait_ready("web");
-    for kubectl in &kubectls() {
-        let (mut one, at) = forwarded(&place, kubectl, "web", "80");
+    for kubectl in &kubectls(&place) {
+        let name = kubectl.name();
+        let (mut one, at) = kubectl.forward("web", "80");
         for _ in 0..3 {
             let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
             let (head, body) = ask(at, request);
-            assert!(head.starts_with("HTTP/1.1 200 "), "{kubectl:?}: {head}");
-            assert_eq!(body, b"ok\n", "{kubectl:?}");
+            assert!(head.starts_with("HTTP/1.1 200 "), "{name}: {head}");
+            assert_eq!(body, b"ok\n", "{name}");
         }
         drop(one.0.stdin.take());
         // A port that nobody listens on is told of, and the rest goes on or ends with it.
-        let (mut none, at) = forwarded(&place, kubectl, "web", "81");
+        let (mut none, at) = kubectl.forward("web", "81");
         let mut stream = TcpStream::connect(at).expect("connects");
         let mut nothing = Vec::new();
         let _ = stream.read_to_end(&mut nothing);
-        assert!(nothing.is_empty(), "{kubectl:?}");
-        let (mut said, mut byte) = (Vec::new(), [0]);
-        let mut stderr = none.0.stderr.take().expect("a pipe");
-        while !String::from_utf8_lossy(&said).contains("error forwarding port 81 to pod")
-            && stderr.read(&mut byte).expect("reads") > 0
-        {
-            said.push(byte[0]);
-        }
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(said.contains("error forwarding port 81 to pod"), "{kubectl:?}: {said}");
+        assert!(nothing.is_empty(), "{name}");
+        let expected = "error forwarding port 81 to pod";
+        let said = until(none.0.stderr.as_mut().expect("a pipe"), expected);
+        assert!(said.ends_with(expected), "{name}: {said}");
     }
     place.finish();
 }
@@ -273,21 +283,74 @@ fn much() -> Vec<u8> {
     bytes
 }
 
+/// Sends all to a port and hears all back; `head` comes before it, and one with an empty line before
+/// the answer if so.
+#[track_caller]
+fn echoed(at: SocketAddr, head: &str, sent: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(at).expect("connects");
+    stream.set_read_timeout(Some(2 * SOON)).expect("is set");
+    let mut writer = stream.try_clone().expect("shares");
+    let mut answer = Vec::with_capacity(sent.len() + 1024);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            writer.write_all(head.as_bytes()).expect("is sent");
+            writer.write_all(sent).expect("is sent");
+            if head.is_empty() {
+                writer.shutdown(Shutdown::Write).expect("ends");
+            }
+        });
+        stream.read_to_end(&mut answer).expect("is read");
+    });
+    if !head.is_empty() {
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        answer.drain(..end + 4);
+    }
+    answer
+}
+
+/// Much through a `cat` beside the container of the pod `cat`, and through port 80 of the pod `web`.
+#[track_caller]
+fn much_each_way(of: &str, kubectls: &[Cli<'_>], head: &str) {
+    let sent = much();
+    let digest = Sha256::digest(&sent);
+    for kubectl in kubectls {
+        let name = format!("{of}, {}", kubectl.name());
+        let begun = Instant::now();
+        let (code, back, err) = kubectl.start(&["exec", "-i", "cat", "--", "cat"]).done(&sent);
+        let exec = begun.elapsed();
+        assert_eq!((code, back.len()), (Some(0), sent.len()), "{name}: {err}");
+        assert_eq!(Sha256::digest(&back), digest, "{name}");
+        let (_running, at) = kubectl.forward("web", "80");
+        let begun = Instant::now();
+        let back = echoed(at, head, &sent);
+        let forward = begun.elapsed();
+        assert_eq!(back.len(), sent.len(), "{name}");
+        assert_eq!(Sha256::digest(&back), digest, "{name}");
+        println!("{name}: {} MiB each way: exec {exec:?}, port {forward:?}", MUCH >> 20);
+    }
+}
+
 pub(crate) fn a_hundred_megabytes_go_each_way_without_loss(world: &World) {
     let place = Place::new(world);
     place.create(&place.pod("cat", "cat", &["wait"]));
+    place.create(&http_pod(&place));
     place.wait_ready("cat");
-    let sent = much();
-    let digest = Sha256::digest(&sent);
-    for kubectl in &kubectls() {
-        let begun = Instant::now();
-        let args = ["exec", "-i", "cat", "--", "cat"];
-        let (code, back, err) = Kubectl::start(&place, kubectl, &args).done(&sent);
-        println!("{} MB each way through exec: {:?}", MUCH >> 20, begun.elapsed());
-        assert_eq!((code, back.len()), (Some(0), sent.len()), "{kubectl:?}: {err}");
-        assert_eq!(Sha256::digest(&back), digest, "{kubectl:?}");
-    }
+    place.wait_ready("web");
+    let head = format!(
+        "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {MUCH}\r\n\r\n"
+    );
+    much_each_way("Wasm", &kubectls(&place), &head);
     place.finish();
+}
+
+pub(crate) fn a_hundred_megabytes_go_each_way_of_an_ordinary_pod(world: &World) {
+    let place = Shared::shared(world);
+    place.create(&place.shell("cat", "exec sleep 3600"));
+    place.create(&place.shell("web", "exec nc -ll -p 80 -e cat"));
+    place.wait_ready("cat");
+    place.wait_ready("web");
+    much_each_way("busybox", &kubectls(&place), "");
+    place.leave();
 }
 
 pub(crate) fn a_log_has_two_hundred_followers(world: &World) {

@@ -312,8 +312,11 @@ impl Ledger {
     /// [`LedgerError::Io`].
     pub(crate) fn keep_runtime(&self, name: &str) -> Result<(), LedgerError> {
         let path = self.root.join(RUNTIME);
-        write_whole(&path, name.as_bytes())
-            .map_err(|source| LedgerError::Io { verb: "write", path, source })
+        write_whole(&path, name.as_bytes()).map_err(|source| LedgerError::Io {
+            verb: "write",
+            path,
+            source,
+        })
     }
 
     /// The name that the container runtime had when it last answered.

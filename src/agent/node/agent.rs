@@ -129,7 +129,6 @@ impl Agent {
                     self.board.beat();
                     self.share_cpus().await;
                     self.collect(synced).await;
-                    self.show_images().await;
                     if std::mem::take(&mut busy) {
                         linux::trim_heap();
                     }
@@ -297,7 +296,8 @@ impl Agent {
     /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of
     /// containers, each minute), once all pods are `synced`.
     async fn collect(&mut self, synced: bool) {
-        let Some(cri) = self.shared.runtime.cri.clone().filter(|_| synced && self.collecting.is_empty())
+        let Some(cri) =
+            self.shared.runtime.cri.clone().filter(|_| synced && self.collecting.is_empty())
         else {
             return;
         };
@@ -374,13 +374,6 @@ impl Agent {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot share cpus"),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-
-    async fn show_images(&self) {
-        match self.shared.images.list().await {
-            Ok(images) => self.node.set_images(build::container_images(images)),
-            Err(error) => tracing::warn!(error = chain(&error), "cannot list images"),
         }
     }
 }

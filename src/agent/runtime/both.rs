@@ -84,10 +84,10 @@ impl Runtime for Both {
         pulling: &(dyn Fn() + Send + Sync),
     ) -> Result<OrdinaryImage, Failure> {
         let Some(cri) = &self.cri else { return Err(no_ordinary()) };
-        cri.images().prepare(wanted, pulling).await.map_err(|error| Failure {
-            reason: error.reason().into(),
-            message: chain(&error),
-        })
+        cri.images()
+            .prepare(wanted, pulling)
+            .await
+            .map_err(|error| Failure { reason: error.reason().into(), message: chain(&error) })
     }
 
     async fn start(&self, launch: Launch) -> Result<Attempt, Failure> {

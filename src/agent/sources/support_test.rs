@@ -111,7 +111,9 @@ fn what_would_change_a_pods_meaning_is_refused_by_path() {
     ] {
         assert_eq!(refused(spec.clone(), json!({})), [path], "{spec}");
     }
-    let text = refusals(&pod(json!({"hostPID": true}), json!({})), HostCapabilities::default(), &|_| true)[0]
+    let text =
+        refusals(&pod(json!({"hostPID": true}), json!({})), HostCapabilities::default(), &|_| true)
+            [0]
         .to_string();
     assert_eq!(text, "spec.hostPID: not possible: a Wasm container sees no processes");
 }

@@ -199,11 +199,7 @@ fn wasm(
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let user = user(&pod_spec, spec, &prepared.config).map_err(|Root| DescribeError::Root {
-        pod: format!(
-            "{}_{}({uid})",
-            text(&pod.metadata.name),
-            text(&pod.metadata.namespace)
-        ),
+        pod: format!("{}_{}({uid})", text(&pod.metadata.name), text(&pod.metadata.namespace)),
         container: name.clone(),
     })?;
     let memory_limit_bytes = memory_limit(spec)?;

@@ -378,15 +378,8 @@ impl<R: Runtime> Worker<R> {
                     message: e.message,
                 })?;
                 let name = name.clone();
-                let context = container::Context {
-                    pod,
-                    name,
-                    attempt,
-                    prepared,
-                    objects,
-                    ready,
-                    target,
-                };
+                let context =
+                    container::Context { pod, name, attempt, prepared, objects, ready, target };
                 let of_job = Arc::clone(&shared);
                 let described = blocking(move || {
                     container::describe(context, &of_job.ledger, &of_job.host)

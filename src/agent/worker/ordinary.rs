@@ -30,12 +30,7 @@ pub(super) fn sandbox_spec(
     let (resolver, _) = volume::resolver(pod, facts);
     let parent = host.cgroups.as_ref().map(|cgroups| cgroups.parent(pod)).transpose();
     let parent = parent.map_err(|error| no_sandbox(chain(&error)))?;
-    let of = PodInput {
-        pod,
-        handler: &handler,
-        user_namespace: None,
-        node: &host.ordinary,
-    };
+    let of = PodInput { pod, handler: &handler, user_namespace: None, node: &host.ordinary };
     let config = sandbox(&SandboxInput {
         of,
         // The runtime says which one it is to be.

@@ -112,10 +112,10 @@ impl<R: Runtime> SetUpJob<R> {
         if let Some(kept) = self.shared.kinds(&self.uid).await {
             return Ok(kept);
         }
-        let kinds = kinds::resolve(&self.shared, &self.pod, handler).await?;
+        let of = (Arc::clone(&self.pod), Arc::clone(&self.supplier));
+        let kinds = kinds::resolve(&self.shared, of, handler).await?;
         if !self.shared.host.die_with_agent {
-            let (shared, uid, kept) =
-                (Arc::clone(&self.shared), self.uid.clone(), kinds.clone());
+            let (shared, uid, kept) = (Arc::clone(&self.shared), self.uid.clone(), kinds.clone());
             let keep = move || shared.ledger.keep_kinds(&uid, &kept);
             blocking(keep).await.map_err(|e| no_sandbox(chain(&e)))?;
         }
@@ -134,9 +134,8 @@ impl<R: Runtime> SetUpJob<R> {
     async fn sandbox_spec(&self, kinds: &Kinds, facts: &Facts) -> Result<SandboxSpec, Failure> {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (handler, facts) = (kinds.handler.clone(), facts.clone());
-        let spec = move || {
-            ordinary::sandbox_spec(&pod, handler, &facts, &shared.ledger, &shared.host)
-        };
+        let spec =
+            move || ordinary::sandbox_spec(&pod, handler, &facts, &shared.ledger, &shared.host);
         blocking(spec).await
     }
 

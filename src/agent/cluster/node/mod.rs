@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
-use self::object::{Inputs, Said};
 pub(crate) use self::object::{Handler, RuntimeReport};
+use self::object::{Inputs, Said};
 pub(crate) use self::options::{NodeOptions, Threshold};
 use super::events::{Recorder, node_reference};
 

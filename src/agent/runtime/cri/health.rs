@@ -109,7 +109,8 @@ async fn ask(client: &Client) -> Result<Health, CriError> {
     let status = call("Status", PATIENCE, runtime.status(within(PATIENCE, request))).await?;
     let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
     let mut problems = Vec::new();
-    for (name, word) in CONDITIONS.into_iter().zip(["container runtime", "container runtime network"])
+    for (name, word) in
+        CONDITIONS.into_iter().zip(["container runtime", "container runtime network"])
     {
         let found = conditions.iter().find(|condition| condition.r#type == name);
         match found {

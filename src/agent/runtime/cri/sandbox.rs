@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_cri::{
-    ListPodSandboxRequest, NamespaceMode, PodSandbox as CriSandbox, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxStatusRequest, PodSandboxStatusResponse, RemovePodSandboxRequest,
+    ListPodSandboxRequest, NamespaceMode, PodSandbox as CriSandbox, PodSandboxConfig,
+    PodSandboxFilter, PodSandboxStatusRequest, PodSandboxStatusResponse, RemovePodSandboxRequest,
     RunPodSandboxRequest, StopPodSandboxRequest,
 };
 use serde::Deserialize;
@@ -226,22 +226,14 @@ impl Inner {
         tokio::fs::create_dir_all(&path)
             .await
             .map_err(|source| SandboxError::Logs { path, source })?;
-        let request = RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: spec.handler,
-        };
+        let request =
+            RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: spec.handler };
         let limit: Duration = self.client.patience * RUN_PATIENCE;
         let mut runtime = self.client.runtime();
         let answer = runtime.run_pod_sandbox(within(limit, request));
         let id = call("RunPodSandbox", limit, answer).await?.pod_sandbox_id;
-        let sandbox = Sandbox {
-            pod_uid,
-            generation,
-            ready: true,
-            created_at: 0,
-            stopped: false,
-            changed: 0,
-        };
+        let sandbox =
+            Sandbox { pod_uid, generation, ready: true, created_at: 0, stopped: false, changed: 0 };
         self.table.lock().set_sandbox(&id, sandbox);
         // Looked at more often from now on.
         self.wake.notify_one();
@@ -306,7 +298,9 @@ mod tests {
             ..PodSandboxStatusResponse::default()
         };
         assert_eq!(netns(&answer(info)), Some("/var/run/netns/cni-1".into()));
-        for odd in ["", "{}", "[]", r#"{"runtimeSpec":{"linux":{"namespaces":[{"type":"network"}]}}}"#] {
+        for odd in
+            ["", "{}", "[]", r#"{"runtimeSpec":{"linux":{"namespaces":[{"type":"network"}]}}}"#]
+        {
             assert_eq!(netns(&answer(odd)), None, "{odd}");
         }
     }

@@ -36,8 +36,8 @@ pub(crate) use adopt::AdoptError;
 pub(crate) use leftovers::end_leftovers;
 
 use super::{
-    Attach, Container, Exec, ExecError, ExecExit, ExecOutput, Happening, Launch, LogLimits, Runtime,
-    StreamRequest, What, no_ordinary,
+    Attach, Container, Exec, ExecError, ExecExit, ExecOutput, Happening, Launch, LogLimits,
+    Runtime, StreamRequest, What, no_ordinary,
 };
 use crate::ledger::Ledger;
 use crate::{linux, logs};
@@ -217,6 +217,7 @@ impl Runtime for Wasm {
     }
 
     async fn attach(&self, id: &str, attach: Attach) -> Result<(), ExecError> {
+        let id = own(id).ok_or_else(|| ExecError::NotRunning(id.into()))?;
         attach::attach(self, id, attach).await
     }
 

@@ -19,10 +19,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::last_words;
 use super::kept::{self, About, timestamp};
 use super::spawn::{Process, Socket, Spawned, open_log};
 use super::waited::Waited;
-use super::super::last_words;
 use super::{Container, Happening, LogLimits, Table, What, exec, oom};
 use crate::{linux, logs};
 

@@ -147,7 +147,8 @@ async fn a_command_runs_over_a_websocket() {
         }
     };
     timeout(SOON, ended).await.expect("ends");
-    said.retain(|text| !text.is_empty());
+    // The sign that it is made, which says nothing.
+    said.retain(|text| text.len() > 1);
     assert_eq!(said[0], "\u{1}c: echo hi\n");
     assert!(said[1].starts_with("\u{3}{") && said[1].contains(r#""message":"3""#), "{said:?}");
     let _ = socket.close(None).await;

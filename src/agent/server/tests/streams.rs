@@ -320,7 +320,7 @@ async fn ports_are_forwarded_over_a_websocket() {
     let names: Vec<u8> = port.to_le_bytes().to_vec();
     socket.send(Message::binary(b"\x00hi".to_vec())).await.expect("is sent");
     let mut said: Vec<Vec<u8>> = Vec::new();
-    while said.iter().map(Vec::len).sum::<usize>() < 4 * 3 + 3 + 40 {
+    while said.len() < 6 {
         let message = timeout(SOON, socket.next()).await.expect("in time").expect("more");
         let message = message.expect("a message");
         if message.is_binary() {

@@ -35,9 +35,8 @@ use crate::image::PullPolicy;
 use crate::image::credentials::{Keyring, PullSecrets};
 use crate::image::gate::Gate;
 
-pub(super) use self::error::go_text;
 pub(crate) use self::error::OrdinaryImageError;
-pub(crate) use self::gc::{in_use, sandbox_image};
+pub(super) use self::error::go_text;
 
 /// Largest answer of a runtime (upstream `maxMsgSize`).
 const MESSAGE_MAX: usize = 16 << 20;
@@ -201,21 +200,12 @@ impl Images {
     }
 }
 
-/// The name and id of a container's image for its status (upstream `toKubeContainerStatus`,
-/// `convertToAPIContainerStatuses`).
-pub(crate) fn status_image(status: &cri::ContainerStatus) -> (String, String) {
-    let image = status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-    (image, status.image_ref.clone())
-}
-
 fn prepared(name: &str, pulled: Option<Pulled>, here: Option<&cri::Image>) -> OrdinaryImage {
     let id = here.map(|image| image.id.clone()).unwrap_or_default();
     let first = |names: &[String]| names.first().cloned();
     OrdinaryImage {
         image: here.and_then(|image| first(&image.repo_tags)).unwrap_or_else(|| name.to_owned()),
-        image_id: here
-            .and_then(|image| first(&image.repo_digests))
-            .unwrap_or_else(|| id.clone()),
+        image_id: here.and_then(|image| first(&image.repo_digests)).unwrap_or_else(|| id.clone()),
         user: here.map(ImageUser::of).unwrap_or_default(),
         bytes: here.map_or(0, |image| image.size),
         image_ref: id,

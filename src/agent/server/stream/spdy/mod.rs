@@ -312,8 +312,8 @@ mod tests {
         let (drive, opened, out) = connect(ours, idle);
         let work = work(opened);
         let served = super::super::upgrade::alongside(drive, async {
-            drop(out);
             work.await;
+            drop(out);
         });
         tokio::join!(served, client(TestClient::new(theirs, b"")));
     }
@@ -431,8 +431,10 @@ mod tests {
             let runtime = { runtime }.enable_time().build().expect("a runtime");
             runtime.block_on(async {
                 let (drive, mut opened, out) = connect(Garbage(bytes), LONG);
-                drop(out);
-                let take = async { while opened.recv().await.is_some() {} };
+                let take = async {
+                    while opened.recv().await.is_some() {}
+                    drop(out);
+                };
                 tokio::join!(drive, take);
             });
         }
