@@ -81,9 +81,14 @@ pub(super) fn limits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::systemd::Value;
 
     fn shown(properties: Vec<Property>) -> Vec<String> {
-        properties.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        let one = |(name, value)| match value {
+            Value::U64(number) => format!("{name}=uint64 {number}"),
+            other => format!("{name}={other:?}"),
+        };
+        properties.into_iter().map(one).collect()
     }
 
     #[test]
