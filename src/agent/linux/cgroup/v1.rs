@@ -1,6 +1,6 @@
 //! Version 1: the controllers' own hierarchies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::files::{apply, mount_lines};
 use super::{Controller, Hierarchy, Level, Limits, Setting};
@@ -22,6 +22,14 @@ pub(super) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         }
     }
     found
+}
+
+/// The mounts of all other hierarchies, named ones and version 2's beside them too.
+pub(super) fn others(mountinfo: &str, used: &[Hierarchy]) -> Vec<PathBuf> {
+    let all = mount_lines(mountinfo)
+        .filter(|line| matches!(line.kind, "cgroup" | "cgroup2") && line.writable);
+    let mounts = all.map(|line| line.mount);
+    mounts.filter(|mount| used.iter().all(|hierarchy| hierarchy.mount != *mount)).collect()
 }
 
 /// Has what is below `kubepods` count in it, as kernels since 5.11 do by themselves.
