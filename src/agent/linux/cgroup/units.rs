@@ -81,9 +81,20 @@ pub(super) fn limits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::systemd::Value;
 
     fn shown(properties: Vec<Property>) -> Vec<String> {
-        properties.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        let number = |value: Value| match value {
+            Value::U64(number) => format!("uint64 {number}"),
+            other @ (Value::Text(_)
+            | Value::Path(_)
+            | Value::Types(_)
+            | Value::Bool(_)
+            | Value::U32(_)
+            | Value::Numbers(_)
+            | Value::Texts(_)) => panic!("{other:?} is no limit"),
+        };
+        properties.into_iter().map(|(name, value)| format!("{name}={}", number(value))).collect()
     }
 
     #[test]
