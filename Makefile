@@ -24,12 +24,12 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test test-vm bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance test-vm bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
     /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables ip:iproute2 \
-    containerd:containerd ctr:containerd runc:runc busybox:busybox-static
+    containerd:containerd ctr:containerd runc:runc busybox:busybox-static bash-static:bash-static
 # The same for the bench, and for building runc.
 BENCH_TOOLS := wrk:wrk
 RUNC_TOOLS := pkg-config:pkg-config /usr/share/doc/libseccomp-dev/copyright:libseccomp-dev
@@ -82,7 +82,8 @@ lint: setup ## formatting and clippy, warnings are errors
 	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
 
 PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
-    COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' COPEPOD_CONTAINERD2='$(CONTAINERD2)'
+    COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' COPEPOD_CONTAINERD2='$(CONTAINERD2)' \
+    COPEPOD_E2E='$(KUBERNETES)' COPEPOD_CONFORMANCE='$(CONFORMANCE)'
 
 test-setup: ## the real parts that the tests need (installs what is missing)
 	@$(call INSTALL,$(TEST_TOOLS),make test)
@@ -130,13 +131,20 @@ containerd2: ## containerd 2 and runc that some of the tests use, kept outside t
 	        go build -tags seccomp -ldflags '-s -w' -o '$(CONTAINERD2)/' github.com/opencontainers/runc); \
 	    echo "$$sources" >'$(CONTAINERD2)/sources'; }
 
+# What upstream's tests are given and what they said: images, and the results of each run.
+CONFORMANCE := $(CACHE)/conformance
+
 e2e: ## upstream's conformance tests, their runner, and the program in most of their images
 	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/test/e2e,e2e.test,test -c); \
 	    $(call GO_PROGRAM,github.com/onsi/ginkgo/v2/ginkgo,ginkgo); \
 	    $(call GO_PROGRAM,k8s.io/kubernetes/test/images/agnhost,agnhost))
 
-test: test-setup lint build guests kubernetes containerd2 ## lint, build, and every test
+test: test-setup lint build guests kubernetes containerd2 e2e ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
+
+conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests of a node on the kubelet (once) and here: who passes what
+	@$(TIME) $(PROGRAMS) COPEPOD_KUBELET='$(KUBERNETES)/kubelet' \
+	    cargo test -q --locked --release --workspace --test conformance -- full
 
 # Control groups of version 2 and systemd's driver, which this host may not have: in a virtual machine
 # with an emulated processor, so that it runs anywhere. Its disk is made once and kept in
@@ -171,4 +179,4 @@ bench: build guests bench-setup ## start, requests per second, memory beside was
 	    $(PROGRAMS) WASMTIME='$(WASMTIME)' COPEPOD_KUBELET='$(KUBERNETES)/kubelet' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
-	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CACHE)/vm'
+	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CONFORMANCE)' '$(CACHE)/vm'

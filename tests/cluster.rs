@@ -9,6 +9,7 @@ pub mod api;
 pub mod containerd;
 pub mod cri;
 pub mod images;
+pub mod kubelet;
 pub mod leaks;
 pub mod metrics;
 pub mod network;

@@ -107,7 +107,9 @@ impl State {
         };
         let Failure { reason, message } = failure;
         let first = match reason.as_str() {
-            "InvalidImageName" => record(true, "InspectFailed", message.clone(), Some(container)),
+            "InvalidImageName" | "ImageInspectError" => {
+                record(true, "InspectFailed", message.clone(), Some(container))
+            }
             "ErrImageNeverPull" => record(true, reason, message.clone(), Some(container)),
             _ if is_pull(failure) => {
                 failed(format!("Failed to pull image \"{image}\": {message}"), container)

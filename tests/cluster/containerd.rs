@@ -70,12 +70,18 @@ impl Containerd {
         let results = format!("{}-", network.name());
         let mut containerd = Self { dir: dir.into(), programs, results, program };
         containerd.wait_serves();
-        containerd.ctr(&["images", "import", &archive.display().to_string()]);
-        // Its CRI part hears of them a moment later.
-        let cri = containerd.cri();
-        let known = || [PAUSE, BUSYBOX].iter().all(|image| cri.has_image(image));
-        assert!(holds_within(SOON, known), "its CRI part has no images\n{}", containerd.log());
+        containerd.import(&archive, &[PAUSE, BUSYBOX]);
         containerd
+    }
+
+    /// Hands it an archive, which has these images.
+    #[track_caller]
+    pub fn import(&self, archive: &Path, images: &[impl AsRef<str>]) {
+        self.ctr(&["images", "import", &archive.display().to_string()]);
+        // Its CRI part hears of them a moment later.
+        let cri = self.cri();
+        let known = || images.iter().all(|image| cri.has_image(image.as_ref()));
+        assert!(holds_within(SOON, known), "its CRI part has no images\n{}", self.log());
     }
 
     /// Starts it again, after its end; it serves when this returns.

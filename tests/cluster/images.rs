@@ -18,7 +18,7 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:test";
 pub const PAUSE: &str = "registry.k8s.io/pause:test";
 
 /// Waits until it is told to end; also for children that nobody else waits for.
-const PAUSE_C: &str = "#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include \
+pub const PAUSE_C: &str = "#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include \
                        <unistd.h>\nstatic void down(int s){(void)s;exit(0);}\nstatic void reap(int \
                        s){(void)s;while(waitpid(-1,0,WNOHANG)>0);}\nint main(void){signal(SIGINT,down);\
                        signal(SIGTERM,down);signal(SIGCHLD,reap);for(;;)pause();}\n";
@@ -37,22 +37,39 @@ pub fn archive(dir: &Path) -> PathBuf {
     let at = |name: &str| work.path().join(name);
     pause(&at("pause"), &at("pause.c"));
     busybox(&at("busybox"));
-    let images = at("images");
-    fs::create_dir(&images).expect("made");
-    let manifest = json!([
-        image(
-            &images,
-            PAUSE,
-            &at("pause"),
-            &json!({"Entrypoint": ["/pause"], "User": "65535:65535"})
-        ),
-        image(&images, BUSYBOX, &at("busybox"), &json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]})),
-    ]);
-    fs::write(images.join("manifest.json"), manifest.to_string()).expect("written");
-    let new = archive.with_extension("new");
-    tar(&images, &new);
-    fs::rename(new, &archive).expect("renamed");
+    let image =
+        |name: &str, root: &str, config| Image { names: vec![name.into()], root: at(root), config };
+    pack(
+        &archive,
+        &[
+            image(PAUSE, "pause", json!({"Entrypoint": ["/pause"], "User": "65535:65535"})),
+            image(BUSYBOX, "busybox", json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]})),
+        ],
+    );
     archive
+}
+
+/// An image of one layer, to be packed.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its references, each with a tag.
+    pub names: Vec<String>,
+    /// The folder with its files; all become root's.
+    pub root: PathBuf,
+    /// The part `config` of its configuration.
+    pub config: Value,
+}
+
+/// Packs images as an archive; the file is there when it is whole.
+#[track_caller]
+pub fn pack(archive: &Path, images: &[Image]) {
+    let work = tempfile::tempdir_in(archive.parent().expect("a folder")).expect("made");
+    let manifest: Vec<Value> = images.iter().map(|image| packed(work.path(), image)).collect();
+    let manifest = Value::from(manifest).to_string();
+    fs::write(work.path().join("manifest.json"), manifest).expect("written");
+    let new = archive.with_extension("new");
+    tar(work.path(), &new);
+    fs::rename(new, archive).expect("renamed");
 }
 
 /// A root directory with nothing but `/pause`.
@@ -83,28 +100,28 @@ fn busybox(root: &Path) {
     fs::write(root.join("etc/group"), "root:x:0:\nnobody:x:65534:\n").expect("written");
 }
 
-/// Packs the files below `root` as an image of one layer into the folder `into`: its part of the
-/// archive's manifest.
-fn image(into: &Path, name: &str, root: &Path, config: &Value) -> Value {
+/// Packs an image into the folder `into`: its part of the archive's manifest.
+fn packed(into: &Path, image: &Image) -> Value {
     let layer = into.join("layer");
-    tar(root, &layer);
+    tar(&image.root, &layer);
     let digest = hex(&fs::read(&layer).expect("packed"));
     let layer_file = format!("{digest}.tar");
     fs::rename(layer, into.join(&layer_file)).expect("renamed");
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": config,
+        "config": image.config,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": [{}],
     });
     let config = config.to_string();
     let config_file = format!("{}.json", hex(config.as_bytes()));
     fs::write(into.join(&config_file), config).expect("written");
-    json!({"Config": config_file, "RepoTags": [name], "Layers": [layer_file]})
+    json!({"Config": config_file, "RepoTags": image.names, "Layers": [layer_file]})
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The SHA-256 of these bytes.
+pub fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -40,7 +40,8 @@ impl Kubelet {
     /// its pods need beyond the usual images; its readiness is not waited for. One at a time.
     #[track_caller]
     pub fn start(plane: &ControlPlane, name: &str, prepare: impl FnOnce(&Containerd)) -> Self {
-        let dir = plane.dir().join(name);
+        // No name that another one begins with: what names it is killed at the end.
+        let dir = plane.dir().join(format!("k{NUMBER}"));
         fs::create_dir(&dir).expect("made");
         let cgroup = format!("{}{NUMBER}", leaks::prefix());
         let network = Network::new(&cgroup, NUMBER, &dir);

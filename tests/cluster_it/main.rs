@@ -5,6 +5,7 @@ mod admission;
 mod classes;
 mod containerd;
 mod faults;
+mod images;
 mod join;
 mod mixed;
 mod network;
@@ -144,6 +145,9 @@ fn main() -> ExitCode {
         containerd::the_second_one_does_so_too,
         containerd::what_a_test_leaves_is_named_and_removed,
         containerd::calls_go_wrong_as_planned,
+        images::a_private_wasm_image_needs_the_pods_own_secret,
+        images::an_ordinary_image_is_pulled_as_its_policy_and_secrets_say,
+        images::a_nodes_plugin_knows_the_credentials_of_both_kinds,
         join::a_deployment_is_run_followed_rolled_and_deleted,
         join::a_node_that_was_deleted_registers_again,
         join::the_lease_is_renewed_and_the_node_says_what_it_is,

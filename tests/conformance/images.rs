@@ -4,7 +4,7 @@
 //!
 //! What the tests need beyond a program of that name, each found by a test that failed:
 //!
-//! - `/bin/sh` is bash: busybox's own drops variables such as `data-1`.
+//! - `/bin/sh` is bash, also by its own name: busybox's own drops variables such as `data-1`.
 //! - agnhost's image has `agnhost-2`, a certificate for its TLS server, and `curl`.
 //! - nonewprivs is a set-uid program that prints its effective user.
 
@@ -35,6 +35,8 @@ const GROUPS: &str = "root:x:0:\nuser:x:1000:\nnobody:x:65534:\n";
 /// The names of the images below, as in their references between the last `/` and the tag.
 const STAND_INS: [&str; 7] =
     ["agnhost", "busybox", "glibc-dns-testing", "nginx", "nonewprivs", "nonroot", "pause"];
+/// How they are made: another number whenever what this file makes is not what it was.
+const RECIPE: u32 = 1;
 /// Letters of a digest that tell archives apart.
 const KEY: usize = 16;
 
@@ -67,7 +69,7 @@ impl Archive {
         let [busybox, bash] = ["busybox", "bash-static"].map(on_path);
         let parts = Parts { busybox: busybox?, bash: bash?, agnhost: programs.file("agnhost") };
         let images = references(programs)?;
-        let mut digests = hex(include_str!("images.rs").as_bytes()) + &images.join("\n");
+        let mut digests = format!("{RECIPE}\n{}", images.join("\n"));
         for file in [&parts.busybox, &parts.bash, &parts.agnhost] {
             let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
             digests.push_str(&hex(&bytes));
@@ -125,7 +127,7 @@ fn references(programs: &Programs) -> Result<Vec<String>> {
 fn on_path(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
-    found.with_context(|| format!("{name} is missing: `make conformance-setup` installs it"))
+    found.with_context(|| format!("{name} is missing: `make test-setup` installs it"))
 }
 
 fn stand_ins(work: &Path, parts: &Parts) -> Result<Vec<StandIn>> {
@@ -199,10 +201,11 @@ fn base(root: &Path, parts: &Parts) -> Result<()> {
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     fs::copy(&parts.busybox, root.join("bin/busybox"))?;
-    fs::copy(&parts.bash, root.join("bin/sh"))?;
+    fs::copy(&parts.bash, root.join("bin/bash"))?;
+    symlink("bash", root.join("bin/sh"))?;
     let names = Command::new(&parts.busybox).arg("--list").output()?.stdout;
     let names = String::from_utf8(names)?;
-    for name in names.lines().filter(|name| !["busybox", "sh"].contains(name)) {
+    for name in names.lines().filter(|name| !["busybox", "bash", "sh"].contains(name)) {
         symlink("busybox", root.join("bin").join(name))?;
     }
     fs::write(root.join("etc/passwd"), USERS)?;

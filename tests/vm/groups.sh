@@ -11,7 +11,7 @@ for room in linux::cgroup linux::systemd worker::cgroup; do
     ./copepod-test --color never "$room" || failed="$failed $room"
 done
 # A real sandbox in the groups.
-COPEPOD_HOG=$(./copepod compile -o json hog.wasm | sed -n 's/.*"artefact": *"\([^"]*\)".*/\1/p')
+COPEPOD_HOG=$(./copepod compile -o json hog.wasm 2>/dev/null | sed -n 's/.*"artefact": *"\([^"]*\)".*/\1/p')
 export COPEPOD_HOG
 ./copepod-test --color never --ignored runtime::wasm::group_test || failed="$failed sandbox"
 # Nothing is left.

@@ -40,7 +40,6 @@ use copepod_pod::quantity::Quantity;
 use copepod_pod::resources::QuotaPolicy;
 use k8s_openapi::api::core::v1::Taint;
 
-pub(crate) use credential_provider::CredentialProvider;
 pub(crate) use findings::{ConfigError, ConfigErrors, Warning};
 pub(crate) use flags::NodeFlags;
 pub(crate) use images::ImageConfig;

@@ -129,7 +129,6 @@ impl Agent {
                     self.board.beat();
                     self.share_cpus().await;
                     self.collect(synced).await;
-                    self.show_images().await;
                     if std::mem::take(&mut busy) {
                         linux::trim_heap();
                     }
@@ -375,13 +374,6 @@ impl Agent {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot share cpus"),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-
-    async fn show_images(&self) {
-        match self.shared.images.list().await {
-            Ok(images) => self.node.set_images(build::container_images(images)),
-            Err(error) => tracing::warn!(error = chain(&error), "cannot list images"),
         }
     }
 }

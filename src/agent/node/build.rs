@@ -1,13 +1,12 @@
 //! From a node's configuration to the options of the rooms that it joins.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use copepod_pod::quantity::Quantity;
 use copepod_pod::resources::Amounts;
 use copepod_pod::{ClusterDns, Facts, PodAddresses};
-use k8s_openapi::api::core::v1::{ContainerImage, Node};
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{mpsc, watch};
 
 use super::NodeError;
@@ -17,7 +16,7 @@ use crate::image::credentials::plugin::PluginOptions;
 use crate::image::credentials::{Keyring, NodeFiles};
 use crate::image::gate::{Gate, PullLimits};
 use crate::image::gc::Policy;
-use crate::image::{ImageError, Images, Listed, RegistryOptions};
+use crate::image::{ImageError, Images, RegistryOptions};
 use crate::ledger::{Ledger, LedgerError, LogDirs, home};
 use crate::linux;
 use crate::linux::cgroup::{Cgroups, Driver, Options};
@@ -74,7 +73,6 @@ pub(super) fn gate(config: &Config) -> Arc<Gate> {
 }
 
 /// When images go.
-#[expect(dead_code, reason = "the lead starts the collector")]
 pub(super) fn image_policy(config: &Config) -> Policy {
     let images = &config.images;
     Policy {
@@ -191,7 +189,7 @@ pub(super) async fn cri(
     config: &Config,
     client: Option<Client>,
     (keyring, gate): (Arc<Keyring>, Arc<Gate>),
-    ledger: &Ledger,
+    ledger: &Arc<Ledger>,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Option<Cri>, NodeError> {
     let Some(client) = client else { return Ok(None) };
@@ -206,7 +204,11 @@ pub(super) async fn cri(
             ledger.runtime().unwrap_or_else(|| CONTAINERD.into())
         }
     };
-    let options = cri::Options { log_limits: log_limits(config), log_links: LOG_LINKS.into() };
+    let options = cri::Options {
+        log_limits: log_limits(config),
+        log_links: LOG_LINKS.into(),
+        ledger: Arc::clone(ledger),
+    };
     let images = cri::images::Images::new(client.images(), keyring, gate, client.patience());
     Ok(Some(Cri::start(client, images, name, options, happenings)))
 }
@@ -326,6 +328,7 @@ fn ordinary(config: &Config, cgroups: Option<&PodCgroups>) -> OrdinaryOptions {
         huge_page_bytes: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
         masked_paths: linux::machine::thermal_paths(),
         cgroup_v2: cgroups.is_some_and(|cgroups| cgroups.cgroups.is_v2()),
+        oom_kills_all: config.cgroups.oom_kills_all,
         quota: cgroups.map(|cgroups| cgroups.quota).unwrap_or_default(),
         ..OrdinaryOptions::default()
     }
@@ -384,24 +387,4 @@ pub(super) fn server(config: &Config, host: &Host) -> ServerOptions {
         debugging_handlers: server.debugging_handlers,
         stream_idle: server.stream_idle,
     }
-}
-
-/// The images, as a node's status lists them.
-pub(super) fn container_images(images: Vec<Listed>) -> Vec<ContainerImage> {
-    let mut names: BTreeMap<String, (Vec<String>, u64)> = BTreeMap::new();
-    for Listed { image, digest, bytes, whole, .. } in images {
-        if whole {
-            let repository = image.rsplit_once(':').map_or(&*image, |(repository, _)| repository);
-            let by_digest = format!("{repository}@{digest}");
-            let entry = names.entry(digest).or_insert((Vec::new(), bytes));
-            entry.0.extend([by_digest, image]);
-        }
-    }
-    let one = |(mut names, bytes): (Vec<String>, u64)| {
-        // Digests before tags, each once.
-        names.sort_by_key(|name| (!name.contains('@'), name.clone()));
-        names.dedup();
-        ContainerImage { names: Some(names), size_bytes: i64::try_from(bytes).ok() }
-    };
-    names.into_values().map(one).collect()
 }

@@ -15,6 +15,7 @@ mod board;
 mod build;
 mod enforce;
 mod error;
+mod images;
 mod outlet;
 mod supply;
 
@@ -30,6 +31,7 @@ pub(crate) use error::NodeError;
 use self::admit::Admission;
 use self::agent::Agent;
 use self::board::Board;
+use self::images::Images;
 use self::outlet::News;
 use self::supply::ClusterSupplier;
 use crate::cluster::client::{self, connect};
@@ -103,6 +105,9 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     if shared.runtime.cri.is_none() {
         handle.set_problems(build::problems(&network, None));
     }
+    let images =
+        Images { shared: Arc::clone(&shared), board: board.clone(), node: handle.clone() };
+    let _images = images.start(build::image_policy(&config), name, recorder.clone());
     let objects = ObjectStore::start(client.clone());
     let news = Arc::new(News::new(recorder.clone()));
     let agent = Agent {

@@ -244,7 +244,7 @@ fn a_part_outside_its_volume_is_refused_and_no_mount_is_left() {
 /// volume at the next.
 #[test]
 fn a_link_that_is_swapped_in_leads_nowhere() {
-    const TRIES: usize = 300;
+    const TRIES: usize = 60;
     let scene = scene();
     let volume = scene.home.join("empty");
     fs::create_dir(volume.join("part")).expect("makes");

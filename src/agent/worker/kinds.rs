@@ -4,14 +4,16 @@
 //! of the other kind does not move a container to the other runtime.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use copepod_pod::Failure;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 use super::set_up::{WASM_HANDLER, no_sandbox};
-use super::{Shared, image_request};
-use crate::image::ImageKind;
+use super::{Shared, Supplier, image_request, secrets};
+use crate::image::credentials::PullSecrets;
+use crate::image::{ImageKind, ImageRequest};
 use crate::runtime::Runtime;
 
 /// The kinds of one pod's containers.
@@ -66,7 +68,7 @@ pub(super) fn may_be_ordinary(pod: &Pod, kept: Option<&Kinds>) -> bool {
 /// A [`Failure`] with the reason of upstream's event.
 pub(super) async fn resolve<R: Runtime>(
     shared: &Shared<R>,
-    pod: &Pod,
+    (pod, supplier): (Arc<Pod>, Arc<dyn Supplier>),
     handler: String,
 ) -> Result<Kinds, Failure> {
     match (&*handler, shared.runtime.has_ordinary()) {
@@ -78,8 +80,9 @@ pub(super) async fn resolve<R: Runtime>(
             let spec = pod.spec.iter();
             let all = spec.flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
             let names: Vec<String> = all.map(|container| container.name.clone()).collect();
+            let (secrets, _) = secrets::look(&pod, &*supplier).await;
             for name in names {
-                let kind = of_image(shared, pod, &name).await?;
+                let kind = of_image(shared, &pod, &name, secrets.as_ref()).await?;
                 by_image.insert(name, kind);
             }
             Ok(Kinds { by_image, rest: ImageKind::Wasm, handler: String::new() })
@@ -96,9 +99,11 @@ pub(super) async fn of_image<R: Runtime>(
     shared: &Shared<R>,
     pod: &Pod,
     container: &str,
+    secrets: Option<&PullSecrets>,
 ) -> Result<ImageKind, Failure> {
     let spec = copepod_pod::container_named(pod, container);
     let request = image_request(spec.as_deref(), std::path::Path::new("/"));
+    let request = ImageRequest { secrets, ..request };
     let looked = shared.images.kind(request, shared.runtime.has_image(request.image)).await;
     looked.map_err(|error| Failure {
         reason: error.reason().into(),

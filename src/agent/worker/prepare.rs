@@ -65,7 +65,7 @@ pub(super) async fn prepare<R: Runtime>(
     let request = ImageRequest { secrets, ..request };
     let kind = match ready.kinds.of(name) {
         Some(kind) => kind,
-        None => late(shared, pod, name, ready).await?,
+        None => late(shared, pod, name, (ready, secrets)).await?,
     };
     match kind {
         ImageKind::Wasm => {
@@ -93,9 +93,9 @@ async fn late<R: Runtime>(
     shared: &Shared<R>,
     pod: &Pod,
     name: &str,
-    ready: &Ready,
+    (ready, secrets): (&Ready, Option<&PullSecrets>),
 ) -> Result<ImageKind, Failure> {
-    match kinds::of_image(shared, pod, name).await? {
+    match kinds::of_image(shared, pod, name, secrets).await? {
         ImageKind::Ordinary if ready.sandbox.is_none() => Err(Failure {
             reason: "CreateContainerError".into(),
             message: format!(

@@ -112,7 +112,8 @@ impl<R: Runtime> SetUpJob<R> {
         if let Some(kept) = self.shared.kinds(&self.uid).await {
             return Ok(kept);
         }
-        let kinds = kinds::resolve(&self.shared, &self.pod, handler).await?;
+        let of = (Arc::clone(&self.pod), Arc::clone(&self.supplier));
+        let kinds = kinds::resolve(&self.shared, of, handler).await?;
         if !self.shared.host.die_with_agent {
             let (shared, uid, kept) = (Arc::clone(&self.shared), self.uid.clone(), kinds.clone());
             let keep = move || shared.ledger.keep_kinds(&uid, &kept);

@@ -66,6 +66,10 @@ fn failures_of_an_image_have_upstreams_words() {
     for (reason, told) in [
         ("InvalidImageName", ["W a InspectFailed: no luck", "W a Failed: Error: InvalidImageName"]),
         (
+            "ImageInspectError",
+            ["W a InspectFailed: no luck", "W a Failed: Error: ImageInspectError"],
+        ),
+        (
             "ErrImageNeverPull",
             ["W a ErrImageNeverPull: no luck", "W a Failed: Error: ErrImageNeverPull"],
         ),

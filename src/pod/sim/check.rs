@@ -122,6 +122,8 @@ pub(super) struct Check {
     pub(super) terminal: Option<Phase>,
     /// The pod was evicted before its end, and that is not forgotten.
     pub(super) is_evicted: bool,
+    /// Somebody has told some agent to end the pod.
+    pub(super) is_told: bool,
     /// A pod that never restarts may have ended for a dead sandbox.
     has_ended_with_sandbox: bool,
     pub(super) seen: Seen,
@@ -141,8 +143,15 @@ impl Check {
     pub(super) fn new(script: &Script) -> Check {
         let truths = vec![Truth::default(); script.parts.len()];
         let (life, seen) = (Life::default(), Seen::default());
-        let (terminal, is_evicted, has_ended_with_sandbox) = (None, false, false);
-        Check { truths, life, terminal, is_evicted, has_ended_with_sandbox, seen }
+        Check {
+            truths,
+            life,
+            terminal: None,
+            is_evicted: false,
+            is_told: false,
+            has_ended_with_sandbox: false,
+            seen,
+        }
     }
 
     /// A new agent knows nothing; a terminal phase holds on only if the API server keeps it.
@@ -154,6 +163,7 @@ impl Check {
 
     /// The pod is to end within `grace`, as far as the machine was told.
     pub(super) fn told_to_end(&mut self, grace: Duration) {
+        self.is_told = true;
         self.life.grace = Some(self.life.grace.map_or(grace, |told| told.min(grace)));
     }
 

@@ -160,19 +160,6 @@ impl Collector {
         result
     }
 
-    /// Removes every image that nobody uses and that is old enough (upstream
-    /// `DeleteUnusedImages`), for who is short of disk now.
-    ///
-    /// # Errors
-    /// [`GcError`]; what could be removed is.
-    pub(crate) async fn delete_unused(
-        &mut self,
-        in_use: &BTreeSet<String>,
-    ) -> Result<u64, GcError> {
-        let candidates = self.candidates(in_use).await?;
-        self.free_space(u64::MAX, candidates).await
-    }
-
     /// What may go, in its order.
     async fn candidates(&mut self, in_use: &BTreeSet<String>) -> Result<Vec<Candidate>, GcError> {
         let mut candidates = Vec::new();

@@ -122,15 +122,6 @@ async fn what_was_pulled_just_now_stays() {
 }
 
 #[tokio::test]
-async fn who_is_short_of_disk_has_all_unused_images_removed() {
-    let store = Listed::new(1, 900, &[("a", 60), ("b", 7)]);
-    let mut collector = Collector::new(vec![store.clone()], POLICY);
-    let in_use = ["a".to_owned()].into();
-    assert_eq!(collector.delete_unused(&in_use).await.unwrap(), 7);
-    assert_eq!(store.ids(), ["a"]);
-}
-
-#[tokio::test]
 async fn the_second_failure_in_a_row_is_an_event() {
     let store = Arc::new(Listed::default());
     let told = Mutex::new(Vec::new());

@@ -84,17 +84,7 @@ mod tests {
     use crate::linux::systemd::Value;
 
     fn shown(properties: Vec<Property>) -> Vec<String> {
-        let number = |value: Value| match value {
-            Value::U64(number) => format!("uint64 {number}"),
-            other @ (Value::Text(_)
-            | Value::Path(_)
-            | Value::Types(_)
-            | Value::Bool(_)
-            | Value::U32(_)
-            | Value::Numbers(_)
-            | Value::Texts(_)) => panic!("{other:?} is no limit"),
-        };
-        properties.into_iter().map(|(name, value)| format!("{name}={}", number(value))).collect()
+        properties.into_iter().map(|(name, value)| format!("{name}={value:?}")).collect()
     }
 
     #[test]
@@ -114,20 +104,20 @@ mod tests {
         assert_eq!(
             shown(limits(Version::V2, &kept, Level::Leaf, true)),
             [
-                "CPUWeight=uint64 20",
-                "CPUQuotaPerSecUSec=uint64 250000",
-                "CPUQuotaPeriodUSec=uint64 50000",
-                "MemoryMax=uint64 67108864",
-                "TasksMax=uint64 1",
-                "MemorySwapMax=uint64 0",
+                "CPUWeight=U64(20)",
+                "CPUQuotaPerSecUSec=U64(250000)",
+                "CPUQuotaPeriodUSec=U64(50000)",
+                "MemoryMax=U64(67108864)",
+                "TasksMax=U64(1)",
+                "MemorySwapMax=U64(0)",
             ]
         );
         let first = &shown(limits(Version::V1, &kept, Level::Inner, true))[0];
-        assert_eq!(first, "CPUShares=uint64 512");
+        assert_eq!(first, "CPUShares=U64(512)");
         let none = Limits::default();
         assert!(limits(Version::V2, &none, Level::Inner, true).is_empty());
         let free = shown(limits(Version::V1, &none, Level::Inner, false));
         let expected = ["CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "MemoryLimit", "TasksMax"];
-        assert_eq!(free, expected.map(|name| format!("{name}=uint64 {INFINITY}")));
+        assert_eq!(free, expected.map(|name| format!("{name}=U64({INFINITY})")));
     }
 }

@@ -1,8 +1,8 @@
 //! Version 1: the controllers' own hierarchies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::files::{apply, mount_lines};
+use super::files::{MountLine, apply, mount_lines};
 use super::{Controller, Hierarchy, Level, Limits, Setting};
 
 /// The hierarchies that can be written and have a controller that is used. Of several mounts of
@@ -22,6 +22,14 @@ pub(super) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         }
     }
     found
+}
+
+/// The mounts of all other hierarchies: a container runtime makes its groups in each.
+pub(super) fn others(mountinfo: &str, ours: &[Hierarchy]) -> Vec<PathBuf> {
+    let is_group = |line: &MountLine<'_>| ["cgroup", "cgroup2"].contains(&line.kind);
+    let mounts = mount_lines(mountinfo).filter(|line| is_group(line) && line.writable);
+    let mounts = mounts.map(|line| line.mount);
+    mounts.filter(|mount| !ours.iter().any(|known| known.mount == *mount)).collect()
 }
 
 /// Has what is below `kubepods` count in it, as kernels since 5.11 do by themselves.

@@ -17,9 +17,9 @@ use super::sandbox::{PodSandbox, gone_is_done};
 use super::status::{Looked, look};
 use super::table::{Container, Listed, State};
 use super::{Cri, Inner};
-use crate::logs;
 use crate::runtime::{Happening, What};
 use crate::telemetry::chain;
+use crate::{linux, logs, volume};
 
 /// What a stop may take beyond its grace (upstream: the request's timeout and the grace).
 const STOP_PATIENCE: Duration = Duration::from_secs(120);
@@ -65,7 +65,12 @@ impl Cri {
         };
         self.link_log(&container, &listed.id).await;
         match self.0.start(&listed.id).await {
-            Ok(()) => self.adopt(listed).await.map_err(|e| failed("RunContainerError", &e)),
+            Ok(()) => {
+                let dir = self.0.files(&container.pod_uid, &container.name, container.attempt);
+                // Nobody waits for the kernel to take mounts away.
+                drop(spawn_blocking(move || released(&dir)));
+                self.adopt(listed).await.map_err(|e| failed("RunContainerError", &e))
+            }
             Err(error) => self.not_started(listed, &error).await,
         }
     }
@@ -150,16 +155,39 @@ impl Cri {
         });
     }
 
-    /// Removes the dead container and its logs.
+    /// Removes the dead container, its logs and its files.
     pub(crate) async fn remove_container(&self, id: &str) {
         let Some(id) = self.own_id(id) else { return };
+        let known = self.0.table.lock().containers.get(id).cloned();
         if let Err(error) = self.0.remove(id).await {
-            tracing::warn!(container = id, error = chain(&error), "cannot remove a container");
+            return tracing::warn!(container = id, error = chain(&error), "cannot remove it");
         }
+        let Some(known) = known else { return };
+        let dir = self.0.files(&known.pod_uid, &known.name, known.attempt);
+        let removed = spawn_blocking(move || {
+            if let Err(error) = linux::remove_tree(&dir) {
+                let path = dir.display();
+                tracing::warn!(%path, %error, "cannot remove a dead container's files");
+            }
+        });
+        // The agent ends.
+        let _ = removed.await;
+    }
+}
+
+/// What was bound for the start of a container is not for longer.
+fn released(dir: &Path) {
+    if let Err(error) = volume::release(dir) {
+        tracing::warn!(path = %dir.display(), %error, "cannot undo a container's binds");
     }
 }
 
 impl Inner {
+    /// The directory of an attempt's files.
+    fn files(&self, pod_uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.options.ledger.attempt_dir(pod_uid, container, attempt)
+    }
+
     /// The container of this very attempt, if the runtime has it: an answer may have been lost.
     async fn find(&self, container: &Ordinary) -> Result<Option<Listed>, CriError> {
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());

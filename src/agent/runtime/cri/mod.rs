@@ -41,6 +41,7 @@ use self::images::Images;
 pub(crate) use self::sandbox::{PodSandbox, SandboxSpec};
 use self::table::Table;
 use super::{Happening, LogLimits};
+use crate::ledger::Ledger;
 
 /// What a runtime has to be told.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) log_limits: LogLimits,
     /// Where links to logs are put (upstream: `legacyContainerLogsDir`).
     pub(crate) log_links: PathBuf,
+    /// Where attempts have their files.
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// A container runtime behind CRI. A clone is the same.

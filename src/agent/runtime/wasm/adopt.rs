@@ -23,8 +23,8 @@ use super::spawn::{Socket, connect};
 use super::waited::Waited;
 use super::{Entry, Wasm, exec, shown};
 use crate::ledger::LedgerError;
-use crate::linux;
 use crate::linux::cgroup::{CgroupError, Cgroups};
+use crate::{linux, volume};
 
 /// How long a sandbox that lives and is not launched may stay so: it had its description before its
 /// agent died, or hears that none comes.
@@ -102,6 +102,8 @@ impl Wasm {
                 (Some(about), Some(state)) => {
                     self.take_over((dir, owner), about, state, cgroups).await?
                 }
+                // An ordinary container's, which its runtime tells of.
+                (None, None) if volume::message_file(&dir).exists() => {}
                 (about, _) => never_ran(&dir, about.as_ref()),
             }
         }
@@ -272,6 +274,9 @@ mod tests {
             let id = number.repeat(64);
             StateFile::create(&dir.join("state"), &id).expect("makes").expect("is free")
         };
+        let ordinary = ledger.attempt_dir("uid", "other", 0);
+        fs::create_dir_all(&ordinary).expect("makes");
+        fs::write(volume::message_file(&ordinary), "").expect("writes");
         // Nothing yet; a file without its head; a sandbox that never launched; two that ended.
         let unmade = begun(&ledger, 0);
         let empty = begun(&ledger, 1);
@@ -294,6 +299,7 @@ mod tests {
             let (wasm, _happenings) = Wasm::open(Arc::clone(&ledger), "/nowhere".into());
             wasm.adopt(None).await.expect("takes over");
             assert!([&unmade, &empty, &unlaunched].iter().all(|dir| !dir.exists()));
+            assert!(volume::message_file(&ordinary).exists(), "is not a guest's");
             let mut told: Vec<_> = wasm.list("uid").into_iter().map(of).collect();
             told.sort();
             let error = || "Error".to_owned();

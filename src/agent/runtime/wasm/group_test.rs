@@ -111,7 +111,7 @@ impl Node {
     }
 
     fn leaf(&self, id: &str) -> Option<Leaf> {
-        self.cgroups.find_leaf("u", id).expect("looks")
+        self.cgroups.find_leaf("u", own(id).expect("ours")).expect("looks")
     }
 }
 
@@ -144,12 +144,14 @@ async fn runs_and_ends(mut node: Node) {
     node.wasm.stop(&id, Duration::from_secs(5));
     let exit = node.exited().await;
     assert_eq!((exit.code, exit.reason.as_str()), (143, "Error"));
+    node.wasm.remove(&id).await;
     assert_eq!(node.leaf(&id), None, "it goes with its container");
 
     // One that takes more than it may have.
     let id = node.start("hog", &["64"]).await;
     let exit = node.exited().await;
     assert_eq!((exit.code, exit.reason.as_str()), (137, "OOMKilled"));
+    node.wasm.remove(&id).await;
     assert_eq!(node.leaf(&id), None, "it goes with its container");
 
     // One that is left when its pod goes.

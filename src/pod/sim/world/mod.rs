@@ -15,7 +15,11 @@ use super::{
     runtime::Runtime,
     script::{self, Faults, HEALED, Script},
 };
-use crate::{Action, Event, Failure, State, container::Role, phase::Phase};
+use crate::{
+    Action, Event, Failure, State,
+    container::{Policy, Role},
+    phase::Phase,
+};
 
 /// After the faults have ended a pod is at rest within this time: two init containers and a main
 /// one each wait for at most a process (200 s), a crash back-off (300 s), a pull back-off (300 s)
@@ -128,6 +132,7 @@ impl World {
         if !self.check.is_replaced() {
             return Err("an attempt of an old definition was not replaced".to_owned());
         }
+        self.judge_rest()?;
         self.check.seen.ended_by_itself += u64::from(self.is_over() && self.check.is_left_alone());
         self.tell(Event::Kill { grace: LAST_GRACE })?;
         self.run_until(self.now + GONE_WITHIN, World::is_over)?;
@@ -266,6 +271,19 @@ impl World {
 
     fn must_be(&self, what: &str, holds: fn(&World) -> bool) -> Result<(), String> {
         if holds(self) { Ok(()) } else { Err(format!("not {what} in time: {:?}", self.state)) }
+    }
+
+    /// A pod that nobody has ended is over only if its policy lets it be.
+    fn judge_rest(&self) -> Result<(), String> {
+        let may_be_over = match self.script.policy {
+            Policy::Always => false,
+            Policy::OnFailure => self.check.terminal == Some(Phase::Succeeded),
+            Policy::Never => true,
+        };
+        if self.is_over() && !self.check.is_told && !may_be_over {
+            return Err(format!("over by itself under {:?}", self.script.policy));
+        }
+        Ok(())
     }
 
     /// The last word: the phase is what the truth says, and the status shows it.

@@ -52,7 +52,8 @@ pub(crate) struct Adopted {
     pub(crate) hash: Option<u32>,
     /// Its attempt, from 0.
     pub(crate) restart_count: u32,
-    /// Where it leaves its termination message, in its own files; empty for nowhere.
+    /// Where it leaves its termination message, an absolute path in its own files; empty for
+    /// nowhere.
     pub(crate) message_path: String,
     /// Whether the end of the log stands in for an empty message of a failed container.
     pub(crate) fallback_to_logs: bool,
@@ -137,7 +138,12 @@ pub(crate) fn of_container(labels: &Map, annotations: &Map) -> Option<Adopted> {
         container: labels.get(CONTAINER_NAME).filter(|name| !name.is_empty())?.clone(),
         hash: given(HASH).and_then(|text| u32::from_str_radix(text, 16).ok()),
         restart_count: given(RESTART_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0),
-        message_path: text(given(MESSAGE_PATH)),
+        // As it is mounted.
+        message_path: given(MESSAGE_PATH)
+            .filter(|path| !path.is_empty())
+            .map_or_else(String::new, |path| {
+                if path.starts_with('/') { path.clone() } else { format!("/{path}") }
+            }),
         fallback_to_logs: given(MESSAGE_POLICY).is_some_and(|policy| policy == FALLBACK),
         deletion_grace_seconds: number(DELETION_GRACE),
         termination_grace_seconds: number(TERMINATION_GRACE),

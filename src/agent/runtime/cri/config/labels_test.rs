@@ -29,7 +29,7 @@ fn a_sandboxes_labels_are_the_pods_and_say_whose_it_is() {
 fn a_container_is_found_again_as_it_was_made() {
     let pre_stop = json!({"httpGet": {"path": "/stop", "port": "http"}});
     let ports = json!([{"name": "http", "containerPort": 80, "protocol": "TCP"}]);
-    let spec = spec_of(&json!({"terminationMessagePath": "/last", "ports": ports,
+    let spec = spec_of(&json!({"terminationMessagePath": "last", "ports": ports,
         "terminationMessagePolicy": "FallbackToLogsOnError", "lifecycle": {"preStop": pre_stop}}));
     let mut pod = pod(json!({"terminationGracePeriodSeconds": 5}));
     pod.metadata.deletion_grace_period_seconds = Some(3);
@@ -44,7 +44,7 @@ fn a_container_is_found_again_as_it_was_made() {
         notes,
         map(json!({"io.kubernetes.container.hash": hash_text,
             "io.kubernetes.container.restartCount": "7",
-            "io.kubernetes.container.terminationMessagePath": "/last",
+            "io.kubernetes.container.terminationMessagePath": "last",
             "io.kubernetes.container.terminationMessagePolicy": "FallbackToLogsOnError",
             "io.kubernetes.pod.deletionGracePeriod": "3",
             "io.kubernetes.pod.terminationGracePeriod": "5",

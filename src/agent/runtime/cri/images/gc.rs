@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tonic::{Code, IntoRequest, Status};
 
+use super::super::Cri;
+use super::super::client::{CriError, call, within};
 use super::Images;
 use super::error::go_text;
 use crate::image::gc::{Disk, Found, GcStore, StoreFailure, disk_of};
@@ -98,10 +100,26 @@ impl GcStore for Images {
     }
 }
 
+impl Cri {
+    /// What the runtime's containers and sandboxes use, for the collector of images.
+    ///
+    /// # Errors
+    /// [`CriError`].
+    pub(crate) async fn images_in_use(&self) -> Result<BTreeSet<String>, CriError> {
+        let client = &self.0.client;
+        let (limit, mut runtime) = (client.patience(), client.runtime());
+        let request = within(limit, cri::ListContainersRequest::default());
+        let listed = call("ListContainers", limit, runtime.list_containers(request)).await?;
+        let request = within(limit, cri::StatusRequest { verbose: true });
+        let status = call("Status", limit, runtime.status(request)).await?;
+        Ok(in_use(&listed.containers, sandbox_image(&status.info).as_deref()))
+    }
+}
+
 /// What a runtime's containers use, for the collector: ids of images where the runtime tells them,
 /// and what it was asked for. `sandbox_image`: the one that all sandboxes are made of, which older
 /// runtimes do not pin.
-pub(crate) fn in_use(
+pub(super) fn in_use(
     containers: &[cri::Container],
     sandbox_image: Option<&str>,
 ) -> BTreeSet<String> {
@@ -115,7 +133,7 @@ pub(crate) fn in_use(
 
 /// The image that a containerd makes sandboxes of, as its verbose status (`StatusResponse.info`)
 /// has it: `sandboxImage` up to 1.7, `pinnedImages.sandbox` from 2.0 on.
-pub(crate) fn sandbox_image(info: &BTreeMap<String, String>) -> Option<String> {
+pub(super) fn sandbox_image(info: &BTreeMap<String, String>) -> Option<String> {
     let config: Value = serde_json::from_str(info.get("config")?).ok()?;
     let places = ["/sandboxImage", "/pinnedImages/sandbox"];
     let found = places.into_iter().find_map(|place| config.pointer(place)?.as_str());

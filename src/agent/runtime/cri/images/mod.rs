@@ -37,7 +37,6 @@ use crate::image::gate::Gate;
 
 pub(crate) use self::error::OrdinaryImageError;
 pub(super) use self::error::go_text;
-pub(crate) use self::gc::{in_use, sandbox_image};
 
 /// Largest answer of a runtime (upstream `maxMsgSize`).
 const MESSAGE_MAX: usize = 16 << 20;
@@ -199,13 +198,6 @@ impl Images {
             Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
         }
     }
-}
-
-/// The name and id of a container's image for its status (upstream `toKubeContainerStatus`,
-/// `convertToAPIContainerStatuses`).
-pub(crate) fn status_image(status: &cri::ContainerStatus) -> (String, String) {
-    let image = status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-    (image, status.image_ref.clone())
 }
 
 fn prepared(name: &str, pulled: Option<Pulled>, here: Option<&cri::Image>) -> OrdinaryImage {

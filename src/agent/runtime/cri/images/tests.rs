@@ -12,12 +12,14 @@ use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::gc::{in_use, sandbox_image};
 use super::*;
 use crate::image::credentials::NodeFiles;
 use crate::image::gate::PullLimits;
 use crate::image::gc::GcStore;
 
 type Answer = Result<Vec<u8>, (Code, String)>;
+type Registry = dyn Fn(&cri::PullImageRequest) -> Result<(), (Code, String)> + Send + Sync;
 
 /// An image service, and the registry behind it.
 struct Fake {
@@ -25,7 +27,7 @@ struct Fake {
     calls: Mutex<Vec<String>>,
     pulls: Mutex<Vec<cri::PullImageRequest>>,
     /// What a pull gives.
-    registry: Box<dyn Fn(&cri::PullImageRequest) -> Result<(), (Code, String)> + Send + Sync>,
+    registry: Box<Registry>,
     /// Each pull takes one.
     leave: Semaphore,
     at_once: AtomicUsize,
@@ -179,7 +181,9 @@ async fn the_policy_says_who_is_asked() {
     let fake = Fake::new(&["h.io/here:1"], |_| Ok(()));
     let images = fake.images(PullLimits::default());
     let told = AtomicUsize::new(0);
-    let tell = || drop(told.fetch_add(1, Ordering::SeqCst));
+    let tell = || {
+        told.fetch_add(1, Ordering::SeqCst);
+    };
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
         let prepared = images.prepare(wanted("h.io/here:1", policy), &tell).await.unwrap();
         let expected = OrdinaryImage {
