@@ -52,6 +52,12 @@ impl Cli<'_> {
     fn start(&self, args: &[&str]) -> Kubectl {
         let args = [self.first, &["-n", &self.namespace], args].concat();
         let mut command = self.world.plane.as_admin(&self.program, &args);
+        if self.first.is_empty() {
+            // As those did that knew nothing else.
+            for name in ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"] {
+                command.env(name, "false");
+            }
+        }
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Kubectl(pipes.spawn().expect("starts"))
     }

@@ -259,11 +259,34 @@ pub(in crate::server) async fn attached<F: Future>(
             () = &mut fed => None,
         }));
     }
-    let outputs = async {
-        let (out, err) = (client.stdout.as_ref(), client.stderr.as_ref());
-        tokio::try_join!(pump(our_out, out), pump(our_err, err)).map(drop)
-    };
+    let each = our_out.is_some() && our_err.is_some();
+    let (out, err) = (client.stdout.as_ref(), client.stderr.as_ref());
+    let outputs = ending(each, pump(our_out, out), pump(our_err, err));
     alongside(fed, heard(run, outputs)).await
+}
+
+/// Waits for the ends of two outputs. Where there is `each` of them, they end together: one that goes
+/// on alone for longer than a moment has lost the other.
+async fn ending(
+    each: bool,
+    one: impl Future<Output = Result<(), Gone>>,
+    other: impl Future<Output = Result<(), Gone>>,
+) -> Result<(), Gone> {
+    if !each {
+        return tokio::try_join!(one, other).map(drop);
+    }
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let rest = tokio::select! {
+        first = &mut one => {
+            first?;
+            timeout(ENDING, other).await
+        }
+        first = &mut other => {
+            first?;
+            timeout(ENDING, one).await
+        }
+    };
+    rest.unwrap_or(Ok(()))
 }
 
 /// Waits for what is attached to and for all of its output.
@@ -295,12 +318,10 @@ async fn on_own_terminal<T>(
     let (user, program) = Terminal::open()?;
     let program = Terminal::watch(program)?;
     let (stdin, resize) = (client.stdin.take(), client.resize.take());
-    let written = async {
-        tokio::join!(onto(&program, out), onto(&program, err));
-        Ok(())
-    };
+    let each = out.is_some() && err.is_some();
+    let written = ending(each, onto(&program, out), onto(&program, err));
     // One that is interrupted is left, not ended: it is not the client's.
-    let typed = async { tokio::join!(typed(stdin, &user), lines(&program, to)).0 };
+    let typed = alongside(lines(&program, to), typed(stdin, &user));
     let beside = alongside(sizes(resize, &user), heard(run, written));
     let shown = shown(&user, client.stdout.as_ref());
     let mut shown = pin!(shown);
@@ -315,14 +336,13 @@ async fn on_own_terminal<T>(
 }
 
 /// Writes what comes out of a pipe onto a terminal, to the pipe's end.
-async fn onto(terminal: &Terminal, from: Option<pipe::Receiver>) {
-    let Some(mut from) = from else { return };
+async fn onto(terminal: &Terminal, from: Option<pipe::Receiver>) -> Result<(), Gone> {
+    let Some(mut from) = from else { return Ok(()) };
     let mut bytes = vec![0; CHUNK];
     while let Ok(len @ 1..) = from.read(&mut bytes).await {
-        if terminal.write_all(&bytes[..len]).await.is_err() {
-            return;
-        }
+        terminal.write_all(&bytes[..len]).await.map_err(|_| Gone)?;
     }
+    Ok(())
 }
 
 /// Puts the lines that a terminal gives into a pipe, to the end of what is typed.
