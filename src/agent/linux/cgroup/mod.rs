@@ -106,6 +106,8 @@ pub(crate) fn fake_leaf(dir: &Path) -> Leaf {
 pub(crate) struct Cgroups {
     version: Version,
     hierarchies: Vec<Hierarchy>,
+    /// Mounts of version 1's other hierarchies: a container runtime makes groups in each.
+    others: Vec<PathBuf>,
     /// Who makes them, if not we.
     systemd: Option<Systemd>,
     /// That of all pods.
@@ -138,7 +140,12 @@ impl Cgroups {
             Driver::Cgroupfs => None,
             Driver::Systemd => Some(Systemd::open().map_err(CgroupError::Systemd)?),
         };
-        Self::open_at(version, hierarchies, systemd, options)
+        let others = match version {
+            Version::V1 => v1::others(&text, &hierarchies),
+            Version::V2 => Vec::new(),
+        };
+        let cgroups = Self::open_at(version, hierarchies, systemd, options)?;
+        Ok(Self { others, ..cgroups })
     }
 
     fn open_at(
@@ -154,6 +161,7 @@ impl Cgroups {
         let mut cgroups = Self {
             version,
             hierarchies,
+            others: Vec::new(),
             systemd,
             root: Group::of_path(&options.cgroup_root)?.join(top, options.driver)?,
             per_class: options.per_class,
@@ -339,7 +347,9 @@ impl Cgroups {
     }
 
     fn remove(&self, group: &Group) -> Result<(), CgroupError> {
-        let dirs: Vec<PathBuf> = self.dirs(group).collect();
+        let path = group.path(self.driver());
+        let others = self.others.iter().map(|mount| mount.join(&path));
+        let dirs: Vec<PathBuf> = self.dirs(group).chain(others).collect();
         let stop = |systemd| leaf::stop(systemd, &group.slice());
         leaf::destroy(&dirs, || self.systemd.as_ref().map_or(Ok(()), stop))
     }

@@ -1,6 +1,6 @@
 //! Version 1: the controllers' own hierarchies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::files::{apply, mount_lines};
 use super::{Controller, Hierarchy, Level, Limits, Setting};
@@ -22,6 +22,15 @@ pub(super) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         }
     }
     found
+}
+
+/// Where the other hierarchies are mounted, a version 2 beside them too: nothing is limited there, but
+/// container runtimes have every process in a group of each.
+pub(super) fn others(mountinfo: &str, used: &[Hierarchy]) -> Vec<PathBuf> {
+    let is_other = |mount: &PathBuf| !used.iter().any(|hierarchy| hierarchy.mount == *mount);
+    let writable = mount_lines(mountinfo).filter(|line| line.writable);
+    let groups = writable.filter(|line| matches!(line.kind, "cgroup" | "cgroup2"));
+    groups.map(|line| line.mount).filter(is_other).collect()
 }
 
 /// Has what is below `kubepods` count in it, as kernels since 5.11 do by themselves.
