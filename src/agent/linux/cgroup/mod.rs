@@ -106,7 +106,8 @@ pub(crate) fn fake_leaf(dir: &Path) -> Leaf {
 pub(crate) struct Cgroups {
     version: Version,
     hierarchies: Vec<Hierarchy>,
-    /// Mounts of version 1's other hierarchies: a container runtime makes groups in each.
+    /// Where the other hierarchies of version 1 are. A container runtime makes its containers' groups
+    /// in all of them, in a pod's that it makes and leaves: they are removed with the pod's.
     others: Vec<PathBuf>,
     /// Who makes them, if not we.
     systemd: Option<Systemd>,
@@ -144,8 +145,7 @@ impl Cgroups {
             Version::V1 => v1::others(&text, &hierarchies),
             Version::V2 => Vec::new(),
         };
-        let cgroups = Self::open_at(version, hierarchies, systemd, options)?;
-        Ok(Self { others, ..cgroups })
+        Ok(Self { others, ..Self::open_at(version, hierarchies, systemd, options)? })
     }
 
     fn open_at(

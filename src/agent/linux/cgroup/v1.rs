@@ -24,13 +24,12 @@ pub(super) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     found
 }
 
-/// Where the other hierarchies are mounted, a version 2 beside them too: nothing is limited there, but
-/// container runtimes have every process in a group of each.
+/// The mounts of all other hierarchies, named ones and version 2's beside them too.
 pub(super) fn others(mountinfo: &str, used: &[Hierarchy]) -> Vec<PathBuf> {
-    let is_other = |mount: &PathBuf| !used.iter().any(|hierarchy| hierarchy.mount == *mount);
-    let writable = mount_lines(mountinfo).filter(|line| line.writable);
-    let groups = writable.filter(|line| matches!(line.kind, "cgroup" | "cgroup2"));
-    groups.map(|line| line.mount).filter(is_other).collect()
+    let all = mount_lines(mountinfo)
+        .filter(|line| matches!(line.kind, "cgroup" | "cgroup2") && line.writable);
+    let mounts = all.map(|line| line.mount);
+    mounts.filter(|mount| used.iter().all(|hierarchy| hierarchy.mount != *mount)).collect()
 }
 
 /// Has what is below `kubepods` count in it, as kernels since 5.11 do by themselves.

@@ -314,9 +314,8 @@ mod tests {
         assert_eq!(writer.bytes(), wanted);
         let mut writer = Writer::default();
         writer.named([("b", &Value::Bool(true))].into_iter());
-        let wanted = [
-            16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'b', 0, 1, b'b', 0, 0, 0, 0, 1, 0, 0, 0,
-        ];
+        let wanted =
+            [16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'b', 0, 1, b'b', 0, 0, 0, 0, 1, 0, 0, 0];
         assert_eq!(writer.bytes(), wanted, "padding before a first entry is none of its length");
     }
 
