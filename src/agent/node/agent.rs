@@ -126,17 +126,22 @@ impl Agent {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = round.tick() => {
-                    self.board.beat();
-                    self.share_cpus().await;
-                    self.collect(synced).await;
+                    self.round(synced, &mut dirty).await;
                     if std::mem::take(&mut busy) {
                         linux::trim_heap();
                     }
-                    for uid in std::mem::take(&mut dirty) {
-                        self.clean(&uid);
-                    }
                 }
             }
+        }
+    }
+
+    /// What is due by time alone: `dirty` pods are tried again, once more.
+    async fn round(&mut self, synced: bool, dirty: &mut BTreeSet<String>) {
+        self.board.beat();
+        self.share_cpus().await;
+        self.collect(synced).await;
+        for uid in std::mem::take(dirty) {
+            self.clean(&uid);
         }
     }
 

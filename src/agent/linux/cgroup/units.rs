@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn shown(properties: Vec<Property>) -> Vec<String> {
-        properties.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        properties.into_iter().map(|(name, value)| format!("{name}={value:?}")).collect()
     }
 
     #[test]
@@ -103,20 +103,20 @@ mod tests {
         assert_eq!(
             shown(limits(Version::V2, &kept, Level::Leaf, true)),
             [
-                "CPUWeight=uint64 20",
-                "CPUQuotaPerSecUSec=uint64 250000",
-                "CPUQuotaPeriodUSec=uint64 50000",
-                "MemoryMax=uint64 67108864",
-                "TasksMax=uint64 1",
-                "MemorySwapMax=uint64 0",
+                "CPUWeight=U64(20)",
+                "CPUQuotaPerSecUSec=U64(250000)",
+                "CPUQuotaPeriodUSec=U64(50000)",
+                "MemoryMax=U64(67108864)",
+                "TasksMax=U64(1)",
+                "MemorySwapMax=U64(0)",
             ]
         );
         let first = &shown(limits(Version::V1, &kept, Level::Inner, true))[0];
-        assert_eq!(first, "CPUShares=uint64 512");
+        assert_eq!(first, "CPUShares=U64(512)");
         let none = Limits::default();
         assert!(limits(Version::V2, &none, Level::Inner, true).is_empty());
         let free = shown(limits(Version::V1, &none, Level::Inner, false));
         let expected = ["CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "MemoryLimit", "TasksMax"];
-        assert_eq!(free, expected.map(|name| format!("{name}=uint64 {INFINITY}")));
+        assert_eq!(free, expected.map(|name| format!("{name}=U64({INFINITY})")));
     }
 }
