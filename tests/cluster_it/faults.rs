@@ -22,8 +22,9 @@ const LONG: Duration = Duration::from_secs(180);
 fn behind<'a>(world: &'a World) -> (Place<'a>, Proxy) {
     let options = NodeOptions { containerd: Some(Build::Usual), ..NodeOptions::default() };
     let mut node = Node::prepare(world.plane, options);
-    let socket = node.file("proxy.sock");
-    let proxy = Proxy::start(&node.containerd().socket(), &socket, |_, _| None);
+    let upstream = node.containerd().socket();
+    // Beside it: what is left in the node's own directory is a leak.
+    let proxy = Proxy::start(&upstream, &upstream.with_file_name("proxy.sock"), |_, _| None);
     node.set_endpoint(&proxy.endpoint());
     node.run();
     let place = Place::on(world, Box::new(node));
