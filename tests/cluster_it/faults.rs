@@ -87,6 +87,11 @@ pub(crate) fn lost_delayed_and_doubled_answers_end_well(world: &World) {
         place.api().list("pods", &place.namespace).is_empty().then_some(())
     });
     proxy.calm();
+    // The API server forgets a pod before its node has removed all of it.
+    let cri = place.node.containerd().cri();
+    place.node.wait(LONG, "nothing is left", || {
+        (cri.sandboxes().is_empty() && cri.containers().is_empty()).then_some(())
+    });
     place.finish();
 }
 

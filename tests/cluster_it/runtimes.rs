@@ -153,8 +153,17 @@ impl Column<'_> {
     }
 }
 
+/// Whether the pod is in this phase; one that is over also has its sandbox stopped, which is told
+/// after it.
 fn phase(wanted: &'static str) -> impl Fn(&Value) -> bool {
-    move |pod| pod["status"]["phase"] == wanted
+    let is_over = ["Succeeded", "Failed"].contains(&wanted);
+    move |pod| {
+        let conditions = pod["status"]["conditions"].as_array();
+        let stopped = conditions.into_iter().flatten().any(|condition| {
+            condition["type"] == "PodReadyToStartContainers" && condition["status"] == "False"
+        });
+        pod["status"]["phase"] == wanted && (stopped || !is_over)
+    }
 }
 
 /// Whether the first container waits for its second restart, or the first init container does.
