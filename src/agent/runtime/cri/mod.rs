@@ -5,7 +5,7 @@
 //! one task that looks at all of them ([`relist`]), the verbs of sandboxes ([`sandbox`]) and of
 //! containers ([`container`]), images ([`images`]), from a pod to CRI's messages ([`config`]), the
 //! runtime's own health ([`health`]), rotation of logs ([`rotate`]), and what is cleaned away
-//! ([`collect`]).
+//! ([`collect`]); streams are the runtime's own, at addresses that it gives ([`stream`]).
 //! In: the verbs of [`Runtime`](super::Runtime). Out: [`Happening`]s.
 //! Starts four tasks for the runtime as a whole (relist, events, health, rotation), and one for
 //! each stop.
@@ -83,8 +83,6 @@ struct LookedAt {
     times: u64,
     /// The last one.
     at: Option<Instant>,
-    /// Why the last one failed.
-    error: Option<String>,
 }
 
 impl Cri {

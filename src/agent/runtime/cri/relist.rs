@@ -37,16 +37,14 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Looks again and again, for as long as the agent lives.
 pub(super) async fn run(inner: Arc<Inner>) {
     loop {
-        let result = relist(&inner).await;
-        if let Err(error) = &result {
-            tracing::warn!(error = chain(error), "cannot list what the container runtime runs");
+        match relist(&inner).await {
+            Ok(()) => inner.looked.send_modify(|looked| {
+                (looked.times, looked.at) = (looked.times + 1, Some(Instant::now()));
+            }),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "cannot list what the container runtime runs");
+            }
         }
-        inner.looked.send_modify(|looked| {
-            match result {
-                Ok(()) => (looked.times, looked.at) = (looked.times + 1, Some(Instant::now())),
-                Err(error) => looked.error = Some(chain(&error)),
-            };
-        });
         // Without an answer there is nothing to wait out: a wake, or the period.
         let _ = timeout(period(&inner), inner.wake.notified()).await;
         sleep(SETTLE).await;
