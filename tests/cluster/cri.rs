@@ -128,6 +128,14 @@ impl Cri {
         Ok(container_id)
     }
 
+    /// Stops a sandbox; what runs in it is killed.
+    #[track_caller]
+    pub fn stop_sandbox(&self, sandbox: &str) {
+        let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.into() };
+        let answer = self.runtime.block_on(self.client().stop_pod_sandbox(stop));
+        answer.expect("an answer");
+    }
+
     /// Stops and removes a sandbox with all its containers.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod join;
 mod mixed;
 mod network;
 mod objects;
+mod ordinary;
 mod outage;
 mod place;
 mod refusals;
@@ -134,6 +135,8 @@ fn main() -> ExitCode {
         streams::a_hundred_megabytes_go_each_way_of_an_ordinary_pod,
         streams::a_log_has_two_hundred_followers,
         smoke::a_node_has_rights_of_its_own_alone,
+        ordinary::a_log_is_rotated_and_loses_no_line,
+        ordinary::a_sandbox_that_dies_is_made_anew_with_all_in_it,
         runtimes::both_give_the_same_statuses,
         runtimes::both_give_the_same_statuses_with_containerd_2,
         mixed::each_part_is_killed_under_load_and_nobody_else_notices,

@@ -42,7 +42,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 (looked.times, looked.at) = (looked.times + 1, Some(Instant::now()));
             }),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot list what the container runtime runs");
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot list what the container runtime runs"
+                );
             }
         }
         // Without an answer there is nothing to wait out: a wake, or the period.
