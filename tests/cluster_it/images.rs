@@ -121,7 +121,9 @@ pub(crate) fn a_private_wasm_image_needs_the_pods_own_secret(world: &World) {
     let text = "FailedToRetrieveImagePullSecret: Unable to retrieve some image pull secrets (none, \
                 nor-this); attempting to pull the image may not succeed.";
     wait_event!(place, "missing", text);
-    for (name, secrets) in [("json", &["good"][..]), ("old", &["old"]), ("both", &["wrong", "good"])] {
+    for (name, secrets) in
+        [("json", &["good"][..]), ("old", &["old"]), ("both", &["wrong", "good"])]
+    {
         place.create(&pod(name, "Always", secrets));
         place.wait_pod(name, "it has run", |pod| pod["status"]["phase"] == "Succeeded");
     }
@@ -165,7 +167,8 @@ pub(crate) fn an_ordinary_image_is_pulled_as_its_policy_and_secrets_say(world: &
     place.create(&pod("nobody", &image, "IfNotPresent", &[]));
     let back_off = |pod: &Value| waiting(pod).0 == "ImagePullBackOff";
     let waits = place.wait_pod("nobody", "backs off", back_off);
-    let start = format!("Back-off pulling image {image:?}: ErrImagePull: failed to pull and unpack");
+    let start =
+        format!("Back-off pulling image {image:?}: ErrImagePull: failed to pull and unpack");
     assert!(waiting(&waits).1.starts_with(&start), "{:?}", waiting(&waits));
     for text in [
         format!("Pulling: Pulling image {image:?}"),

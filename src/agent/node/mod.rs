@@ -105,8 +105,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     if shared.runtime.cri.is_none() {
         handle.set_problems(build::problems(&network, None));
     }
-    let images =
-        Images { shared: Arc::clone(&shared), board: board.clone(), node: handle.clone() };
+    let images = Images { shared: Arc::clone(&shared), board: board.clone(), node: handle.clone() };
     let _images = images.start(build::image_policy(&config), name, recorder.clone());
     let objects = ObjectStore::start(client.clone());
     let news = Arc::new(News::new(recorder.clone()));

@@ -139,11 +139,12 @@ pub(crate) fn of_container(labels: &Map, annotations: &Map) -> Option<Adopted> {
         hash: given(HASH).and_then(|text| u32::from_str_radix(text, 16).ok()),
         restart_count: given(RESTART_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0),
         // As it is mounted.
-        message_path: given(MESSAGE_PATH)
-            .filter(|path| !path.is_empty())
-            .map_or_else(String::new, |path| {
+        message_path: given(MESSAGE_PATH).filter(|path| !path.is_empty()).map_or_else(
+            String::new,
+            |path| {
                 if path.starts_with('/') { path.clone() } else { format!("/{path}") }
-            }),
+            },
+        ),
         fallback_to_logs: given(MESSAGE_POLICY).is_some_and(|policy| policy == FALLBACK),
         deletion_grace_seconds: number(DELETION_GRACE),
         termination_grace_seconds: number(TERMINATION_GRACE),
