@@ -10,7 +10,6 @@
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
-    unreachable_pub,
     reason = "generated; the definition has the comments"
 )]
 

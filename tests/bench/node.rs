@@ -6,8 +6,6 @@
 //! pods of the host's network and with addresses of a bridge. Ours is measured twice, with Wasm pods
 //! and, with a containerd as the kubelet's, with the kubelet's own pods.
 
-mod reference;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
@@ -16,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use copepod_tests::cluster::api::Watch;
 use copepod_tests::cluster::images::BUSYBOX;
+use copepod_tests::cluster::kubelet::Kubelet;
 use copepod_tests::cluster::metrics::Metrics;
 use copepod_tests::cluster::node::condition;
 use copepod_tests::cluster::{Api, Build, ControlPlane, Node, NodeOptions, Options};
@@ -27,7 +26,6 @@ use serde_json::{Value, json};
 use crate::measure::Sample;
 use crate::program::Programs;
 use crate::report::{Aim, Report, Row};
-use reference::Kubelet;
 
 /// Pods before those that count, one after another, and at once.
 const WARM_UP: usize = 3;
@@ -64,7 +62,7 @@ impl Side<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Wasm { node, .. } | Self::Ordinary(node) => node.name(),
-            Self::Kubelet(kubelet) => &kubelet.name,
+            Self::Kubelet(kubelet) => kubelet.name(),
         }
     }
 
@@ -133,8 +131,8 @@ pub(crate) fn measure(_: &Programs, report: &mut Report) -> Result<()> {
 
     let account = || plane.api().get("configmaps", NAMESPACE, "kube-root-ca.crt").is_some();
     ensure!(within(LONG, account), "no pod could start");
-    let kubelet =
-        one_node(&plane, &Side::Kubelet(Kubelet::start(&plane, 1)?)).context("the kubelet")?;
+    let kubelet = one_node(&plane, &Side::Kubelet(Kubelet::start(&plane, "kubelet", |_| ())))
+        .context("the kubelet")?;
     let containerd = Some(Build::Usual);
     let node = Node::start(&plane, NodeOptions { containerd, ..NodeOptions::default() });
     let ordinary = copepod_node(&plane, Side::Ordinary(node)).context("ordinary pods")?;

@@ -33,11 +33,6 @@ impl Aim {
             Self::AtMost(_) | Self::None => None,
         }
     }
-
-    /// Whether there is one.
-    pub(crate) fn is_some(self) -> bool {
-        !matches!(self, Self::None)
-    }
 }
 
 /// One figure of Copepod's, beside another program's where there is one.

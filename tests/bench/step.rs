@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{
-    Attempt, AttemptState, Event, Exit, ImageRef, Now, PodAddresses, State, apply_defaults, step,
+    Attempt, AttemptState, Event, Exit, ImageRef, Now, SetUpDone, State, apply_defaults, step,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ fn pod(containers: &[&str], policy: &str) -> Arc<Pod> {
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Event {
     let id = format!("{attempt:064x}");
-    Event::Attempt(Attempt { container: container.into(), attempt, id, state })
+    Event::Attempt(Attempt { container: container.into(), attempt, sandbox: 0, id, state })
 }
 
 fn running() -> AttemptState {
@@ -53,7 +53,7 @@ fn exited(code: i32) -> AttemptState {
 
 /// What happens to a pod until all its containers run.
 fn up(containers: &[&str]) -> Vec<Event> {
-    let mut events = vec![Event::Observed(Vec::new()), Event::SetUp(Ok(PodAddresses::default()))];
+    let mut events = vec![Event::Observed(Vec::new()), Event::SetUp(Ok(SetUpDone::default()))];
     for name in containers {
         let image = format!("file:///{name}.wasm");
         let image =

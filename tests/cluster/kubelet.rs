@@ -79,6 +79,13 @@ impl Kubelet {
         &self.name
     }
 
+    /// Its own process and containerd's.
+    #[track_caller]
+    pub fn pids(&self) -> [u32; 2] {
+        let containerd = self.containerd.as_ref().expect("until its end").pid();
+        [self.kubelet.pid(), containerd].map(|pid| pid.as_raw_nonzero().get().cast_unsigned())
+    }
+
     /// The end of both logs.
     pub fn log(&self) -> String {
         let containerd = self.containerd.as_ref().map(Containerd::log).unwrap_or_default();

@@ -22,8 +22,9 @@ const LONG: Duration = Duration::from_secs(180);
 fn behind<'a>(world: &'a World) -> (Place<'a>, Proxy) {
     let options = NodeOptions { containerd: Some(Build::Usual), ..NodeOptions::default() };
     let mut node = Node::prepare(world.plane, options);
-    let socket = node.file("proxy.sock");
-    let proxy = Proxy::start(&node.containerd().socket(), &socket, |_, _| None);
+    let upstream = node.containerd().socket();
+    // Beside it: what is left in the node's own directory is a leak.
+    let proxy = Proxy::start(&upstream, &upstream.with_file_name("proxy.sock"), |_, _| None);
     node.set_endpoint(&proxy.endpoint());
     node.run();
     let place = Place::on(world, Box::new(node));
@@ -86,6 +87,11 @@ pub(crate) fn lost_delayed_and_doubled_answers_end_well(world: &World) {
         place.api().list("pods", &place.namespace).is_empty().then_some(())
     });
     proxy.calm();
+    // The API server forgets a pod before its node has removed all of it.
+    let cri = place.node.containerd().cri();
+    place.node.wait(LONG, "nothing is left", || {
+        (cri.sandboxes().is_empty() && cri.containers().is_empty()).then_some(())
+    });
     place.finish();
 }
 

@@ -153,8 +153,17 @@ impl Column<'_> {
     }
 }
 
+/// Whether the pod is in this phase; one that is over also has its sandbox stopped, which is told
+/// after it.
 fn phase(wanted: &'static str) -> impl Fn(&Value) -> bool {
-    move |pod| pod["status"]["phase"] == wanted
+    let is_over = ["Succeeded", "Failed"].contains(&wanted);
+    move |pod| {
+        let conditions = pod["status"]["conditions"].as_array();
+        let stopped = conditions.into_iter().flatten().any(|condition| {
+            condition["type"] == "PodReadyToStartContainers" && condition["status"] == "False"
+        });
+        pod["status"]["phase"] == wanted && (stopped || !is_over)
+    }
 }
 
 /// Whether the first container waits for its second restart, or the first init container does.
@@ -222,7 +231,7 @@ const ROWS: [Row; 13] = [
             {"name": "EXPANDED", "value": "<$(PLAIN)>"},
             {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "table", "key": "key"}}},
+            {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "table", "key": "word"}}},
         ]);
         let ended = column.until(&pod, "it ends", phase("Succeeded"));
         vec![shape(&ended), json!(column.log(&ended))]
@@ -250,6 +259,12 @@ const ROWS: [Row; 13] = [
     }),
 ];
 
+/// The kernel's time of a process's start: ids come round again.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// The main processes of a pod's containers, of either kind.
 pub(crate) fn processes(place: &Place<'_>, pod: &Value) -> Vec<u32> {
     let uid = pod["metadata"]["uid"].as_str().expect("a string");
@@ -262,7 +277,8 @@ pub(crate) fn processes(place: &Place<'_>, pod: &Value) -> Vec<u32> {
             continue;
         }
         let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-        let first = procs.lines().filter_map(|pid| pid.parse().ok()).min();
+        let pids = procs.lines().filter_map(|pid| pid.parse().ok());
+        let first = pids.min_by_key(|pid| (started(*pid), *pid));
         let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
         groups.extend(first.map(|pid| (name, pid)));
     }
@@ -351,7 +367,8 @@ pub(crate) fn both_give_the_same_statuses_with_containerd_2(world: &World) {
 fn table(world: &World, build: Build) {
     wasm_class(world);
     let mut place = Place::ordinary(world, build);
-    let config = json!({"metadata": {"name": "table"}, "data": {"key": "of a config map\n"}});
+    let config = json!({"metadata": {"name": "table"}, "data": {
+        "key": "of a config map\n", "word": "a word"}});
     place.api().create("configmaps", &place.namespace, &config);
     let mut wrong = String::new();
     for rows in ROWS.chunks(AT_ONCE) {

@@ -149,11 +149,7 @@ fn the_file_that_kubeadm_writes_is_read_with_few_warnings() {
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
-        [
-            "rotateCertificates: not yet honoured",
-            "containerRuntimeEndpoint: not yet honoured",
-            "staticPodPath: not yet honoured",
-        ]
+        ["rotateCertificates: not yet honoured", "staticPodPath: not yet honoured",]
     );
     assert_eq!(config.server.client_ca.as_deref(), Some(Path::new("/etc/kubernetes/pki/ca.crt")));
     assert_eq!(config.server.tokens, Some(Duration::from_secs(120)));
@@ -402,7 +398,9 @@ fn flags_win_over_the_file() {
     assert_eq!(config.dirs.cert, Path::new("/data/pki"));
     assert_eq!(config.dirs.cni_bins.len(), 2);
     let names: Vec<&str> = warnings.iter().map(|warning| warning.name.as_str()).collect();
-    assert_eq!(names, ["--container-runtime-endpoint", "--pod-infra-container-image"]);
+    assert_eq!(names, ["--pod-infra-container-image"]);
+    let runtime = config.runtime;
+    assert_eq!((runtime.endpoint.as_deref(), runtime.patience.as_secs()), (Some("unix:///a"), 120));
 }
 
 #[test]

@@ -66,8 +66,8 @@ pub(crate) struct Config {
     pub(crate) sandbox: Option<PathBuf>,
     /// The two servers.
     pub(crate) server: ServerConfig,
-    /// The runtime of ordinary images; `None`: pods are Wasm.
-    pub(crate) runtime: Option<RuntimeConfig>,
+    /// The runtime of ordinary images.
+    pub(crate) runtime: RuntimeConfig,
     /// Name resolution of pods.
     pub(crate) dns: DnsConfig,
     /// Bounds on pods.
@@ -139,8 +139,8 @@ pub(crate) struct Dirs {
 /// has is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RuntimeConfig {
-    /// `containerRuntimeEndpoint`: `unix:///PATH`.
-    pub(crate) endpoint: String,
+    /// `containerRuntimeEndpoint`: `unix:///PATH`; `None`: pods are Wasm.
+    pub(crate) endpoint: Option<String>,
     /// `imageServiceEndpoint`, where it is another one.
     pub(crate) images: Option<String>,
     /// `runtimeRequestTimeout`: how long a call may take that waits for nothing by itself.

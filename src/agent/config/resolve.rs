@@ -78,12 +78,12 @@ pub(super) fn resolve(
     }
 }
 
-/// The runtime of ordinary images, if one is given.
+/// The runtime of ordinary images.
 fn runtime(
     flags: &NodeFlags,
     file: &KubeletConfiguration,
     findings: &mut Findings,
-) -> Option<RuntimeConfig> {
+) -> RuntimeConfig {
     let given = |flag: &Option<String>, field: &Option<String>| {
         flag.clone().or_else(|| field.clone()).filter(|endpoint| !endpoint.is_empty())
     };
@@ -104,7 +104,7 @@ fn runtime(
     }
     let patience = file.runtime_request_timeout.filter(|time| !time.is_zero());
     let patience = findings.duration("runtimeRequestTimeout", patience, RUNTIME_PATIENCE);
-    Some(RuntimeConfig { endpoint: endpoint?, images, patience })
+    RuntimeConfig { endpoint, images, patience }
 }
 
 fn node(

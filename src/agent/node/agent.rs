@@ -126,17 +126,22 @@ impl Agent {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = round.tick() => {
-                    self.board.beat();
-                    self.share_cpus().await;
-                    self.collect(synced).await;
+                    self.round(synced, &mut dirty).await;
                     if std::mem::take(&mut busy) {
                         linux::trim_heap();
                     }
-                    for uid in std::mem::take(&mut dirty) {
-                        self.clean(&uid);
-                    }
                 }
             }
+        }
+    }
+
+    /// What is due by time alone: `dirty` pods are tried again, once more.
+    async fn round(&mut self, synced: bool, dirty: &mut BTreeSet<String>) {
+        self.board.beat();
+        self.share_cpus().await;
+        self.collect(synced).await;
+        for uid in std::mem::take(dirty) {
+            self.clean(&uid);
         }
     }
 
@@ -189,17 +194,32 @@ impl Agent {
         let known = {
             let mut table = self.board.lock();
             table.get_mut(&uid).map(|known| {
-                known.pod = Arc::clone(&pod);
                 known.gone = false;
+                let before = std::mem::replace(&mut known.pod, Arc::clone(&pod));
+                ephemeral(&before)
             })
         };
         match known {
-            Some(()) => {
+            Some(before) => {
+                if before != ephemeral(&pod) {
+                    self.keep(Arc::clone(&pod)).await;
+                }
                 // Its spec may name more now.
                 self.objects.register(&pod);
                 self.tell(&uid, Event::Desired(pod)).await;
             }
             None => self.take(uid, pod),
+        }
+    }
+
+    /// Keeps the pod's object anew: an agent that finds only that is to know its ephemeral
+    /// containers.
+    async fn keep(&self, pod: Arc<Pod>) {
+        let ledger = Arc::clone(&self.shared.ledger);
+        match spawn_blocking(move || ledger.keep_pod(&pod)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot keep a pod's object"),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -385,4 +405,9 @@ async fn changed(health: &mut Option<watch::Receiver<Health>>) {
         Some(health) => drop(health.changed().await),
         None => std::future::pending().await,
     }
+}
+
+/// How many ephemeral containers a pod has: none ever goes.
+fn ephemeral(pod: &Pod) -> usize {
+    pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref()).map_or(0, Vec::len)
 }

@@ -23,7 +23,7 @@ use crate::linux::cgroup::{Cgroups, Driver, Options};
 use crate::linux::machine::Machine;
 use crate::network::{Network, NetworkOptions};
 use crate::runtime::cri::config::NodeOptions as OrdinaryOptions;
-use crate::runtime::cri::{self, Client, Cri, Health};
+use crate::runtime::cri::{self, Client, Cri, CriError, Health};
 use crate::runtime::{Happening, LogLimits};
 use crate::server::{
     AuthenticationOptions, AuthorizationMode, ServerOptions, ServingCertificate, TlsOptions,
@@ -101,11 +101,11 @@ pub(super) fn images(
 /// The way to the container runtime, if one is configured.
 ///
 /// # Errors
-/// [`NodeError::Runtime`].
-pub(super) fn runtime_client(config: &Config) -> Result<Option<Client>, NodeError> {
-    let Some(runtime) = &config.runtime else { return Ok(None) };
-    let client = Client::new(&runtime.endpoint, runtime.images.as_deref(), runtime.patience)?;
-    Ok(Some(client))
+/// [`CriError::Endpoint`].
+pub(super) fn runtime_client(config: &Config) -> Result<Option<Client>, CriError> {
+    let runtime = &config.runtime;
+    let Some(endpoint) = &runtime.endpoint else { return Ok(None) };
+    Client::new(endpoint, runtime.images.as_deref(), runtime.patience).map(Some)
 }
 
 /// Who makes control groups: as the container runtime has it, which has to be the same, else as the

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub(crate) use error::NodeError;
@@ -42,12 +42,15 @@ use crate::cluster::reviews::Reviews;
 use crate::cluster::status::StatusWriter;
 use crate::cluster::{node, pods, status};
 use crate::config::Config;
+use crate::image;
+use crate::ledger::Ledger;
 use crate::linux;
 use crate::network::Network;
+use crate::runtime::Happening;
 use crate::runtime::both::Both;
 use crate::runtime::wasm::Wasm;
 use crate::server::Server;
-use crate::worker::{Host, Shared, Workers};
+use crate::worker::{Host, PodCgroups, Shared, Workers};
 
 /// Runs the node until it is told to end (SIGTERM, SIGINT). Containers outlive it.
 ///
@@ -60,20 +63,13 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         tracing::info!(%expires, "the node's client certificate is good until then");
     }
     let ledger = Arc::new(build::ledger(&config)?);
-    let (keyring, gate) = (build::keyring(&config), build::gate(&config));
-    let images = build::images(&config, Arc::clone(&keyring), Arc::clone(&gate))?;
-    let client = build::runtime_client(&config)?;
-    let driver = build::cgroup_driver(&config, client.as_ref()).await?;
-    let cgroups = build::cgroups(&config, driver);
     if !linux::has_landlock() {
         tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
     }
     let network = Network::open(build::network(&config));
-
     // What runs already is taken over first, whether or not there is an API server.
-    let (wasm, happenings) = Wasm::open(Arc::clone(&ledger), sandbox);
-    wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
-    let cri = build::cri(&config, client, (keyring, gate), &ledger, wasm.happenings()).await?;
+    let Runtimes { runtime, happenings, images, cgroups } =
+        runtimes(&config, sandbox, &ledger).await?;
 
     let client = connect(&kubeconfig, client::Options::default());
     let rate = config.events;
@@ -97,11 +93,11 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         handle.enforced(said);
     }
     let host = build::host(&config, of_host, cgroups, network.clone());
-    let shared = Arc::new(Shared { runtime: Both { wasm, cri }, images, ledger, host });
+    let shared = Arc::new(Shared { runtime, images, ledger, host });
     board.serve(Arc::clone(&shared));
     let server = serve(&config, &client, &board, &shared.host).await?;
-    // Ready only now: who is told so may ask for logs at once.
-    // With a container runtime, once that has said how it is: the loop hears of it.
+    // Ready only now: who is told so may ask for logs at once. With a container runtime, once that
+    // has said how it is: the loop hears of it.
     if shared.runtime.cri.is_none() {
         handle.set_problems(build::problems(&network, None));
     }
@@ -132,6 +128,31 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         server.end().await;
     }
     Ok(())
+}
+
+/// What runs containers, and what that needs.
+struct Runtimes {
+    runtime: Both,
+    happenings: mpsc::Receiver<Happening>,
+    images: image::Images,
+    cgroups: Option<PodCgroups>,
+}
+
+/// Both runtimes, with what they run already taken over.
+async fn runtimes(
+    config: &Config,
+    sandbox: std::path::PathBuf,
+    ledger: &Arc<Ledger>,
+) -> Result<Runtimes, NodeError> {
+    let (keyring, gate) = (build::keyring(config), build::gate(config));
+    let images = build::images(config, Arc::clone(&keyring), Arc::clone(&gate))?;
+    let client = build::runtime_client(config)?;
+    let driver = build::cgroup_driver(config, client.as_ref()).await?;
+    let cgroups = build::cgroups(config, driver);
+    let (wasm, happenings) = Wasm::open(Arc::clone(ledger), sandbox);
+    wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
+    let cri = build::cri(config, client, (keyring, gate), ledger, wasm.happenings()).await?;
+    Ok(Runtimes { runtime: Both { wasm, cri }, happenings, images, cgroups })
 }
 
 /// The node's own server, if it is to have one.

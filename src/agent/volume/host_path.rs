@@ -2,15 +2,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume as VolumeSpec};
 
 use super::{Kind, Volume, VolumeError};
 
-/// Finds a hostPath volume, or makes it where its type says so.
-pub(super) fn set_up(spec: &VolumeSpec) -> Result<Volume, VolumeError> {
+/// Finds a hostPath volume, or makes it where its type says so; without a type also where `ordinary`
+/// containers see it, as container runtimes do.
+pub(super) fn set_up(spec: &VolumeSpec, ordinary: bool) -> Result<Volume, VolumeError> {
     let Some(source) = &spec.host_path else {
         return Err(VolumeError::Kind { volume: spec.name.clone(), what: "its kind".into() });
     };
@@ -18,14 +19,17 @@ pub(super) fn set_up(spec: &VolumeSpec) -> Result<Volume, VolumeError> {
     let failed =
         |source| VolumeError::Make { volume: spec.name.clone(), path: path.into(), source };
     let missing = matches!(fs::metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
-    match source.type_.as_deref().unwrap_or_default() {
-        "DirectoryOrCreate" if missing => {
+    let kind = source.type_.as_deref().unwrap_or_default();
+    match kind {
+        "DirectoryOrCreate" | "" if missing && (ordinary || !kind.is_empty()) => {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
         }
         "FileOrCreate" if missing => {
             let file = File::options().write(true).create_new(true).mode(0o644).open(path);
             file.map_err(failed)?;
         }
+        // Upstream looks at nothing.
+        "" if ordinary => {}
         _ => check(&spec.name, source)?,
     }
     let path = path.canonicalize().map_err(failed)?;
@@ -41,10 +45,14 @@ fn check(volume: &str, source: &HostPathVolumeSource) -> Result<(), VolumeError>
     let about = fs::metadata(&path);
     let is_dir = about.as_ref().is_ok_and(fs::Metadata::is_dir);
     let is_file = about.as_ref().is_ok_and(fs::Metadata::is_file);
+    let is_a = |is: fn(&fs::FileType) -> bool| about.as_ref().is_ok_and(|a| is(&a.file_type()));
     let (good, expected) = match source.type_.as_deref().unwrap_or_default() {
         "" => (is_dir || is_file, "a directory"),
         "Directory" | "DirectoryOrCreate" => (is_dir, "a directory"),
         "File" | "FileOrCreate" => (is_file, "a file"),
+        "Socket" => (is_a(FileTypeExt::is_socket), "a socket"),
+        "CharDevice" => (is_a(FileTypeExt::is_char_device), "a character device"),
+        "BlockDevice" => (is_a(FileTypeExt::is_block_device), "a block device"),
         other => {
             let what = format!("hostPath type {other}");
             return Err(VolumeError::Kind { volume: volume.into(), what });

@@ -90,6 +90,8 @@ pub(crate) struct Place {
     pub(crate) mounts: bool,
     /// Whether the agent may give files to other users and groups.
     pub(crate) changes_user: bool,
+    /// Whether the pod has ordinary containers.
+    pub(crate) ordinary: bool,
 }
 
 /// Makes the pod's volumes, those that are there already are brought up to date; and the texts of
@@ -110,7 +112,7 @@ pub(crate) fn set_up(
         let volume = match payload {
             Some(payload) => of_payload(spec, &payload, group(pod, place), place)?,
             None if spec.empty_dir.is_some() => empty_dir::set_up(spec, group(pod, place), place)?,
-            None => host_path::set_up(spec)?,
+            None => host_path::set_up(spec, place.ordinary)?,
         };
         Ok((spec.name.clone(), volume))
     };

@@ -20,7 +20,7 @@ fn scene(mounts: bool) -> Scene {
     let path = home.path().canonicalize().expect("exists");
     let (disk, memory) = (path.join("pod"), path.join("run/uid"));
     fs::create_dir(&disk).expect("makes");
-    Scene { home, place: Place { disk, memory, mounts, changes_user: mounts } }
+    Scene { home, place: Place { disk, memory, mounts, changes_user: mounts, ordinary: false } }
 }
 
 fn pod(volumes: Value, group: Option<i64>) -> Pod {
@@ -259,4 +259,28 @@ fn a_host_path_is_checked_and_made_by_its_type() {
     }
     let error = scene.set_up(host(&home.join("no/ne"), "FileOrCreate"), None);
     assert!(matches!(error, Err(VolumeError::Make { .. })), "no directory is made for a file");
+}
+
+#[test]
+fn ordinary_containers_see_sockets_devices_and_what_is_made_for_them() {
+    let mut scene = scene(false);
+    scene.place.ordinary = true;
+    let home = scene.home.path().canonicalize().expect("exists");
+    let socket = home.join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("listens");
+    let null = Path::new("/dev/null");
+    for (path, kind) in [(&*socket, "Socket"), (null, "CharDevice"), (&*socket, ""), (null, "")] {
+        let volumes = scene.set_up(host(path, kind), None).expect("is there");
+        assert_eq!(volumes["h"].path, path);
+    }
+    scene.set_up(host(&home.join("a/b"), ""), None).expect("is made");
+    assert_eq!(mode(&home.join("a/b")), 0o755);
+    for (path, kind, expected) in [
+        (null, "Socket", "a socket"),
+        (&*socket, "CharDevice", "a character device"),
+        (null, "BlockDevice", "a block device"),
+    ] {
+        let error = scene.set_up(host(path, kind), None).expect_err("is refused").to_string();
+        assert!(error.ends_with(&format!("{} is not {expected}", path.display())), "{error}");
+    }
 }

@@ -75,7 +75,7 @@ impl<R: Runtime> SetUpJob<R> {
         }
         self.keep().await?;
         let objects = self.objects().await?;
-        let mut files = self.volumes(objects).await?;
+        let mut files = self.volumes(objects, kinds.has_sandbox()).await?;
         let of_node = self.shared.host.facts();
         let mut addresses = of_node.addresses.clone();
         if addresses.host_ips.is_empty() {
@@ -172,7 +172,9 @@ impl<R: Runtime> SetUpJob<R> {
     /// As [`SetUpJob::set_up`].
     pub(super) async fn refresh(self) -> Result<(), Failure> {
         let objects = self.objects().await?;
-        self.volumes(objects).await.map(drop)
+        let kinds = self.shared.kinds(&self.uid).await;
+        let ordinary = kinds.is_some_and(|kinds| kinds.has_sandbox());
+        self.volumes(objects, ordinary).await.map(drop)
     }
 
     /// Undoes it all.
@@ -202,8 +204,9 @@ impl<R: Runtime> SetUpJob<R> {
         supplied.map_err(|e| Failure { reason: "FailedMount".into(), message: e.message })
     }
 
-    async fn volumes(&self, objects: Arc<Objects>) -> Result<Files, Failure> {
-        let (pod, shared, place) = (Arc::clone(&self.pod), Arc::clone(&self.shared), self.place());
+    async fn volumes(&self, objects: Arc<Objects>, ordinary: bool) -> Result<Files, Failure> {
+        let (pod, shared) = (Arc::clone(&self.pod), Arc::clone(&self.shared));
+        let place = Place { ordinary, ..self.place() };
         let files = blocking(move || volume::set_up(&pod, &objects, &shared.host.facts(), &place));
         files.await.map_err(|e| failure("FailedMount", &e))
     }
@@ -216,6 +219,7 @@ impl<R: Runtime> SetUpJob<R> {
             memory: ledger.pod_memory_dir(&self.uid),
             mounts: host.mounts,
             changes_user: host.changes_user,
+            ordinary: false,
         }
     }
 }

@@ -19,10 +19,6 @@ fn repository(host: &str, name: &str) -> Repository {
     Repository { host: host.into(), name: name.into() }
 }
 
-fn basic(name: &str) -> Credentials {
-    Credentials::Basic { username: name.into(), password: "p:w".into() }
-}
-
 fn auth(name: &str) -> String {
     STANDARD.encode(format!("{name}:p:w"))
 }

@@ -106,7 +106,8 @@ pub(crate) fn fake_leaf(dir: &Path) -> Leaf {
 pub(crate) struct Cgroups {
     version: Version,
     hierarchies: Vec<Hierarchy>,
-    /// Mounts of hierarchies that are not ours, in which container runtimes make pods' groups too.
+    /// Where the other hierarchies of version 1 are. A container runtime makes its containers' groups
+    /// in all of them, in a pod's that it makes and leaves: they are removed with the pod's.
     others: Vec<PathBuf>,
     /// Who makes them, if not we.
     systemd: Option<Systemd>,
@@ -140,11 +141,11 @@ impl Cgroups {
             Driver::Cgroupfs => None,
             Driver::Systemd => Some(Systemd::open().map_err(CgroupError::Systemd)?),
         };
-        let mut cgroups = Self::open_at(version, hierarchies, systemd, options)?;
-        if version == Version::V1 {
-            cgroups.others = v1::others(&text, &cgroups.hierarchies);
-        }
-        Ok(cgroups)
+        let others = match version {
+            Version::V1 => v1::others(&text, &hierarchies),
+            Version::V2 => Vec::new(),
+        };
+        Ok(Self { others, ..Self::open_at(version, hierarchies, systemd, options)? })
     }
 
     fn open_at(

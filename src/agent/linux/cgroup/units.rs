@@ -81,7 +81,6 @@ pub(super) fn limits(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linux::systemd::Value;
 
     fn shown(properties: Vec<Property>) -> Vec<String> {
         properties.into_iter().map(|(name, value)| format!("{name}={value:?}")).collect()

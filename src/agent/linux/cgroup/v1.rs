@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{MountLine, apply, mount_lines};
+use super::files::{apply, mount_lines};
 use super::{Controller, Hierarchy, Level, Limits, Setting};
 
 /// The hierarchies that can be written and have a controller that is used. Of several mounts of
@@ -24,12 +24,12 @@ pub(super) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     found
 }
 
-/// The mounts of all other hierarchies: a container runtime makes its groups in each.
-pub(super) fn others(mountinfo: &str, ours: &[Hierarchy]) -> Vec<PathBuf> {
-    let is_group = |line: &MountLine<'_>| ["cgroup", "cgroup2"].contains(&line.kind);
-    let mounts = mount_lines(mountinfo).filter(|line| is_group(line) && line.writable);
-    let mounts = mounts.map(|line| line.mount);
-    mounts.filter(|mount| !ours.iter().any(|known| known.mount == *mount)).collect()
+/// The mounts of all other hierarchies, named ones and version 2's beside them too.
+pub(super) fn others(mountinfo: &str, used: &[Hierarchy]) -> Vec<PathBuf> {
+    let all = mount_lines(mountinfo)
+        .filter(|line| matches!(line.kind, "cgroup" | "cgroup2") && line.writable);
+    let mounts = all.map(|line| line.mount);
+    mounts.filter(|mount| used.iter().all(|hierarchy| hierarchy.mount != *mount)).collect()
 }
 
 /// Has what is below `kubepods` count in it, as kernels since 5.11 do by themselves.

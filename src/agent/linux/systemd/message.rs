@@ -133,9 +133,12 @@ fn parse(bytes: &[u8]) -> Result<Message, WireError> {
     // The body is aligned by its own start.
     let body = Body { bytes: body.to_vec(), big: lengths.big };
     let mut header = Reader::new(bytes, lengths.big);
-    let (_, kind) = (header.byte()?, header.byte()?);
-    // Flags and protocol, the body's length, the serial.
-    (header.byte()?, header.byte()?, header.u32()?, header.u32()?);
+    // Order and kind stand in bytes of their own, then flags and protocol.
+    let kind = header.u32().map(|_| fixed[1])?;
+    // The body's length, the serial.
+    for skip in [Reader::u32, Reader::u32] {
+        skip(&mut header)?;
+    }
     let fields = header.list(8, |field| Ok((field.byte()?, field.value()?)))?;
     let field = |wanted| fields.iter().find(|(code, _)| *code == wanted).map(|(_, value)| value);
     let text = |wanted| match field(wanted) {

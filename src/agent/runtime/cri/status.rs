@@ -26,8 +26,6 @@ pub(super) struct Looked {
     pub(super) state: State,
     /// Its log.
     pub(super) log: PathBuf,
-    /// Whole answer, for the image that it runs and its user.
-    pub(super) status: ContainerStatus,
 }
 
 /// Looks at one container.
@@ -56,7 +54,7 @@ pub(super) async fn look(client: &Client, id: &str) -> Result<Looked, CriError> 
             message: UNKNOWN_MESSAGE.into(),
         }),
     };
-    Ok(Looked { state, log, status })
+    Ok(Looked { state, log })
 }
 
 async fn exit(status: &ContainerStatus, log: &Path) -> Exit {

@@ -108,10 +108,13 @@ impl Cri {
 }
 
 fn refusal(error: &CriError) -> ExecError {
-    let kind = match error.code() {
-        Code::NotFound => RefusalKind::NotFound,
-        Code::ResourceExhausted => RefusalKind::Exhausted,
-        _ => RefusalKind::Other,
+    let code = error.code();
+    let kind = if code == Code::NotFound {
+        RefusalKind::NotFound
+    } else if code == Code::ResourceExhausted {
+        RefusalKind::Exhausted
+    } else {
+        RefusalKind::Other
     };
     ExecError::Runtime { kind, message: error.to_string() }
 }

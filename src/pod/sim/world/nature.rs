@@ -54,7 +54,7 @@ impl World {
             (Role::Main, Policy::Always) if healed => None,
             (Role::Main, Policy::OnFailure) if healed => Some((after, 0)),
             // A shell that somebody has open.
-            (Role::Ephemeral, _) if after.as_millis() % 2 == 0 => None,
+            (Role::Ephemeral, _) if after.as_millis().is_multiple_of(2) => None,
             (Role::Init | Role::Main | Role::Ephemeral | Role::Unwanted, _) => Some((after, code)),
         };
         if let Some((after, code)) = exit {

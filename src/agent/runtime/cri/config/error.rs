@@ -77,11 +77,3 @@ pub(crate) enum ConfigError {
         container: String,
     },
 }
-
-impl ConfigError {
-    /// The waiting reason of a container whose configuration cannot be had (upstream
-    /// `ErrCreateContainerConfig`). A sandbox's is told by the event of its set-up.
-    pub(crate) fn reason() -> &'static str {
-        "CreateContainerConfigError"
-    }
-}

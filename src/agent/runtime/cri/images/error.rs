@@ -98,8 +98,8 @@ pub(in crate::runtime::cri) fn go_text(status: &Status) -> String {
 
 /// A refusal of a pull: without its code where that says nothing (upstream `pullImageV1`).
 pub(super) fn pull_text(status: &Status) -> String {
-    match status.code() {
-        Code::Unknown => status.message().to_owned(),
-        _ => go_text(status),
+    if status.code() == Code::Unknown {
+        return status.message().to_owned();
     }
+    go_text(status)
 }
