@@ -12,7 +12,7 @@ use copepod_tests::driver::{Sandbox, describe};
 use copepod_tests::{Home, wait_until};
 use copepod_wasm::frame::FromSandbox;
 use copepod_wasm::state::{Exit, Reason};
-use copepod_wasm::{Description, GuestKind, Mount, Preopen};
+use copepod_wasm::{Description, GuestKind, Mount, Preopen, Stdin};
 use rustix::pipe::fcntl_getpipe_size;
 use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
@@ -155,6 +155,68 @@ fn files_sockets_and_terminals_are_streams_too() {
         let said = all_of(said);
         assert!(said.contains("stdin: terminal\nstdout: no terminal"), "{kind:?}: {said}");
         assert_eq!(end(sandbox).code, 0, "{kind:?}");
+    }
+}
+
+/// A pipe whose end to be written does not block.
+fn output_pipe() -> (PipeReader, OwnedFd) {
+    let (out, output) = pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&output, true).expect("is set");
+    (out, output.into())
+}
+
+#[test]
+fn clients_are_attached_one_after_the_other_and_heard_at_once() {
+    let home = Home::new();
+    for (suffix, kind) in KINDS {
+        let mut cat = command(&home, &format!("cat{suffix}"), kind, &[]);
+        cat.stdin = Stdin::Open;
+        let mut sandbox = Sandbox::start(cat, None).expect("starts");
+        sandbox.started().expect("says so");
+        for text in ["one client's\n", "the next one's\n"] {
+            let (input, mut into) = pipe().expect("a pipe");
+            let (mut out, output) = output_pipe();
+            sandbox.attach([Some(input.into()), Some(output), None]).expect("is sent");
+            into.write_all(text.as_bytes()).expect("writes");
+            let mut back = vec![0; text.len()];
+            let back = soon(move || out.read_exact(&mut back).map(|()| back));
+            assert_eq!(back.expect("reads"), text.as_bytes(), "{kind:?}");
+            // Its end is not the guest's.
+            drop(into);
+        }
+        let (mut out, output) = output_pipe();
+        sandbox.attach([None, Some(output), None]).expect("is sent");
+        let (input, mut into) = pipe().expect("a pipe");
+        sandbox.attach([Some(input.into()), None, None]).expect("is sent");
+        into.write_all(b"!\n").expect("writes");
+        let back = soon(move || out.read(&mut [0; 8]));
+        assert_eq!(back.expect("reads"), 2, "{kind:?}: another client hears it");
+        let log = fs::read_to_string(sandbox.log_path()).expect("reads");
+        assert!(log.contains("F one client's\n") && log.contains("F the next one's\n"), "{log}");
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_let_go_of() {
+    let home = Home::new();
+    for (suffix, kind) in KINDS {
+        let mut cat = command(&home, &format!("cat{suffix}"), kind, &[]);
+        cat.stdin = Stdin::Once;
+        let mut sandbox = Sandbox::start(cat, None).expect("starts");
+        sandbox.started().expect("says so");
+        let dir = tempfile::tempdir().expect("makes");
+        let from = dir.path().join("from");
+        fs::write(&from, "a longer text\n".repeat(FLOOD / 14)).expect("writes");
+        let (stalled, output) = output_pipe();
+        let input = File::open(&from).expect("opens");
+        sandbox.attach([Some(input.into()), Some(output), None]).expect("is sent");
+        let log = File::open(sandbox.log_path()).expect("opens");
+        // Its input's end is the guest's, which is held up meanwhile, but not for ever.
+        let ended = sandbox.wait().expect("ends").1.expect("a record");
+        assert_eq!(ended.code, 0, "{kind:?}: {}", ended.message);
+        assert!(is_full(&stalled), "{kind:?}");
+        let logged = read_to_string(log).expect("reads").lines().count();
+        assert_eq!(logged, FLOOD / 14, "{kind:?}: the log has all of it");
     }
 }
 
