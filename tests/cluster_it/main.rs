@@ -123,75 +123,77 @@ macro_rules! tests {
     };
 }
 
+/// All of them.
+const TESTS: &[Test] = &tests![
+    smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
+    smoke::a_pod_without_a_node_stays_pending,
+    streams::a_command_is_run_with_its_streams_and_its_end,
+    streams::a_command_whose_client_is_killed_ends,
+    streams::an_attached_client_hears_and_is_read,
+    streams::a_port_is_forwarded_into_the_pods_network,
+    streams::a_hundred_megabytes_go_each_way_without_loss,
+    streams::a_hundred_megabytes_go_each_way_of_an_ordinary_pod,
+    streams::a_log_has_two_hundred_followers,
+    smoke::a_node_has_rights_of_its_own_alone,
+    ordinary::a_log_is_rotated_and_loses_no_line,
+    ordinary::a_sandbox_that_dies_is_made_anew_with_all_in_it,
+    runtimes::both_give_the_same_statuses,
+    runtimes::both_give_the_same_statuses_with_containerd_2,
+    mixed::each_part_is_killed_under_load_and_nobody_else_notices,
+    mixed::pods_outlive_an_absence_of_containerd,
+    faults::lost_delayed_and_doubled_answers_end_well,
+    faults::a_call_that_hangs_holds_up_its_pod_alone,
+    verbs::each_verb_works_with_old_and_new_kubectl,
+    containerd::it_runs_stops_comes_back_and_leaves_nothing,
+    containerd::the_second_one_does_so_too,
+    containerd::what_a_test_leaves_is_named_and_removed,
+    containerd::calls_go_wrong_as_planned,
+    images::a_private_wasm_image_needs_the_pods_own_secret,
+    images::an_ordinary_image_is_pulled_as_its_policy_and_secrets_say,
+    images::a_nodes_plugin_knows_the_credentials_of_both_kinds,
+    join::a_deployment_is_run_followed_rolled_and_deleted,
+    join::a_node_that_was_deleted_registers_again,
+    join::the_lease_is_renewed_and_the_node_says_what_it_is,
+    admission::a_pod_that_does_not_fit_fails_and_says_why,
+    classes::a_tainted_pool_takes_pods_of_the_class_alone,
+    classes::an_ordinary_image_is_refused_before_any_layer,
+    objects::every_pod_has_its_account_and_the_services,
+    objects::a_token_is_taken_by_the_api_server_while_its_pod_is_there,
+    objects::what_a_pod_names_is_read_waited_for_and_followed,
+    network::each_pod_has_an_address_and_its_own_low_port,
+    network::a_pod_keeps_its_address_over_restarts_of_container_and_agent,
+    network::a_pod_of_the_hosts_network_has_the_nodes_address,
+    network::without_a_network_the_node_is_not_ready_and_host_pods_run,
+    resources::a_pods_group_has_its_limits_and_goes_with_it,
+    resources::a_guest_that_takes_too_much_memory_is_oom_killed,
+    refusals::a_kubeconfig_of_another_node_makes_no_node,
+    refusals::a_cluster_of_another_authority_is_not_believed,
+    refusals::an_expired_certificate_makes_no_node,
+    refusals::all_faults_of_a_configuration_are_told_at_once,
+    refusals::a_root_directory_has_one_agent,
+    refusals::a_pod_that_asks_for_what_is_not_served_is_told_so,
+    refusals::annotations_as_large_as_may_be_do_no_harm,
+    refusals::the_server_asks_who_it_is_and_whether_they_may,
+    refusals::slow_clients_hold_up_nobody_and_are_let_go,
+    survive::twenty_pods_outlive_twenty_kills_of_the_agent,
+    survive::what_happens_while_the_agent_is_away_is_made_good,
+    outage::pods_outlive_an_absence_of_the_api_server,
+    outage::an_api_server_that_says_nothing_is_left_for_another_connection,
+    outage::an_agent_starts_while_the_api_server_is_away,
+];
+
 fn main() -> ExitCode {
-    let tests: [Test; _] = tests![
-        smoke::a_control_plane_serves_stops_comes_back_and_leaves_nothing,
-        smoke::a_pod_without_a_node_stays_pending,
-        streams::a_command_is_run_with_its_streams_and_its_end,
-        streams::a_command_whose_client_is_killed_ends,
-        streams::an_attached_client_hears_and_is_read,
-        streams::a_port_is_forwarded_into_the_pods_network,
-        streams::a_hundred_megabytes_go_each_way_without_loss,
-        streams::a_hundred_megabytes_go_each_way_of_an_ordinary_pod,
-        streams::a_log_has_two_hundred_followers,
-        smoke::a_node_has_rights_of_its_own_alone,
-        ordinary::a_log_is_rotated_and_loses_no_line,
-        ordinary::a_sandbox_that_dies_is_made_anew_with_all_in_it,
-        runtimes::both_give_the_same_statuses,
-        runtimes::both_give_the_same_statuses_with_containerd_2,
-        mixed::each_part_is_killed_under_load_and_nobody_else_notices,
-        mixed::pods_outlive_an_absence_of_containerd,
-        faults::lost_delayed_and_doubled_answers_end_well,
-        faults::a_call_that_hangs_holds_up_its_pod_alone,
-        verbs::each_verb_works_with_old_and_new_kubectl,
-        containerd::it_runs_stops_comes_back_and_leaves_nothing,
-        containerd::the_second_one_does_so_too,
-        containerd::what_a_test_leaves_is_named_and_removed,
-        containerd::calls_go_wrong_as_planned,
-        images::a_private_wasm_image_needs_the_pods_own_secret,
-        images::an_ordinary_image_is_pulled_as_its_policy_and_secrets_say,
-        images::a_nodes_plugin_knows_the_credentials_of_both_kinds,
-        join::a_deployment_is_run_followed_rolled_and_deleted,
-        join::a_node_that_was_deleted_registers_again,
-        join::the_lease_is_renewed_and_the_node_says_what_it_is,
-        admission::a_pod_that_does_not_fit_fails_and_says_why,
-        classes::a_tainted_pool_takes_pods_of_the_class_alone,
-        classes::an_ordinary_image_is_refused_before_any_layer,
-        objects::every_pod_has_its_account_and_the_services,
-        objects::a_token_is_taken_by_the_api_server_while_its_pod_is_there,
-        objects::what_a_pod_names_is_read_waited_for_and_followed,
-        network::each_pod_has_an_address_and_its_own_low_port,
-        network::a_pod_keeps_its_address_over_restarts_of_container_and_agent,
-        network::a_pod_of_the_hosts_network_has_the_nodes_address,
-        network::without_a_network_the_node_is_not_ready_and_host_pods_run,
-        resources::a_pods_group_has_its_limits_and_goes_with_it,
-        resources::a_guest_that_takes_too_much_memory_is_oom_killed,
-        refusals::a_kubeconfig_of_another_node_makes_no_node,
-        refusals::a_cluster_of_another_authority_is_not_believed,
-        refusals::an_expired_certificate_makes_no_node,
-        refusals::all_faults_of_a_configuration_are_told_at_once,
-        refusals::a_root_directory_has_one_agent,
-        refusals::a_pod_that_asks_for_what_is_not_served_is_told_so,
-        refusals::annotations_as_large_as_may_be_do_no_harm,
-        refusals::the_server_asks_who_it_is_and_whether_they_may,
-        refusals::slow_clients_hold_up_nobody_and_are_let_go,
-        survive::twenty_pods_outlive_twenty_kills_of_the_agent,
-        survive::what_happens_while_the_agent_is_away_is_made_good,
-        outage::pods_outlive_an_absence_of_the_api_server,
-        outage::an_api_server_that_says_nothing_is_left_for_another_connection,
-        outage::an_agent_starts_while_the_api_server_is_away,
-    ];
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let world: Arc<OnceLock<World>> = Arc::default();
-    let trials = tests.map(|(name, test)| {
+    let trials = TESTS.iter().map(|&(name, test)| {
         let world = Arc::clone(&world);
         Trial::test(name, move || {
             test(world.get_or_init(|| World::with(ControlPlane::start(&Options::default()))));
             Ok(())
         })
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.into());
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // Whatever failed, the control plane is ended and looked at.
     if let Some(world) = Arc::into_inner(world).and_then(OnceLock::into_inner) {
         world.finish();

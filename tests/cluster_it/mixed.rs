@@ -156,6 +156,10 @@ pub(crate) fn each_part_is_killed_under_load_and_nobody_else_notices(world: &Wor
     place.node.wait(SOON, "it answers with what they share", || {
         asked(load.address).filter(|answer| answer.ends_with("shared\n"))
     });
+    place.node.wait(SOON, "it is heard over localhost in the pod", || {
+        let answers = ["exec", "mixed", "-c", "asks", "--", "cat", "/shared/answers"];
+        place.told(&answers).contains("shared").then_some(())
+    });
     assert_eq!(starts(&place.node), both(1, 1));
     thread::scope(|scope| {
         scope.spawn(|| load.run());

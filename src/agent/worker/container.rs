@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -239,7 +239,7 @@ fn wasm(
         network: ready.network.clone(),
         memory_limit_bytes,
         log_limits: host.log_limits,
-        listen: listen(prepared.kind, spec, &facts),
+        listen: listen(prepared.kind, spec, &facts, ready.network.is_some()),
         grace_seconds: grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(30),
         die_with_agent: host.die_with_agent,
         name: name.clone(),
@@ -367,10 +367,18 @@ fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError>
     Ok(u64::try_from(quantity.value()).ok())
 }
 
-fn listen(kind: GuestKind, container: &ContainerSpec, facts: &Facts) -> Vec<SocketAddr> {
-    let port = http_port(kind, container);
-    let addresses = facts.addresses.pod_ips.iter();
-    addresses.filter_map(|ip| Some(SocketAddr::new(*ip, port?))).collect()
+/// Where an http guest listens: everywhere in a network of its pod's own, so that the pod's other
+/// containers reach it on `localhost`; else at the host's addresses alone.
+fn listen(kind: GuestKind, container: &ContainerSpec, facts: &Facts, own: bool) -> Vec<SocketAddr> {
+    let Some(port) = http_port(kind, container) else { return Vec::new() };
+    let ips = &facts.addresses.pod_ips;
+    if own {
+        // The one of version 6 takes both kinds.
+        let six = ips.iter().any(IpAddr::is_ipv6);
+        let any = if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        return vec![SocketAddr::new(any, port)];
+    }
+    ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
 }
 
 /// Where a container of this kind answers, if it is an HTTP server: at its first `containerPort`.
