@@ -16,6 +16,9 @@ const EVERY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The relist is stuck after so long (upstream: `relistThreshold`).
 const RELIST_MAX: Duration = Duration::from_secs(180);
+/// For how long a runtime that does not answer is taken to be as it was (upstream:
+/// `maxWaitForContainerRuntime`): a restart of it is no matter.
+const FORGIVEN: Duration = Duration::from_secs(30);
 /// The conditions that a runtime has to have (upstream: `updateRuntimeUp`).
 const CONDITIONS: [&str; 2] = ["RuntimeReady", "NetworkReady"];
 
@@ -70,12 +73,20 @@ impl Cri {
 
 /// Asks again and again, for as long as the agent lives.
 pub(super) async fn run(inner: Arc<Inner>) {
+    let mut answered: Option<Instant> = None;
     loop {
         let health = match ask(&inner.client).await {
-            Ok(health) => health,
+            Ok(health) => {
+                answered = Some(Instant::now());
+                health
+            }
             Err(error) => {
                 let known = inner.health.borrow().clone();
                 tracing::debug!(error = chain(&error), "the container runtime does not answer");
+                if answered.is_some_and(|at| at.elapsed() < FORGIVEN) {
+                    sleep(EVERY).await;
+                    continue;
+                }
                 // Upstream's words for a runtime that does not say that it is up.
                 Health { problems: vec!["container runtime is down".into()], asked: true, ..known }
             }
