@@ -3,7 +3,8 @@
 //! `make conformance` (argument `full`) runs all that upstream wants every node to pass, on the
 //! kubelet of the same version (once: what it said is kept outside the checkout) and on this node,
 //! each with a containerd of the same kind, and prints who passes what. A test that the kubelet
-//! alone passes has to be listed in `known.txt`, below what it waits for.
+//! alone passes has to be listed in `known.txt`, below what it waits for. The argument `table` prints
+//! that again of the last runs.
 //!
 //! Without that argument, as in `make test`, those of `subset.txt` are run on this node: each must
 //! pass.
@@ -33,6 +34,8 @@ use table::{KUBELET_PASSES, Known, Table};
 const READY: Duration = Duration::from_secs(60);
 /// For the last pods to be gone: the tests delete namespaces and do not wait for it.
 const GONE: Duration = Duration::from_secs(180);
+/// The folder of the last results of this node.
+const OURS: &str = "copepod";
 const KNOWN: &str = include_str!("known.txt");
 const SUBSET: &str = include_str!("subset.txt");
 
@@ -58,33 +61,60 @@ impl Programs {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("full") {
-        return match full() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    let compared = match std::env::args().nth(1).as_deref() {
+        Some("full") => compare(both_runs),
+        Some("table") => compare(last_runs),
+        _ => return subset(),
+    };
+    match compared {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
-    subset()
 }
 
-/// Both runs and their table.
-fn full() -> Result<()> {
+/// The kubelet's results, whether they were kept, and ours.
+type Both = (Results, bool, Results);
+
+/// Shows both results; fails for what must not be.
+fn compare(results: fn(&Programs) -> Result<Both>) -> Result<()> {
     let known = Known::parse(KNOWN)?;
     let programs = Programs::find()?;
-    let archive = Archive::make(&programs)?;
-    let plane = ControlPlane::start(&Options::default());
-    let (kubelet, kept) = kubelet_results(&programs, &plane, &archive)?;
-    let into = programs.kept.join("copepod");
-    let ours = on_our_node(&programs, &plane, &archive, (FOCUS, SKIP), &into)?;
-    plane.finish();
+    let (kubelet, kept, ours) = results(&programs)?;
     let table = Table::new(&kubelet, &ours, &known);
     println!("{}\nJUnit files: {}", table.text(kept), programs.kept.display());
     let faults = table.faults();
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
+}
+
+fn both_runs(programs: &Programs) -> Result<Both> {
+    let archive = Archive::make(programs)?;
+    let plane = ControlPlane::start(&Options::default());
+    let (kubelet, kept) = kubelet_results(programs, &plane, &archive)?;
+    let into = programs.kept.join(OURS);
+    let ours = on_our_node(programs, &plane, &archive, (FOCUS, SKIP), &into)?;
+    plane.finish();
+    Ok((kubelet, kept, ours))
+}
+
+fn last_runs(programs: &Programs) -> Result<Both> {
+    let kubelet = kubelet_folder(programs, &Archive::make(programs)?)?;
+    let ours = suite::read(&programs.kept.join(OURS))?;
+    Ok((suite::read(&kubelet)?, true, ours))
+}
+
+/// Where the kubelet's results are kept, named by all that they depend on.
+fn kubelet_folder(programs: &Programs, archive: &Archive) -> Result<PathBuf> {
+    let mut about = format!("{FOCUS} {SKIP} {PROCESSES} {}", archive.key);
+    for program in [&programs.file("kubelet"), Path::new("containerd"), Path::new("runc")] {
+        let output = Command::new(program).arg("--version").output();
+        let output = output.with_context(|| format!("run {}", program.display()))?;
+        about.push_str(&String::from_utf8_lossy(&output.stdout));
+    }
+    Ok(programs.kept.join(format!("kubelet-{}", &hex(about.as_bytes())[..16])))
 }
 
 /// What the kubelet's tests said: kept, or of a run that is made now.
@@ -93,13 +123,7 @@ fn kubelet_results(
     plane: &ControlPlane,
     archive: &Archive,
 ) -> Result<(Results, bool)> {
-    let mut about = format!("{FOCUS} {SKIP} {PROCESSES} {}", archive.key);
-    for program in [&programs.file("kubelet"), Path::new("containerd"), Path::new("runc")] {
-        let output = Command::new(program).arg("--version").output();
-        let output = output.with_context(|| format!("run {}", program.display()))?;
-        about.push_str(&String::from_utf8_lossy(&output.stdout));
-    }
-    let folder = programs.kept.join(format!("kubelet-{}", &hex(about.as_bytes())[..16]));
+    let folder = kubelet_folder(programs, archive)?;
     if folder.exists() {
         return Ok((suite::read(&folder)?, true));
     }
