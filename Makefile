@@ -144,7 +144,7 @@ test: test-setup lint build guests kubernetes containerd2 e2e ## lint, build, an
 
 conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests of a node on the kubelet (once) and here: who passes what
 	@$(TIME) $(PROGRAMS) COPEPOD_KUBELET='$(KUBERNETES)/kubelet' \
-	    cargo test -q --locked --release --workspace --test conformance -- full
+	    cargo test -q --locked --release --workspace --test conformance -- --full
 
 # Control groups of version 2 and systemd's driver, which this host may not have: in a virtual machine
 # with an emulated processor, so that it runs anywhere. Its disk is made once and kept in

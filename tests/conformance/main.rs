@@ -1,12 +1,12 @@
 //! Upstream's own tests of a node, run against this one.
 //!
-//! `make conformance` (argument `full`) runs all that upstream wants every node to pass, on the
+//! `make conformance` (`--full`) runs all that upstream wants every node to pass, on the
 //! kubelet of the same version (once: what it said is kept outside the checkout) and on this node,
 //! each with a containerd of the same kind, and prints who passes what. A test that the kubelet
-//! alone passes has to be listed in `known.txt`, below what it waits for. The argument `table` prints
-//! that again of the last runs.
+//! alone passes has to be listed in `known.txt`, below what it waits for. `--table` prints that
+//! again of the last runs.
 //!
-//! Without that argument, as in `make test`, those of `subset.txt` are run on this node: each must
+//! Without these, as in `make test`, those of `subset.txt` are run on this node: each must
 //! pass.
 
 mod images;
@@ -61,10 +61,13 @@ impl Programs {
 }
 
 fn main() -> ExitCode {
-    let compared = match std::env::args().nth(1).as_deref() {
-        Some("full") => compare(both_runs),
-        Some("table") => compare(last_runs),
-        _ => return subset(),
+    let asked = |flag: &str| std::env::args().any(|arg| arg == flag);
+    let compared = if asked("--full") {
+        compare(both_runs)
+    } else if asked("--table") {
+        compare(last_runs)
+    } else {
+        return subset();
     };
     match compared {
         Ok(()) => ExitCode::SUCCESS,
