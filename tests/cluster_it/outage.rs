@@ -7,7 +7,7 @@ use copepod_tests::cluster::{ControlPlane, Options};
 use copepod_tests::holds_within;
 use serde_json::Value;
 
-use crate::place::{Place, container};
+use crate::place::{Place, container, ready};
 use crate::survive::{counted, sandboxes, unbroken};
 use crate::{SOON, World};
 
@@ -42,7 +42,9 @@ fn starts(place: &Place, pod: &Value) -> usize {
     numbers.max().map_or(0, |last| last + 1)
 }
 
-/// Waits until the lease, the node and the pods are as they should be, for as long as is promised.
+/// Waits until the lease, the node and the pods are as they should be, for as long as is promised; the
+/// node's condition by its heartbeat, which is the node's own: the controller manager's watches come
+/// back when they like, and until then it takes the node for lost.
 #[track_caller]
 fn caught_up(place: &Place, back: &str, crashes: &Value) {
     let api = place.api();
@@ -50,7 +52,9 @@ fn caught_up(place: &Place, back: &str, crashes: &Value) {
     place.node.wait(CAUGHT_UP, "lease, node and statuses have caught up", || {
         let lease = api.get("leases", "kube-node-lease", name)?;
         let renewed = lease["spec"]["renewTime"].as_str()? > back;
-        let ready = condition(&api.get("nodes", "", name)?, "Ready")?["status"] == "True";
+        let node = api.get("nodes", "", name)?;
+        let ready = condition(&node, "Ready")?;
+        let ready = ready["lastHeartbeatTime"].as_str()? > back;
         let pod = api.get("pods", &place.namespace, "crashes")?;
         let count = container(&pod, "main")["restartCount"].as_u64()?;
         let told = count + 1 >= starts(place, crashes) as u64;
@@ -90,6 +94,7 @@ fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane
     let back = now();
     come_back(world.plane);
     caught_up(&place, &back, &crashes);
+    place.node.wait_ready(2 * SOON);
 
     for pod in &still {
         let name = pod["metadata"]["name"].as_str().expect("a name");
@@ -99,7 +104,11 @@ fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane
     }
     // And it hears of what is new.
     place.create(&place.pod("new", "hello", &["--every", "100"]));
-    place.wait_ready("new");
+    place.node.wait(
+        2 * SOON,
+        "a new pod is scheduled, as soon as the scheduler hears of it",
+        || place.api().get("pods", &place.namespace, "new").filter(ready).map(drop),
+    );
     place.finish();
     world.finish();
 }
