@@ -107,7 +107,9 @@ fn a_container_that_has_ended_runs_no_command() {
     let run = scene.start(&yaml, &[]);
     run.wait_line("back-off 10s", SOON);
     let text = scene.refused(&["exec", "one", "--", "exit", "0"]);
-    assert!(text.starts_with("container not running"), "{text}");
+    // As a kubelet's server says it.
+    let start = "Internal error occurred: error executing command in container: ";
+    assert_eq!(text.trim_end(), format!("{start}container not running (main)"));
     end(&scene, run);
     scene.guard.finish();
 }
