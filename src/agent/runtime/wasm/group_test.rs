@@ -1,5 +1,5 @@
-//! A real sandbox in the control groups of each driver that the host has: `make test-vm` runs it
-//! where there is systemd and version 2, and gives it the programs.
+//! A real sandbox in the control groups of each driver that the host has: `make test` here, and
+//! `make test-vm` where there is systemd and version 2.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,6 @@ use crate::ledger::LogDirs;
 use crate::linux::cgroup::{Cgroups, Class, Driver, Leaf, LeafSpec, Limits, Options};
 use crate::runtime::TerminationMessage;
 
-/// The sandbox program, and the guest `hog` compiled for this host.
-const PROGRAMS: [&str; 2] = ["COPEPOD_SANDBOX", "COPEPOD_HOG"];
 /// How long a sandbox may take on a processor that is emulated.
 const SOON: Duration = Duration::from_secs(60);
 /// Bytes of memory that a container may have.
@@ -165,10 +163,29 @@ async fn runs_and_ends(mut node: Node) {
     node.cgroups.remove_all().expect("removes");
 }
 
+/// A file that `make` names.
+fn named(variable: &str) -> PathBuf {
+    let file = std::env::var_os(variable);
+    file.unwrap_or_else(|| panic!("{variable} is not set: see the Makefile")).into()
+}
+
+/// The guest `hog`, compiled for this host: already, or by the program under test.
+fn hog() -> PathBuf {
+    if let Some(artefact) = std::env::var_os("COPEPOD_HOG") {
+        return artefact.into();
+    }
+    let guest = named("COPEPOD_GUESTS").join("hog/hog.wasm");
+    let mut compile = std::process::Command::new(named("COPEPOD"));
+    let output = compile.args(["compile", "-o", "json"]).arg(guest).output().expect("runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let start = text.find("\"artefact\"").expect("an artefact");
+    let path = text[start..].split('"').nth(3).expect("its path");
+    path.into()
+}
+
 #[tokio::test]
-#[ignore = "needs programs that `make test-vm` gives it"]
 async fn a_sandbox_has_its_limits_and_leaves_no_group() {
-    let programs = PROGRAMS.map(|name| PathBuf::from(std::env::var_os(name).expect(name)));
+    let programs = [named("COPEPOD_SANDBOX"), hog()];
     runs_and_ends(Node::new(Driver::Cgroupfs, programs.clone())).await;
     if Path::new("/run/systemd/private").exists() {
         runs_and_ends(Node::new(Driver::Systemd, programs)).await;
