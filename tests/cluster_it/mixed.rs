@@ -13,6 +13,7 @@ use copepod_tests::cluster::images::BUSYBOX;
 use copepod_tests::cluster::node::condition;
 use copepod_tests::cluster::{Build, Node};
 use copepod_tests::holds_within;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::place::{Place, container, ready};
@@ -265,7 +266,7 @@ pub(crate) fn pods_outlive_an_absence_of_containerd(world: &World) {
     wasm["spec"]["runtimeClassName"] = json!(CLASS);
     place.create(&wasm);
     place.create(&mixed(&place));
-    let mut ends = place.shell("ends", "sleep 8; exit 5");
+    let mut ends = place.shell("ends", "trap 'exit 5' TERM; while :; do sleep 0.1; done");
     ends["spec"]["restartPolicy"] = json!("Never");
     place.create(&ends);
     let lives = ["ordinary", "wasm", "mixed"].map(|name| place.wait_ready(name));
@@ -274,6 +275,11 @@ pub(crate) fn pods_outlive_an_absence_of_containerd(world: &World) {
 
     let begin = Instant::now();
     place.node.containerd_mut().stop();
+    for pid in processes(&place, &ending) {
+        // A child of its shell may have ended.
+        let pid = Pid::from_raw(pid.cast_signed()).expect("not 0");
+        let _ = kill_process(pid, Signal::TERM);
+    }
     place.node.wait(SOON, "one ends while containerd is away", || {
         processes(&place, &ending).is_empty().then_some(())
     });
