@@ -54,6 +54,8 @@ pub(crate) struct Known {
     /// The generation of the pod's sandbox that it was made in.
     pub(crate) sandbox: u32,
     pub(crate) id: String,
+    /// What it was made from, where that is known.
+    pub(crate) definition: Option<u32>,
     pub(crate) state: AttemptState,
     /// When its end was heard of (monotonic); meaningful once it has exited.
     pub(crate) ended: Duration,
@@ -65,8 +67,8 @@ pub(crate) struct Known {
 
 impl Known {
     pub(crate) fn new(attempt: Attempt, now: Duration) -> Known {
-        let Attempt { container: _, attempt: _, sandbox, id, state } = attempt;
-        Known { sandbox, id, state, ended: now, kill_at: None, removing: false }
+        let Attempt { container: _, attempt: _, sandbox, id, definition, state } = attempt;
+        Known { sandbox, id, definition, state, ended: now, kill_at: None, removing: false }
     }
 
     pub(crate) fn is_alive(&self) -> bool {

@@ -93,11 +93,66 @@ pub enum Event {
         /// Why; its reason is the container's waiting reason.
         failure: Failure,
     },
+    /// The answer of [`Action::Probe`].
+    Probed {
+        /// The container.
+        container: String,
+        /// The id of the attempt that was probed: what is said of another one counts for nothing.
+        id: String,
+        /// Which of its probes.
+        probe: ProbeKind,
+        /// What came of it.
+        outcome: ProbeOutcome,
+    },
+    /// The answer of [`Action::Hook`], also of one that was cut short.
+    Hooked {
+        /// The container.
+        container: String,
+        /// The id of its attempt.
+        id: String,
+        /// Which of its hooks.
+        hook: HookKind,
+        /// How it failed, in words for a container's status.
+        result: Result<(), String>,
+    },
     /// The answer of [`Action::TearDown`].
     TornDown(Result<(), Failure>),
     /// The time that [`State::wake_at`](crate::State::wake_at) asked for has come. One too early or
     /// too many does no harm.
     Timer,
+}
+
+/// One of a container's probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProbeKind {
+    /// `startupProbe`: until it has succeeded once the others are held.
+    Startup,
+    /// `livenessProbe`: the container is stopped when it fails.
+    Liveness,
+    /// `readinessProbe`: the container is ready while it succeeds.
+    Readiness,
+}
+
+/// What came of one probe, after the tries that an error gets (upstream: `maxProbeRetries`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// It succeeded.
+    Success,
+    /// It counts as a success, and this is to be told (a redirect to another host).
+    Warning(String),
+    /// It failed: the output, for people.
+    Failure(String),
+    /// It could not be made: it counts for nothing, and this is to be told.
+    Error(String),
+}
+
+/// One of a container's hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookKind {
+    /// `lifecycle.postStart`: until it is done the container has not started.
+    PostStart,
+    /// `lifecycle.preStop`: before SIGTERM, within the grace.
+    PreStop,
 }
 
 /// What the runtime knows of one attempt of a container.
@@ -112,6 +167,8 @@ pub struct Attempt {
     pub sandbox: u32,
     /// The container id as the status shows it, `RUNTIME://ID`: a new one for each process.
     pub id: String,
+    /// The [`definition`](crate::definition) that it was made from; `None` where that is not known.
+    pub definition: Option<u32>,
     /// How far it is.
     pub state: AttemptState,
 }
@@ -233,6 +290,26 @@ pub enum Action {
         container: String,
         /// Which start of it.
         attempt: u32,
+    },
+    /// Run the probe once, within its `timeoutSeconds`. Answered by [`Event::Probed`].
+    Probe {
+        /// The container.
+        container: String,
+        /// The id of the attempt.
+        id: String,
+        /// Which of its probes.
+        probe: ProbeKind,
+    },
+    /// Run the hook (`exec` or `httpGet`; the machine itself waits for a `sleep`). It has no limit of
+    /// its own: it is cut short by a `Stop` or another `Hook` of the same id, and by the end of the
+    /// attempt. Answered by [`Event::Hooked`].
+    Hook {
+        /// The container.
+        container: String,
+        /// The id of the attempt.
+        id: String,
+        /// Which of its hooks.
+        hook: HookKind,
     },
     /// SIGTERM now and SIGKILL after the grace. A second one with a shorter grace shortens; nothing
     /// happens where no such process is.

@@ -13,6 +13,7 @@ mod backoff;
 mod condition;
 mod container;
 mod default;
+mod definition;
 mod downward;
 mod env;
 mod env_file;
@@ -36,13 +37,14 @@ mod step;
 mod validate;
 
 pub use default::apply_defaults;
+pub use definition::definition;
 pub use downward::DownwardError;
 pub use env::{EnvError, env_files, environment};
 pub use env_file::EnvFileError;
 pub use ephemeral::container_named;
 pub use event::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Pulled,
-    Record, SetUpDone,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
+    ProbeKind, ProbeOutcome, Pulled, Record, SetUpDone,
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;

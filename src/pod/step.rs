@@ -139,7 +139,7 @@ fn merge(state: &mut State, event: Event, now: Now) {
             state.record_kill_failure(&result);
             state.tear_down.answer(result, now.mono);
         }
-        Event::Timer => {}
+        Event::Probed { .. } | Event::Hooked { .. } | Event::Timer => {}
     }
 }
 

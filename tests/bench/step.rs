@@ -34,7 +34,14 @@ fn pod(containers: &[&str], policy: &str) -> Arc<Pod> {
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Event {
     let id = format!("{attempt:064x}");
-    Event::Attempt(Attempt { container: container.into(), attempt, sandbox: 0, id, state })
+    Event::Attempt(Attempt {
+        container: container.into(),
+        attempt,
+        sandbox: 0,
+        id,
+        definition: None,
+        state,
+    })
 }
 
 fn running() -> AttemptState {

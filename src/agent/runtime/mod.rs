@@ -48,6 +48,9 @@ pub(crate) struct Container {
     /// The generation of its pod's sandbox; 0 where it has none.
     #[serde(default)]
     pub(crate) sandbox: u32,
+    /// The definition that it is made from; `None` where that is not known.
+    #[serde(default)]
+    pub(crate) definition: Option<u32>,
     /// The directory of its logs; the attempt's file in it is `ATTEMPT.log`.
     pub(crate) log_dir: PathBuf,
     /// Where the link to its log is put, as a path to which `-ID.log` is appended.

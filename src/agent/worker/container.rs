@@ -224,6 +224,7 @@ fn wasm(
         pod_uid: uid,
         attempt: *attempt,
         sandbox: ready.generation(),
+        definition: Some(copepod_pod::definition(spec)),
         artefact: prepared.artefact,
         kind: prepared.kind,
         args,

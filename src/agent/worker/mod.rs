@@ -326,6 +326,16 @@ impl<R: Runtime> Worker<R> {
             Action::Record(record) => self.outlet.record(self.state.pod(), record),
             Action::PrepareImage { container } => self.prepare_image(container),
             Action::Start { container, attempt } => self.start(container, attempt),
+            // Filled in by the probe engine.
+            Action::Probe { container, id, probe } => {
+                let outcome = copepod_pod::ProbeOutcome::Success;
+                let event = Event::Probed { container, id, probe, outcome };
+                self.jobs.spawn(std::future::ready(Done::Event(event)));
+            }
+            Action::Hook { container, id, hook } => {
+                let event = Event::Hooked { container, id, hook, result: Ok(()) };
+                self.jobs.spawn(std::future::ready(Done::Event(event)));
+            }
             Action::Stop { id, grace, container: _, attempt: _ } => {
                 shared.runtime.stop(&id, grace);
             }

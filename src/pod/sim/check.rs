@@ -252,6 +252,8 @@ impl Check {
             | Event::Replace { .. }
             | Event::Changed
             | Event::Pulling { .. }
+            | Event::Probed { .. }
+            | Event::Hooked { .. }
             | Event::Timer => {}
             Event::TornDown(result) => {
                 life.tearing_down = false;
@@ -284,7 +286,7 @@ impl Check {
                 self.life.refreshing = true;
                 self.seen.refreshed += 1;
             }
-            Action::Record(_) => {}
+            Action::Record(_) | Action::Probe { .. } | Action::Hook { .. } => {}
             Action::PrepareImage { container } => {
                 let part = script.index(container);
                 must(is_up(&self.life), || "image prepared after the end".to_owned())?;

@@ -44,6 +44,7 @@ impl Process {
             attempt: self.attempt,
             sandbox: self.sandbox,
             id: self.id.to_string(),
+            definition: None,
             state: self.state.clone(),
         }
     }

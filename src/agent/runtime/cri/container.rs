@@ -1,5 +1,6 @@
 //! One container of the runtime: made and started, stopped, removed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,6 +88,7 @@ impl Cri {
             attempt: listed.attempt,
             id: format!("{}://{}", self.0.name, listed.id),
             sandbox: 0,
+            definition: listed.definition,
             state: AttemptState::Starting,
         };
         let mut table = self.0.table.lock();
@@ -216,6 +218,7 @@ impl Inner {
                 name: container.name.clone(),
                 attempt,
                 sandbox: one.pod_sandbox_id.clone(),
+                definition: definition(&one.labels, &one.annotations),
                 state: one.state(),
             };
             // Made in a sandbox that is gone, and never started: nothing of it is of use.
@@ -247,6 +250,7 @@ impl Inner {
             name: container.name.clone(),
             attempt: container.attempt,
             sandbox: sandbox.id.clone(),
+            definition: definition(&container.config.labels, &container.config.annotations),
             state: ContainerState::ContainerCreated,
         })
     }
@@ -316,4 +320,12 @@ fn remove_logs(log: Option<&Path>, links: &Path, suffix: &str) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
+}
+
+/// The definition that a container with these labels and annotations was made from.
+fn definition(
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+) -> Option<u32> {
+    labels::of_container(labels, annotations)?.hash
 }

@@ -119,6 +119,7 @@ fn listed(one: &CriContainer) -> Option<Listed> {
         name: of.container,
         attempt: one.metadata.as_ref().map_or(0, |metadata| metadata.attempt),
         sandbox: one.pod_sandbox_id.clone(),
+        definition: of.hash,
         state: one.state(),
     })
 }

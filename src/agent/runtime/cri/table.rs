@@ -52,6 +52,8 @@ pub(super) struct Container {
     pub(super) attempt: u32,
     /// The sandbox that it is in, by id.
     pub(super) sandbox: String,
+    /// The definition that it was made from.
+    pub(super) definition: Option<u32>,
     /// How far it is.
     pub(super) state: State,
     /// Its log.
@@ -92,6 +94,7 @@ pub(super) struct Listed {
     pub(super) name: String,
     pub(super) attempt: u32,
     pub(super) sandbox: String,
+    pub(super) definition: Option<u32>,
     pub(super) state: ContainerState,
 }
 
@@ -199,6 +202,7 @@ impl Inner {
             id: format!("{scheme}://{id}"),
             // One whose sandbox is gone is of none that stands.
             sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
+            definition: one.definition,
             state,
         })
     }
@@ -218,6 +222,7 @@ impl Container {
             name: listed.name.clone(),
             attempt: listed.attempt,
             sandbox: listed.sandbox.clone(),
+            definition: listed.definition,
             state,
             log,
             stopping: None,

@@ -119,12 +119,13 @@ impl Wasm {
     ) -> Result<(), AdoptError> {
         let failed = |source| AdoptError::State { dir: dir.clone(), source };
         let id = state.id().map_err(failed)?;
-        let sandbox = about.sandbox;
+        let (sandbox, definition) = (about.sandbox, about.definition);
         let attempt = |state| Attempt {
             container: owner.container.clone(),
             attempt: owner.attempt,
             sandbox,
             id: shown(&id),
+            definition,
             state,
         };
         let socket = self.ledger.socket(&id);
@@ -253,7 +254,9 @@ mod tests {
         let dir = ledger.attempt_dir("uid", "main", attempt);
         fs::create_dir_all(&dir).expect("makes");
         let (log, message) = (dir.join("log"), TerminationMessage::default());
-        About { log, link: None, message, sandbox: 0 }.keep(&dir).expect("writes");
+        About { log, link: None, message, sandbox: 0, definition: None }
+            .keep(&dir)
+            .expect("writes");
         dir
     }
 

@@ -59,6 +59,7 @@ impl Node {
             name: name.into(),
             attempt: 0,
             sandbox: 0,
+            definition: None,
             stdin: Stdin::Closed,
             log_dir: self.dir.path().join("logs").join(name),
             log_link: None,

@@ -33,6 +33,9 @@ pub(super) struct About {
     /// The generation of its pod's sandbox.
     #[serde(default)]
     pub(super) sandbox: u32,
+    /// The definition that it was made from.
+    #[serde(default)]
+    pub(super) definition: Option<u32>,
 }
 
 impl About {
@@ -48,6 +51,7 @@ impl About {
             link,
             message: container.termination_message.clone(),
             sandbox: container.sandbox,
+            definition: container.definition,
         }
     }
 

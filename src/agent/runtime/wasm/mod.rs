@@ -184,6 +184,7 @@ impl Runtime for Wasm {
             attempt: container.attempt,
             sandbox: container.sandbox,
             id: shown(&spawned.id),
+            definition: container.definition,
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();

@@ -73,6 +73,8 @@ impl World {
             | Event::Image { .. }
             | Event::StartFailed { .. }
             | Event::TornDown(_)
+            | Event::Probed { .. }
+            | Event::Hooked { .. }
             | Event::Timer => {}
         }
         if let Event::SetUp(Ok(done)) = &event {
@@ -133,7 +135,7 @@ impl World {
                 let result = if fails { Err(failure()) } else { Ok(()) };
                 self.plan_for_agent(delay, What::Tell(Event::Refreshed(result)));
             }
-            Action::Record(_) => {}
+            Action::Record(_) | Action::Probe { .. } | Action::Hook { .. } => {}
             Action::TearDown => {
                 let result = if fails { Err(failure()) } else { Ok(()) };
                 self.plan_for_agent(delay, What::Tell(Event::TornDown(result)));

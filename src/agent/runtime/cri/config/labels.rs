@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use copepod_pod::definition;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, LifecycleHandler, Pod};
 
 use super::text;
@@ -48,7 +49,7 @@ pub(crate) struct Adopted {
     pub(crate) pod: PodName,
     /// Its name in the pod.
     pub(crate) container: String,
-    /// The [`hash`] of what it was made from.
+    /// The [`definition`] of what it was made from.
     pub(crate) hash: Option<u32>,
     /// Its attempt, from 0.
     pub(crate) restart_count: u32,
@@ -93,7 +94,7 @@ pub(super) fn annotations(pod: &Pod, container: &Container, attempt: u32) -> Map
     let pre_stop = container.lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.as_ref());
     let ports = container.ports.as_ref().filter(|ports| !ports.is_empty());
     let all = [
-        (HASH, Some(format!("{:x}", hash(container)))),
+        (HASH, Some(format!("{:x}", definition(container)))),
         (RESTART_COUNT, Some(attempt.to_string())),
         (MESSAGE_PATH, Some(text(container.termination_message_path.as_ref()))),
         (MESSAGE_POLICY, Some(text(container.termination_message_policy.as_ref()))),
@@ -104,21 +105,6 @@ pub(super) fn annotations(pod: &Pod, container: &Container, attempt: u32) -> Map
         (PORTS, ports.and_then(|ports| serde_json::to_string(ports).ok())),
     ];
     all.into_iter().filter_map(|(key, value)| Some((key.into(), value?))).collect()
-}
-
-/// What tells a container's definition from a later one: of all that a pod may change in place only
-/// the image asks for another container, so that and the name count.
-///
-/// The number is upstream's (`HashContainer`): 32-bit FNV-1a over the bytes of the JSON object
-/// `{"image":…,"name":…}`, each as a decimal number, as Go's debugging output has them.
-pub(crate) fn hash(container: &Container) -> u32 {
-    const OFFSET_BASIS: u32 = 0x811c_9dc5;
-    const PRIME: u32 = 0x0100_0193;
-    let image = text(container.image.as_ref());
-    let json = serde_json::json!({"image": image, "name": container.name}).to_string();
-    let numbers: Vec<_> = json.bytes().map(|byte| byte.to_string()).collect();
-    let shown = format!("([]uint8)[{}]", numbers.join(" "));
-    shown.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
 }
 
 /// Whose the sandbox with these labels is; `None` if it is no pod's.

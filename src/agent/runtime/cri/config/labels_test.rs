@@ -39,7 +39,7 @@ fn a_container_is_found_again_as_it_was_made() {
         map(json!({"io.kubernetes.container.name": "c", "io.kubernetes.pod.name": "web-0",
             "io.kubernetes.pod.namespace": "ns", "io.kubernetes.pod.uid": "u-1"}))
     );
-    let hash_text = format!("{:x}", hash(&spec));
+    let hash_text = format!("{:x}", definition(&spec));
     assert_eq!(
         notes,
         map(json!({"io.kubernetes.container.hash": hash_text,
@@ -57,7 +57,7 @@ fn a_container_is_found_again_as_it_was_made() {
         Some(Adopted {
             pod: name(),
             container: "c".into(),
-            hash: Some(hash(&spec)),
+            hash: Some(definition(&spec)),
             restart_count: 7,
             message_path: "/last".into(),
             fallback_to_logs: true,
@@ -92,9 +92,9 @@ fn what_is_missing_or_broken_counts_for_nothing() {
 fn the_hash_is_upstreams_and_changes_with_the_image() {
     let mut spec = spec_of(&json!({"name": "test_container", "image": "foo/image:v1"}));
     // The number of upstream's own test (`TestConsistentHashContainer`).
-    assert_eq!(hash(&spec), 0x8e45_cbd0);
+    assert_eq!(definition(&spec), 0x8e45_cbd0);
     spec.args = Some(vec!["other".into()]);
-    assert_eq!(hash(&spec), 0x8e45_cbd0);
+    assert_eq!(definition(&spec), 0x8e45_cbd0);
     spec.image = Some("foo/image:v2".into());
-    assert_ne!(hash(&spec), 0x8e45_cbd0);
+    assert_ne!(definition(&spec), 0x8e45_cbd0);
 }
