@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -20,13 +21,20 @@ const ADDRESSES_MAX: usize = 4;
 #[derive(Debug, Error)]
 pub(super) enum DialError {
     /// Nobody is called so.
-    #[error("dial tcp: lookup {0}: no such host")]
-    NoHost(String),
+    #[error("dial tcp: lookup {host}{}: no such host", on(*asked))]
+    NoHost {
+        /// The name.
+        host: String,
+        /// The name server that was asked first.
+        asked: Option<IpAddr>,
+    },
     /// The name servers cannot be asked.
-    #[error("dial tcp: lookup {host}: {}", chain(why))]
+    #[error("dial tcp: lookup {host}{}: {}", on(*asked), chain(why))]
     Lookup {
         /// The name.
         host: String,
+        /// The name server that was asked first.
+        asked: Option<IpAddr>,
         /// Why not.
         why: Box<NetError>,
     },
@@ -56,28 +64,34 @@ pub(super) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> 
             Err(why) => drop(failure.get_or_insert(DialError::Connect { address, why })),
         }
     }
-    Err(failure.unwrap_or_else(|| DialError::NoHost(host.into())))
+    Err(failure.unwrap_or_else(|| DialError::NoHost { host: host.into(), asked: None }))
 }
 
 async fn addresses(host: &str) -> Result<Vec<IpAddr>, DialError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![ip]);
     }
+    let (config, options) = read_system_conf().unwrap_or_default();
+    let asked = config.name_servers().first().map(|server| server.ip);
     let failed = |why: NetError| match why.is_no_records_found() || why.is_nx_domain() {
-        true => DialError::NoHost(host.into()),
-        false => DialError::Lookup { host: host.into(), why: Box::new(why) },
+        true => DialError::NoHost { host: host.into(), asked },
+        false => DialError::Lookup { host: host.into(), asked, why: Box::new(why) },
     };
-    let found = resolver().map_err(failed)?.lookup_ip(host).await.map_err(failed)?;
-    Ok(found.iter().take(ADDRESSES_MAX).collect())
+    let found = resolver(config, options).map_err(failed)?.lookup_ip(host).await;
+    Ok(found.map_err(failed)?.iter().take(ADDRESSES_MAX).collect())
 }
 
 /// Made anew for each name, of which there are few: `/etc/resolv.conf` and `/etc/hosts` may have
 /// changed. Without the former only the latter counts.
-fn resolver() -> Result<TokioResolver, NetError> {
-    let builder = TokioResolver::builder_tokio();
-    let mut builder: ResolverBuilder<TokioRuntimeProvider> = builder.unwrap_or_else(|_| {
-        TokioResolver::builder_with_config(ResolverConfig::default(), Default::default())
-    });
+fn resolver(config: ResolverConfig, options: ResolverOpts) -> Result<TokioResolver, NetError> {
+    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let mut builder: ResolverBuilder<TokioRuntimeProvider> = builder.with_options(options);
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
     builder.build()
+}
+
+/// Whom Go names beside a name.
+fn on(server: Option<IpAddr>) -> String {
+    // Of another port nobody knows.
+    server.map_or_else(String::new, |ip| format!(" on {}", SocketAddr::new(ip, 53)))
 }

@@ -14,6 +14,9 @@ pub(in super::super) enum GetError {
     /// There is no connection.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// What came is no TLS.
+    #[error("tls: first record does not look like a TLS handshake")]
+    NotTls,
     /// TLS did not come about.
     #[error("tls: {why}")]
     Tls {
@@ -34,9 +37,12 @@ pub(in super::super) enum GetError {
     /// The server has closed the connection without a word.
     #[error("EOF")]
     Eof,
-    /// The server has closed the connection in the middle of its answer.
-    #[error("unexpected EOF")]
+    /// The server has closed the connection in the middle of its answer's head.
+    #[error("net/http: HTTP/1.x transport connection broken: unexpected EOF")]
     Cut,
+    /// The same in the middle of its body.
+    #[error("unexpected EOF")]
+    CutBody,
     /// The connection broke.
     #[error("read tcp {local}->{remote}: read: {}", errno(why))]
     Read {
@@ -49,12 +55,14 @@ pub(in super::super) enum GetError {
     },
     /// What came is no HTTP.
     #[error(
-        "net/http: HTTP/1.x transport connection broken: malformed HTTP response {}",
-        quoted(line)
+        "net/http: HTTP/1.x transport connection broken: malformed HTTP {what} {}",
+        quoted(text)
     )]
     Malformed {
-        /// Its first line.
-        line: Vec<u8>,
+        /// What of it: `response`, `version`, `status code`.
+        what: &'static str,
+        /// As it came.
+        text: Vec<u8>,
     },
     /// Anything else that is wrong with an answer.
     #[error("net/http: HTTP/1.x transport connection broken: {why}")]

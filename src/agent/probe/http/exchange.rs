@@ -55,7 +55,7 @@ impl Answer {
         while whole.len() < limit {
             let frame = driven(&mut self.driver, self.body.frame()).await;
             let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| self.peer.fault(error))?;
+            let frame = frame.map_err(|error| self.peer.fault_of_body(error))?;
             let data: Bytes = frame.into_data().unwrap_or_default();
             whole.extend(&data[..data.len().min(limit - whole.len())]);
         }
@@ -91,10 +91,7 @@ pub(super) async fn exchange(request: &Request) -> Result<Answer, GetError> {
     let stream: Pin<Box<dyn Stream>> = if url.is_tls() {
         let raw = Head::default();
         let spoken = tls::connect(&url.host, Heard::new(tcp, &raw)).await;
-        let tls = spoken.map_err(|why| match raw.bytes().starts_with(b"HTTP/") {
-            true => GetError::NoTls,
-            false => GetError::Tls { why },
-        })?;
+        let tls = spoken.map_err(|why| no_tls(&raw.bytes(), why))?;
         Box::pin(Heard::new(tls, &head))
     } else {
         Box::pin(Heard::new(tcp, &head))
@@ -113,34 +110,72 @@ pub(super) async fn exchange(request: &Request) -> Result<Answer, GetError> {
     Ok(Answer { status: head.status, location, body, driver, peer })
 }
 
-impl Peer {
-    /// What went wrong, in Go's words.
-    fn fault(&self, error: hyper::Error) -> GetError {
-        let heard = self.head.bytes();
-        if let (Some((local, remote)), Some(why)) = (self.ends, io_kind(&error)) {
-            return GetError::Read { local, remote, why: why.into() };
-        }
-        match heard.is_empty() {
-            true if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
-                GetError::Eof
-            }
-            false if !heard.starts_with(b"HTTP/") && error.is_parse() => {
-                GetError::Malformed { line: self.head.line() }
-            }
-            // A body that ends too early is one as well.
-            false if error.is_incomplete_message() || is_early_end(&error) => GetError::Cut,
-            true | false => GetError::Broken { why: error },
-        }
+/// Why TLS did not come about with who said this first.
+fn no_tls(heard: &[u8], why: io::Error) -> GetError {
+    // A record of TLS begins with what it holds: an alert or a handshake.
+    match heard.first() {
+        Some(_) if heard.starts_with(b"HTTP/") => GetError::NoTls,
+        Some(first) if ![0x15, 0x16].contains(first) => GetError::NotTls,
+        None if why.kind() == io::ErrorKind::UnexpectedEof => GetError::Eof,
+        Some(_) | None => GetError::Tls { why },
     }
 }
 
-/// What the kernel said of the connection.
-fn io_kind(error: &hyper::Error) -> Option<rustix::io::Errno> {
-    let source = error.source()?.downcast_ref::<io::Error>()?;
-    source.raw_os_error().map(rustix::io::Errno::from_raw_os_error)
+impl Peer {
+    /// What went wrong before there was a head.
+    fn fault(&self, error: hyper::Error) -> GetError {
+        if let Some(broken) = self.broken(&error) {
+            return broken;
+        }
+        if self.head.bytes().is_empty() {
+            return match error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+                true => GetError::Eof,
+                false => GetError::Broken { why: error },
+            };
+        }
+        match error.is_parse() {
+            true => malformed(&self.head.line()).unwrap_or(GetError::Broken { why: error }),
+            false if error.is_incomplete_message() => GetError::Cut,
+            false => GetError::Broken { why: error },
+        }
+    }
+
+    /// What went wrong with a body.
+    fn fault_of_body(&self, error: hyper::Error) -> GetError {
+        let early = io_error(&error).is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
+        match error.is_incomplete_message() || error.is_closed() || early {
+            true => GetError::CutBody,
+            false => self.broken(&error).unwrap_or(GetError::Broken { why: error }),
+        }
+    }
+
+    /// What the kernel said of the connection.
+    fn broken(&self, error: &hyper::Error) -> Option<GetError> {
+        let (local, remote) = self.ends?;
+        let code = io_error(error)?.raw_os_error()?;
+        Some(GetError::Read { local, remote, why: io::Error::from_raw_os_error(code) })
+    }
 }
 
-fn is_early_end(error: &hyper::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| source.kind() == io::ErrorKind::UnexpectedEof)
+fn io_error(error: &hyper::Error) -> Option<&io::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// What is wrong with a status line, if anything is.
+fn malformed(line: &[u8]) -> Option<GetError> {
+    let text = String::from_utf8_lossy(line);
+    let (what, text) = match text.split_once(' ') {
+        None => ("response", line.to_vec()),
+        Some((version, rest)) => {
+            let code = rest.trim_start_matches(' ').split(' ').next().unwrap_or_default();
+            if code.len() != 3 || !code.bytes().all(|byte| byte.is_ascii_digit()) {
+                ("status code", code.into())
+            } else if version.starts_with("HTTP/") {
+                return None;
+            } else {
+                ("version", version.into())
+            }
+        }
+    };
+    Some(GetError::Malformed { what, text })
 }

@@ -90,9 +90,10 @@ impl Request {
         let host = self.host.clone().unwrap_or_else(|| self.url.authority());
         let host = HeaderValue::try_from(host);
         headers.insert(HOST, host.map_err(|_| GetError::HeaderValue { name: "Host".into() })?);
-        // By name, as Go does.
+        // As Go does: the agent first, then by name.
         let mut given: Vec<_> = self.headers.iter().collect();
-        given.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+        let is_agent = |name: &str| name.eq_ignore_ascii_case(USER_AGENT.as_str());
+        given.sort_by_key(|(name, _)| (!is_agent(name), name.to_ascii_lowercase()));
         for (name, value) in given {
             let (key, value) = (HeaderName::try_from(name), HeaderValue::try_from(value));
             let key = key.map_err(|_| GetError::HeaderName { name: name.clone() })?;

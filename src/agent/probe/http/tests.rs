@@ -50,11 +50,11 @@ async fn the_request_is_upstreams_and_headers_change_it() {
     let common = "User-Agent: kube-probe/1.36\r\n";
     let own = format!("Host: 127.0.0.1:{port}\r\n");
     let expected = [
-        format!("{own}Accept: */*\r\n{common}"),
-        format!("{own}Accept: */*\r\n{common}X-A: 2\r\nX-B: 1\r\nX-B: 3\r\n"),
-        "Host: example.org\r\nAccept: a/b\r\nUser-Agent: me\r\n".to_owned(),
+        format!("{own}{common}Accept: */*\r\n"),
+        format!("{own}{common}Accept: */*\r\nX-A: 2\r\nX-B: 1\r\nX-B: 3\r\n"),
+        "Host: example.org\r\nUser-Agent: me\r\nAccept: a/b\r\n".to_owned(),
         own.clone(),
-        format!("{own}Accept: */*\r\n{common}"),
+        format!("{own}{common}Accept: */*\r\n"),
     ];
     let expected = expected.map(|h| format!("GET /a?b=c HTTP/1.1\r\n{h}Connection: close\r\n\r\n"));
     assert_eq!(server.heard(), expected);
@@ -92,7 +92,14 @@ async fn what_does_not_answer_is_told_in_gos_words() {
         (Does::Stalls(String::new()), late),
         (Does::Stalls("HTTP/1.1 200 OK\r\nA: ".into()), late),
         (Does::Says(String::new()), "EOF"),
-        (Does::Says("HTTP/1.1 200 OK\r\nA: ".into()), "unexpected EOF"),
+        (
+            Does::Says("HTTP/1.1 200 OK\r\nA: ".into()),
+            "net/http: HTTP/1.x transport connection broken: unexpected EOF",
+        ),
+        (
+            Does::Says("HTTP/1.1 abc\r\n\r\n".into()),
+            "net/http: HTTP/1.x transport connection broken: malformed HTTP status code \"abc\"",
+        ),
         (
             Does::Says("SSH-2.0-x\r\n".into()),
             "net/http: HTTP/1.x transport connection broken: malformed HTTP response \"SSH-2.0-x\"",
@@ -178,6 +185,15 @@ async fn https_asks_for_no_known_certificate_and_for_tls() {
         plain.address
     );
     assert_eq!(get(plain.address.port(), tls).await, failure(text));
+    for (does, said) in [
+        (Does::Says("garbage\r\n".into()), "tls: first record does not look like a TLS handshake"),
+        (Does::Says(String::new()), "EOF"),
+    ] {
+        let server = Server::start(vec![does]).await;
+        let text = format!("Get \"https://{}/healthz\": {said}", server.address);
+        let outcome = get(server.address.port(), json!({"scheme": "HTTPS"})).await;
+        assert_eq!(outcome, failure(text));
+    }
     // The other way round.
     let outcome = get(server.address.port(), json!({})).await;
     let ProbeOutcome::Failure(text) = outcome else { panic!("{outcome:?}") };
