@@ -9,11 +9,15 @@ use hyper::service::service_fn as serve;
 use hyper::{HeaderMap, Response};
 use prost::Message;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::probe::test_server::{Does, Server, answer, closed_port, probe as made};
+
+/// Far longer than a close takes.
+const SOON: Duration = Duration::from_secs(20);
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -122,4 +126,27 @@ async fn a_service_that_comes_up_in_time_is_healthy() {
         () = async { server.await; std::future::pending().await } => unreachable!(),
     };
     assert_eq!(outcome, ProbeOutcome::Success);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_connection_that_took_too_long() {
+    let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    for (said, text) in [
+        (&[][..], "timeout: failed to connect service \"AT\" within 2s: context deadline exceeded"),
+        (&settings, "timeout: health rpc did not complete within 2s"),
+    ] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accept = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(said).await.unwrap();
+            stream
+        };
+        let (outcome, mut stream) = tokio::join!(ask(address.port(), ""), accept);
+        let text = text.replace("AT", &address.to_string());
+        assert_eq!(outcome, ProbeOutcome::Failure(text));
+        // All that was sent, and its end, in whatever way.
+        let rest = tokio::time::timeout(SOON, stream.read_to_end(&mut Vec::new()));
+        rest.await.expect("the connection is closed").unwrap_or_default();
+    }
 }
