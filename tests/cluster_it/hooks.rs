@@ -81,6 +81,33 @@ pub(crate) fn a_hook_after_the_start_that_fails_ends_its_container(world: &World
     place.leave();
 }
 
+pub(crate) fn a_hook_after_the_start_that_hangs_holds_the_next_and_no_end(world: &World) {
+    let place = Shared::shared(world);
+    wasm_class(world);
+    let make = |kind: Kind| {
+        let wait = json!({"exec": {"command": kind.command(Act::Wait)}});
+        let mut pod = kind.waiting(&place, "hangs", hooks(json!({"postStart": wait})));
+        let mut next = pod["spec"]["containers"][0].clone();
+        next["name"] = json!("next");
+        pod["spec"]["containers"][1] = next;
+        (kind, place.create(&pod))
+    };
+    for (kind, pod) in KINDS.map(make) {
+        place.node.wait(SOON, "the first one has started", || {
+            let mut told = events(&place, &pod).into_iter();
+            told.any(|(what, ..)| what == "Normal Started").then_some(())
+        });
+        let now = wait(&place, &pod, "it runs", |pod| pod["status"]["podIP"].is_string());
+        assert_ne!(container(&now, "main")["ready"], true, "{now}");
+        let took = deleted(&place, &pod, LONG);
+        assert!(took < LONG / 2, "{kind:?}: {took:?}");
+        let told = events(&place, &pod);
+        let mut started = told.iter().filter(|(what, ..)| what == "Normal Started");
+        assert!(!started.any(|(.., field, _)| field == "spec.containers{next}"), "{told:#?}");
+    }
+    place.leave();
+}
+
 pub(crate) fn a_hook_before_the_stop_is_done_within_the_grace(world: &World) {
     let place = Shared::shared(world);
     wasm_class(world);

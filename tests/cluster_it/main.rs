@@ -152,6 +152,7 @@ const TESTS: &[Test] = &tests![
     probes::each_handler_says_what_is_wrong,
     hooks::a_hook_after_the_start_is_waited_for,
     hooks::a_hook_after_the_start_that_fails_ends_its_container,
+    hooks::a_hook_after_the_start_that_hangs_holds_the_next_and_no_end,
     hooks::a_hook_before_the_stop_is_done_within_the_grace,
     hooks::a_hook_by_http_is_asked_and_one_that_fails_stops_nothing,
     verbs::each_verb_works_with_old_and_new_kubectl,
