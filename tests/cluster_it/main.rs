@@ -5,6 +5,7 @@ mod admission;
 mod classes;
 mod containerd;
 mod faults;
+mod hooks;
 mod images;
 mod join;
 mod mixed;
@@ -13,6 +14,7 @@ mod objects;
 mod ordinary;
 mod outage;
 mod place;
+mod probes;
 mod refusals;
 mod resources;
 mod runtimes;
@@ -143,6 +145,16 @@ const TESTS: &[Test] = &tests![
     mixed::pods_outlive_an_absence_of_containerd,
     faults::lost_delayed_and_doubled_answers_end_well,
     faults::a_call_that_hangs_holds_up_its_pod_alone,
+    probes::a_liveness_probe_that_fails_restarts_its_container,
+    probes::readiness_follows_its_probe,
+    probes::a_startup_probe_holds_the_others,
+    probes::a_startup_probe_that_never_succeeds_restarts_its_container,
+    probes::each_handler_says_what_is_wrong,
+    hooks::a_hook_after_the_start_is_waited_for,
+    hooks::a_hook_after_the_start_that_fails_ends_its_container,
+    hooks::a_hook_after_the_start_that_hangs_holds_the_next_and_no_end,
+    hooks::a_hook_before_the_stop_is_done_within_the_grace,
+    hooks::a_hook_by_http_is_asked_and_one_that_fails_stops_nothing,
     verbs::each_verb_works_with_old_and_new_kubectl,
     containerd::it_runs_stops_comes_back_and_leaves_nothing,
     containerd::the_second_one_does_so_too,

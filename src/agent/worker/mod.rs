@@ -16,6 +16,7 @@ mod kinds;
 mod ordinary;
 mod outlet;
 mod prepare;
+mod probing;
 mod pulling;
 mod secrets;
 mod set_up;
@@ -48,6 +49,7 @@ use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
 use evict::Limits;
 use prepare::PreparedImage;
+use probing::RunningHook;
 use pulling::Pulling;
 use set_up::{Ready, SetUpJob};
 
@@ -150,6 +152,7 @@ impl<R: Runtime> Workers<R> {
             ready: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
+            hooks: Vec::new(),
             jobs: JoinSet::new(),
             publish,
             look: Arc::default(),
@@ -210,6 +213,7 @@ struct Worker<R> {
     ready: Arc<Ready>,
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
+    hooks: Vec<RunningHook>,
     jobs: JoinSet<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,
@@ -230,6 +234,7 @@ impl<R: Runtime> Worker<R> {
         }
         let mut event = Event::Observed(self.shared.runtime.list(&self.uid));
         loop {
+            self.mind_hooks(&event);
             let (state, actions) = step(self.state, event, clock.now());
             self.state = state;
             let terminated = self.state.is_terminated();
@@ -326,17 +331,10 @@ impl<R: Runtime> Worker<R> {
             Action::Record(record) => self.outlet.record(self.state.pod(), record),
             Action::PrepareImage { container } => self.prepare_image(container),
             Action::Start { container, attempt } => self.start(container, attempt),
-            // Filled in by the probe engine.
-            Action::Probe { container, id, probe } => {
-                let outcome = copepod_pod::ProbeOutcome::Success;
-                let event = Event::Probed { container, id, probe, outcome };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
-            Action::Hook { container, id, hook } => {
-                let event = Event::Hooked { container, id, hook, result: Ok(()) };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
+            Action::Probe { container, id, probe } => self.probe(container, id, probe),
+            Action::Hook { container, id, hook } => self.hook(container, id, hook),
             Action::Stop { id, grace, container: _, attempt: _ } => {
+                self.cut_hooks(&id);
                 shared.runtime.stop(&id, grace);
             }
             Action::Remove { id, container: _, attempt: _ } => {
