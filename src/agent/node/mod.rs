@@ -186,3 +186,6 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod groups_test;
