@@ -21,6 +21,7 @@ mod runtimes;
 mod smoke;
 mod streams;
 mod survive;
+mod users;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -176,6 +177,9 @@ const TESTS: &[Test] = &tests![
     network::a_pod_keeps_its_address_over_restarts_of_container_and_agent,
     network::a_pod_of_the_hosts_network_has_the_nodes_address,
     network::without_a_network_the_node_is_not_ready_and_host_pods_run,
+    users::a_pod_may_have_none_of_the_hosts,
+    users::guests_share_the_files_of_a_pod_apart,
+    users::a_runtime_without_them_says_so,
     resources::a_pods_group_has_its_limits_and_goes_with_it,
     resources::a_guest_that_takes_too_much_memory_is_oom_killed,
     refusals::a_kubeconfig_of_another_node_makes_no_node,

@@ -21,6 +21,7 @@ mod pulling;
 mod secrets;
 mod set_up;
 mod supply;
+mod userns;
 
 pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
@@ -30,6 +31,7 @@ pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
 pub(crate) use supply::{Given, Supplier};
+pub(crate) use userns::{Pool, UserIds, UserIdsError, default_range, parse_sub_ids};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
