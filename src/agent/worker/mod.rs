@@ -7,6 +7,7 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod abort;
 mod cgroup;
 mod container;
 mod evict;
@@ -39,13 +40,14 @@ use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, Stat
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
 use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
+use abort::Jobs;
 use evict::Limits;
 use prepare::PreparedImage;
 use pulling::Pulling;
@@ -150,7 +152,7 @@ impl<R: Runtime> Workers<R> {
             ready: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
-            jobs: JoinSet::new(),
+            jobs: Jobs::new(),
             publish,
             look: Arc::default(),
         };
@@ -210,7 +212,7 @@ struct Worker<R> {
     ready: Arc<Ready>,
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
-    jobs: JoinSet<Done>,
+    jobs: Jobs<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,
 }
@@ -312,6 +314,7 @@ impl<R: Runtime> Worker<R> {
     /// result comes back as an event.
     fn apply(&mut self, action: Action) {
         tracing::debug!(pod = self.uid, ?action, "apply");
+        self.jobs.before(&action);
         let shared = Arc::clone(&self.shared);
         match action {
             Action::SetUp => {
@@ -351,6 +354,7 @@ impl<R: Runtime> Worker<R> {
                 self.jobs.spawn(async { Done::TearDown(job.tear_down().await) });
             }
         }
+        self.jobs.after();
     }
 
     fn prepare_image(&mut self, container: String) {
