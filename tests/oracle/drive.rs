@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use copepod_tests::cluster::ControlPlane;
@@ -22,8 +22,8 @@ const AT_ONCE: usize = 10;
 /// A second restart waits 10 s, a third 20 s.
 const LONGEST: Duration = Duration::from_secs(75);
 /// Nothing new for so long: the kubelet looks at its containers each second, and tells what it sees
-/// in what it does next.
-const QUIET: Duration = Duration::from_millis(2500);
+/// in what it does next. In milliseconds.
+const QUIET: u64 = 2500;
 /// For all pods of a run to be gone.
 const GONE: Duration = Duration::from_secs(90);
 /// Between two looks at the record, in memory.
@@ -81,7 +81,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Runs them all, and gives each one's shape to `keep`.
+    /// Runs them all, and gives what is kept of each to `keep`.
     pub(crate) fn run(
         &self,
         all: &[(&Scenario, Column)],
@@ -92,8 +92,8 @@ impl Bench<'_> {
         let work = || -> Result<()> {
             while let Some((scenario, column)) = next() {
                 let run = Run { bench: self, scenario, column: *column };
-                let shape = run.shape().with_context(|| scenario.name.clone())?;
-                keep(scenario, *column, &shape)?;
+                let kept = run.kept().with_context(|| scenario.name.clone())?;
+                keep(scenario, *column, &kept)?;
             }
             Ok(())
         };
@@ -125,8 +125,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs it to its end and shapes its record.
-    fn shape(&self) -> Result<Value> {
+    /// Runs it to its end: what is kept of it.
+    fn kept(&self) -> Result<Value> {
         let api = self.bench.plane.api();
         let namespace = self.column.namespace();
         let image = |word: &str| self.bench.images.name(word, self.column);
@@ -157,9 +157,9 @@ impl Run<'_> {
             namespace: namespace.clone(),
             registry: self.bench.images.host(),
         };
-        let shape = self.record(|record| shape::of(record, &names, settled));
+        let kept = self.record(|record| shape::kept(record, &names, settled));
         self.remove(first.is_some());
-        shape.context("the API server told nothing of it")
+        kept.context("the API server told nothing of it")
     }
 
     /// The name of its pod in the cluster.
@@ -193,9 +193,9 @@ impl Run<'_> {
         let quiet = || {
             thread::park_timeout(LOOK_EVERY);
             let last = self.record(shape::last_news).flatten();
-            last.is_none_or(|last| last + QUIET < Instant::now())
+            last.is_none_or(|last| last + QUIET < self.bench.recorder.now())
         };
-        holds_within(4 * QUIET, quiet);
+        holds_within(Duration::from_millis(4 * QUIET), quiet);
         Ok(true)
     }
 
@@ -203,7 +203,7 @@ impl Run<'_> {
         let came = holds_within(LONGEST, || {
             thread::park_timeout(LOOK_EVERY);
             self.record(|record| {
-                let pod = record.changes.last().map(|change| &change.pod);
+                let pod = record.changes.last().map(|(_, pod)| pod);
                 let told: Vec<&str> = record
                     .events
                     .iter()

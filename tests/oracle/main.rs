@@ -118,7 +118,12 @@ fn differences(store: &Store, scenarios: &[Scenario]) -> Result<Vec<Difference>>
         let kubelet = store.kubelet(scenario)?.context("the kubelet's run is kept")?;
         for column in scenario.columns() {
             let ours = store.ours(scenario, column)?;
-            all.extend(compare::differences(scenario, column, &kubelet, &ours));
+            all.extend(compare::differences(
+                scenario,
+                column,
+                &shape::of(&kubelet),
+                &shape::of(&ours),
+            ));
         }
     }
     Ok(all)
@@ -127,11 +132,11 @@ fn differences(store: &Store, scenarios: &[Scenario]) -> Result<Vec<Difference>>
 fn show(store: &Store, scenarios: &[Scenario]) -> Result<()> {
     for scenario in scenarios {
         if let Some(kubelet) = store.kubelet(scenario)? {
-            println!("{}: kubelet\n{}", scenario.name, shape::text(&kubelet));
+            println!("{}: kubelet\n{}", scenario.name, shape::text(&shape::of(&kubelet)));
         }
         for column in scenario.columns() {
             if let Ok(ours) = store.ours(scenario, column) {
-                println!("{}: {column}\n{}", scenario.name, shape::text(&ours));
+                println!("{}: {column}\n{}", scenario.name, shape::text(&shape::of(&ours)));
             }
         }
     }
@@ -162,8 +167,9 @@ fn kubelet(plane: &ControlPlane, store: &Store, scenarios: &[Scenario]) -> Resul
         recorder: &recorder,
     };
     bench.prepare(&[Column::Kubelet])?;
-    bench.run(&missing, |scenario, _, shape| store.keep_kubelet(scenario, shape))?;
+    bench.run(&missing, |scenario, _, kept| store.keep_kubelet(scenario, kept))?;
     bench.clear(|| kubelet.log());
+    drop(recorder);
     drop(kubelet);
     plane.api().delete("nodes", "", "kubelet");
     Ok(())
@@ -189,8 +195,9 @@ fn ours(plane: &ControlPlane, store: &Store, scenarios: &[Scenario]) -> Result<(
         .iter()
         .flat_map(|scenario| scenario.columns().into_iter().map(move |column| (scenario, column)))
         .collect();
-    bench.run(&all, |scenario, column, shape| store.keep_ours(scenario, column, shape))?;
+    bench.run(&all, |scenario, column, kept| store.keep_ours(scenario, column, kept))?;
     bench.clear(|| node.log());
+    drop(recorder);
     std::fs::write(store.file("agent.log"), node.whole_log())?;
     node.finish();
     Ok(())

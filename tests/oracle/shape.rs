@@ -3,7 +3,6 @@
 //! without times; and the events, each once, in the order of their first telling.
 
 use std::fmt::Write as _;
-use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
@@ -24,6 +23,8 @@ const LEFT_OUT: [&str; 9] = [
 ];
 /// Fields that say which runtime it is: whether they are there is compared.
 const THERE: [&str; 3] = ["containerID", "imageID", "user"];
+/// The memory limit of a control group that has none.
+const NO_LIMIT: &str = "9007199254740988Ki";
 /// Letters of a hexadecimal number that is an id.
 const ID: usize = 32;
 
@@ -34,16 +35,16 @@ pub(crate) struct Names {
     pub(crate) registry: String,
 }
 
-/// When something was last told that was not told before.
-pub(crate) fn last_news(record: &Record) -> Option<Instant> {
+/// When something was last told that was not told before, in milliseconds of the record.
+pub(crate) fn last_news(record: &Record) -> Option<u64> {
     let mut last = record.gone;
-    let mut seen: Vec<Value> = Vec::new();
-    for change in &record.changes {
-        let mut status = change.pod["status"].clone();
+    let mut before = Value::Null;
+    for (at, pod) in &record.changes {
+        let mut status = pod["status"].clone();
         without(&mut status);
-        if seen.last() != Some(&status) {
-            last = last.max(Some(change.at));
-            seen.push(status);
+        if before != status {
+            last = last.max(Some(*at));
+            before = status;
         }
     }
     let mut told: Vec<(&Value, &Value)> = Vec::new();
@@ -57,34 +58,45 @@ pub(crate) fn last_news(record: &Record) -> Option<Instant> {
     last
 }
 
-/// The shape of a record.
-pub(crate) fn of(record: &Record, names: &Names, settled: bool) -> Value {
-    let Some(first) = record.changes.first() else { return json!({"settled": false}) };
-    let start = first.at;
+/// What is kept of a run: the record, what named it, and whether it came to its end.
+pub(crate) fn kept(record: &Record, names: &Names, settled: bool) -> Value {
+    json!({
+        "settled": settled,
+        "names": [names.node, names.namespace, names.registry],
+        "record": record.to_value(),
+    })
+}
+
+/// The shape of what was kept.
+pub(crate) fn of(kept: &Value) -> Value {
+    let record = Record::from_value(&kept["record"]);
+    let name = |index: usize| kept["names"][index].as_str().unwrap_or_default().to_owned();
+    let names = Names { node: name(0), namespace: name(1), registry: name(2) };
+    let Some((start, first)) = record.changes.first() else { return json!({"settled": false}) };
     let mut tracks: Map<String, Value> = Map::new();
-    let since = |at: Instant| (at - start).as_millis() as u64;
     let mut last = Value::Null;
-    for change in &record.changes {
-        let pod = normal(&change.pod, names);
+    // What only a later object tells of the pod, its address, is in events before.
+    let named = record.changes.iter().rev().find(|(_, pod)| pod["status"]["podIP"].is_string());
+    let named = named.map_or(first, |(_, pod)| pod);
+    for (at, pod) in &record.changes {
+        let pod = normal(pod, named, &names);
         for (track, value) in of_pod(&pod) {
-            add(&mut tracks, &track, since(change.at), value);
+            add(&mut tracks, &track, at - start, value);
         }
         last = pod;
     }
     if let Some(gone) = record.gone {
-        add(&mut tracks, "deletion", since(gone), json!("gone"));
+        add(&mut tracks, "deletion", gone - start, json!("gone"));
     }
     add(&mut tracks, "rest", 0, rest(&last));
     let mut events: Vec<Value> = Vec::new();
     for (at, event) in &record.events {
-        let pod = &first.pod;
-        let text = Value::from(event_text(event));
-        let text = texts(text, pod, names);
+        let text = texts(Value::from(event_text(event)), named, &names);
         if events.iter().all(|event| event[1] != text) {
-            events.push(json!([at.saturating_duration_since(start).as_millis() as u64, text]));
+            events.push(json!([at.saturating_sub(*start), text]));
         }
     }
-    json!({"settled": settled, "tracks": tracks, "events": events})
+    json!({"settled": kept["settled"], "tracks": tracks, "events": events})
 }
 
 fn add(tracks: &mut Map<String, Value>, track: &str, at: u64, value: Value) {
@@ -133,6 +145,10 @@ fn rest(pod: &Value) -> Value {
     const OF_CONTAINER: [&str; 5] = ["state", "lastState", "ready", "started", "restartCount"];
     let mut status = pod["status"].clone();
     if let Some(fields) = status.as_object_mut() {
+        // What a kubelet has read of the pod's control group, if it has by then.
+        if fields.get("resources").is_some_and(|r| r["limits"]["memory"] == NO_LIMIT) {
+            fields.insert("resources".into(), json!({}));
+        }
         fields.retain(|name, _| !TRACKED.contains(&name.as_str()));
         for list in ["initContainerStatuses", "containerStatuses"] {
             let all = fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
@@ -152,11 +168,11 @@ fn event_text(event: &Value) -> String {
 }
 
 /// A pod's object without times and names.
-fn normal(pod: &Value, names: &Names) -> Value {
+fn normal(pod: &Value, named: &Value, names: &Names) -> Value {
     let mut value = json!({"metadata": some(&pod["metadata"], &["deletionGracePeriodSeconds"])});
     value["status"] = pod["status"].clone();
     without(&mut value["status"]);
-    texts(value, pod, names)
+    texts(value, named, names)
 }
 
 /// Takes out what is a time, and of what is an id all but that it is there.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::scenario::{Column, Scenario};
 
 /// How records are made: another number whenever what is recorded is not what it was.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// Letters of a digest that tell records apart.
 const KEY: usize = 16;
 /// What the pods run is part of what they do.
@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// Keeps it, in the place of what it did with the scenario as it was before.
-    pub(crate) fn keep_kubelet(&self, scenario: &Scenario, shape: &Value) -> Result<()> {
+    pub(crate) fn keep_kubelet(&self, scenario: &Scenario, kept: &Value) -> Result<()> {
         let file = self.kubelet_file(scenario);
         let folder = file.parent().context("a folder")?;
         fs::create_dir_all(folder)?;
@@ -78,7 +78,7 @@ impl Store {
                 fs::remove_file(old.path())?;
             }
         }
-        write(&file, shape)
+        write(&file, kept)
     }
 
     fn our_file(&self, scenario: &Scenario, column: Column) -> PathBuf {
@@ -95,10 +95,10 @@ impl Store {
         &self,
         scenario: &Scenario,
         column: Column,
-        shape: &Value,
+        kept: &Value,
     ) -> Result<()> {
         fs::create_dir_all(&self.ours)?;
-        write(&self.our_file(scenario, column), shape)
+        write(&self.our_file(scenario, column), kept)
     }
 }
 
@@ -110,6 +110,6 @@ fn read(file: &Path) -> Result<Value> {
 fn write(file: &Path, value: &Value) -> Result<()> {
     // In one step: a run that is ended leaves a whole record or none.
     let new = file.with_extension("new");
-    fs::write(&new, format!("{value:#}")).with_context(|| format!("write {}", new.display()))?;
+    fs::write(&new, value.to_string()).with_context(|| format!("write {}", new.display()))?;
     fs::rename(&new, file).with_context(|| format!("write {}", file.display()))
 }
