@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use copepod_tests::cluster::ControlPlane;
 use copepod_tests::holds_within;
 use serde_json::{Value, json};
@@ -90,12 +90,14 @@ impl Bench<'_> {
         let queue: Mutex<VecDeque<_>> = Mutex::new(all.iter().collect());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let work = || -> Result<()> {
+            let mut result = Ok(());
             while let Some((scenario, column)) = next() {
                 let run = Run { bench: self, scenario, column: *column };
-                let kept = run.kept().with_context(|| scenario.name.clone())?;
-                keep(scenario, *column, &kept)?;
+                let kept = run.kept().and_then(|kept| keep(scenario, *column, &kept));
+                // The others go on.
+                result = result.and(kept.with_context(|| format!("{}: {column}", scenario.name)));
             }
-            Ok(())
+            result
         };
         thread::scope(|scope| {
             let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
@@ -149,7 +151,9 @@ impl Run<'_> {
             pod["metadata"]["namespace"] = json!(namespace);
             fs::write(self.static_file(), pod.to_string())?;
         } else {
-            api.create("pods", &namespace, &pod);
+            let path = copepod_tests::cluster::api::path("pods", &namespace);
+            let (code, answer) = api.request("POST", &path, Some(&pod));
+            ensure!(code == 201, "{}", answer["message"]);
         }
         let settled = self.go_on()?;
         let names = Names {
