@@ -67,17 +67,17 @@ pub(crate) fn a_start_outlives_the_agents_death_at_every_boundary(world: &World)
     let story = Story {
         name: "start",
         spec: || {
+            let mut side = actor("side", "append /out/side launched -- wait");
+            side["restartPolicy"] = json!("Always");
             json!({
-                "initContainers": [
-                    actor("init", "append /out/init launched -- sleep 50"),
-                ],
+                "initContainers": [actor("init", "append /out/init launched -- sleep 50"), side],
                 "containers": [actor("main", "append /out/main launched -- wait")],
             })
         },
         from_ready: false,
         begin: |_, _| {},
         end: Some(ready),
-        launches: &[("init", 1), ("main", 1)],
+        launches: &[("init", 1), ("side", 1), ("main", 1)],
     };
     story.run(world);
 }
@@ -91,6 +91,27 @@ pub(crate) fn a_restart_outlives_the_agents_death_at_every_boundary(world: &Worl
         },
         from_ready: true,
         begin: |_, scene| fs::write(scene.out.join("go"), "").expect("written"),
+        end: Some(|pod| ready(pod) && container(pod, "main")["restartCount"] == 1),
+        launches: &[("main", 2)],
+    };
+    story.run(world);
+}
+
+pub(crate) fn a_liveness_kill_outlives_the_agents_death_at_every_boundary(world: &World) {
+    let story = Story {
+        name: "liveness",
+        spec: || {
+            let steps = "append /out/main launched -- write /out/ok x -- wait";
+            let mut main = actor("main", steps);
+            main["livenessProbe"] = json!({
+                "exec": {"command": ["actor", "check", "/out/ok"]},
+                "periodSeconds": 1,
+                "failureThreshold": 1,
+            });
+            json!({"containers": [main]})
+        },
+        from_ready: true,
+        begin: |_, scene| fs::remove_file(scene.out.join("ok")).expect("it was there"),
         end: Some(|pod| ready(pod) && container(pod, "main")["restartCount"] == 1),
         launches: &[("main", 2)],
     };

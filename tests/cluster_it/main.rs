@@ -178,6 +178,7 @@ const TESTS: &[Test] = &tests![
     refusals::slow_clients_hold_up_nobody_and_are_let_go,
     crash::a_start_outlives_the_agents_death_at_every_boundary,
     crash::a_restart_outlives_the_agents_death_at_every_boundary,
+    crash::a_liveness_kill_outlives_the_agents_death_at_every_boundary,
     crash::a_delete_outlives_the_agents_death_at_every_boundary,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,

@@ -4,7 +4,8 @@
 //! gets from either to the other by leaving out values, each of which was shown for less than
 //! [`BRIEF`]: a node that tells two changes in one PATCH, or that looks at its containers once a second
 //! as the kubelet does, leaves out what was in between. Where one side shows values and the
-//! other shows other ones instead, that is a difference however brief they were.
+//! other shows other ones instead, that is a difference however brief they were; but not of a condition
+//! if all of them were brief, which name what is not ready at the moment.
 //!
 //! Events are compared as a set, however often each was told and in which order, but for the order in
 //! which the containers are first said to have started.
@@ -65,7 +66,8 @@ pub(crate) fn differences(
     };
     for track in names(kubelet).union(&names(ours)) {
         let (kubelet, ours) = (shown(kubelet, track), shown(ours, track));
-        for text in sequence(&timed(&kubelet), &timed(&ours)) {
+        let momentary = track.starts_with("condition ");
+        for text in sequence(&timed(&kubelet), &timed(&ours), momentary) {
             found(track, text);
         }
     }
@@ -94,28 +96,30 @@ fn starts(events: &[String]) -> Vec<&str> {
 }
 
 /// What differs between two sequences, a text for each place.
-fn sequence(kubelet: &[Shown<'_>], ours: &[Shown<'_>]) -> Vec<String> {
+fn sequence(kubelet: &[Shown<'_>], ours: &[Shown<'_>], momentary: bool) -> Vec<String> {
     let pairs = common(kubelet, ours);
     let mut texts = Vec::new();
     let (mut i, mut j) = (0, 0);
     let ends = (kubelet.len(), ours.len());
     for (next_i, next_j) in pairs.into_iter().chain(std::iter::once(ends)) {
         let (theirs, mine) = (&kubelet[i..next_i], &ours[j..next_j]);
-        texts.extend(gap(theirs, mine));
+        texts.extend(gap(theirs, mine, momentary));
         (i, j) = (next_i + 1, next_j + 1);
     }
     texts
 }
 
 /// What the sides show between two values that both show.
-fn gap(kubelet: &[Shown<'_>], ours: &[Shown<'_>]) -> Option<String> {
+fn gap(kubelet: &[Shown<'_>], ours: &[Shown<'_>], momentary: bool) -> Option<String> {
+    let brief = |all: &[Shown<'_>]| all.iter().all(|one| one.time < BRIEF);
     let text = |all: &[Shown<'_>]| {
         let all: Vec<String> = all.iter().map(|one| one.value.to_string()).collect();
         all.join(", then ")
     };
     match (kubelet, ours) {
         ([], []) => None,
-        (only, []) | ([], only) if only.iter().all(|one| one.time < BRIEF) => None,
+        (only, []) | ([], only) if brief(only) => None,
+        (kubelet, ours) if momentary && brief(kubelet) && brief(ours) => None,
         (only, []) => Some(format!("only kubelet: {}", text(only))),
         ([], only) => Some(format!("only ours: {}", text(only))),
         (kubelet, ours) => Some(format!("kubelet {} | ours {}", text(kubelet), text(ours))),

@@ -88,7 +88,9 @@ pub(crate) fn of(kept: &Value) -> Value {
     if let Some(gone) = record.gone {
         add(&mut tracks, "deletion", gone - start, json!("gone"));
     }
-    add(&mut tracks, "rest", 0, rest(&last));
+    for (track, value) in rest(&last) {
+        add(&mut tracks, &track, 0, value);
+    }
     let mut events: Vec<Value> = Vec::new();
     for (at, event) in &record.events {
         let text = texts(Value::from(event_text(event)), named, &names);
@@ -139,25 +141,35 @@ fn some(of: &Value, fields: &[&str]) -> Value {
     Value::Object(there.collect())
 }
 
-/// What is in no track, as it is in the end.
-fn rest(pod: &Value) -> Value {
+/// What is in no track, as it is in the end: a track `field NAME` for each, those of containers by
+/// their names.
+fn rest(pod: &Value) -> Vec<(String, Value)> {
     const TRACKED: [&str; 5] = ["phase", "reason", "message", "observedGeneration", "conditions"];
-    const OF_CONTAINER: [&str; 5] = ["state", "lastState", "ready", "started", "restartCount"];
-    let mut status = pod["status"].clone();
-    if let Some(fields) = status.as_object_mut() {
-        // What a kubelet has read of the pod's control group, if it has by then.
-        if fields.get("resources").is_some_and(|r| r["limits"]["memory"] == NO_LIMIT) {
-            fields.insert("resources".into(), json!({}));
+    const OF_CONTAINER: [&str; 6] =
+        ["name", "state", "lastState", "ready", "started", "restartCount"];
+    const LISTS: [&str; 2] = ["initContainerStatuses", "containerStatuses"];
+    let mut fields: Map<String, Value> = Map::new();
+    for (name, value) in pod["status"].as_object().into_iter().flatten() {
+        if !TRACKED.contains(&name.as_str()) && !LISTS.contains(&name.as_str()) {
+            fields.insert(format!("field {name}"), value.clone());
         }
-        fields.retain(|name, _| !TRACKED.contains(&name.as_str()));
-        for list in ["initContainerStatuses", "containerStatuses"] {
-            let all = fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
-            for container in all.filter_map(Value::as_object_mut) {
-                container.retain(|name, _| !OF_CONTAINER.contains(&name.as_str()));
+    }
+    // What a kubelet has read of the pod's control group, if it has by then.
+    if let Some(resources) = fields.get_mut("field resources")
+        && resources["limits"]["memory"] == NO_LIMIT
+    {
+        *resources = json!({});
+    }
+    for container in LISTS.iter().filter_map(|list| pod["status"][*list].as_array()).flatten() {
+        let about = container["name"].as_str().unwrap_or_default();
+        for (name, value) in container.as_object().into_iter().flatten() {
+            if !OF_CONTAINER.contains(&name.as_str()) {
+                let track = format!("field container.{name}");
+                fields.entry(track).or_insert(json!({}))[about] = value.clone();
             }
         }
     }
-    status
+    fields.into_iter().collect()
 }
 
 fn event_text(event: &Value) -> String {

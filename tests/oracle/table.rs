@@ -136,8 +136,10 @@ impl<'a> Table<'a> {
 
     /// What must not be: unlisted ones, and if `all` was run what is listed and not there.
     pub(crate) fn faults(&self, all: bool) -> Vec<String> {
-        let mut faults: Vec<String> =
-            self.unlisted().into_iter().map(|one| format!("not listed: {one}")).collect();
+        let unlisted = self.differences.iter().filter(|one| self.known.of(one).is_none());
+        let mut faults: Vec<String> = unlisted
+            .map(|one| format!("not listed: {} {} {}", one.column, one.scenario, one.track))
+            .collect();
         let stale = |entry: &&Entry| !self.differences.iter().any(|one| entry.matches(one));
         if all {
             let stale = self.known.0.iter().filter(stale);
