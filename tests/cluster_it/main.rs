@@ -4,6 +4,7 @@
 mod admission;
 mod classes;
 mod containerd;
+mod crash;
 mod faults;
 mod hooks;
 mod images;
@@ -191,6 +192,10 @@ const TESTS: &[Test] = &tests![
     refusals::annotations_as_large_as_may_be_do_no_harm,
     refusals::the_server_asks_who_it_is_and_whether_they_may,
     refusals::slow_clients_hold_up_nobody_and_are_let_go,
+    crash::a_start_outlives_the_agents_death_at_every_boundary,
+    crash::a_restart_outlives_the_agents_death_at_every_boundary,
+    crash::a_liveness_kill_outlives_the_agents_death_at_every_boundary,
+    crash::a_delete_outlives_the_agents_death_at_every_boundary,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
     outage::pods_outlive_an_absence_of_the_api_server,

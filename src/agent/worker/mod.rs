@@ -7,6 +7,7 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod abort;
 mod cgroup;
 mod container;
 mod evict;
@@ -42,13 +43,14 @@ use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, Stat
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
 use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
+use abort::Jobs;
 use evict::Limits;
 use prepare::PreparedImage;
 use probing::RunningHook;
@@ -155,7 +157,7 @@ impl<R: Runtime> Workers<R> {
             prepared: HashMap::new(),
             trouble: None,
             hooks: Vec::new(),
-            jobs: JoinSet::new(),
+            jobs: Jobs::new(),
             publish,
             look: Arc::default(),
         };
@@ -216,7 +218,7 @@ struct Worker<R> {
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
     hooks: Vec<RunningHook>,
-    jobs: JoinSet<Done>,
+    jobs: Jobs<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,
 }
@@ -319,6 +321,7 @@ impl<R: Runtime> Worker<R> {
     /// result comes back as an event.
     fn apply(&mut self, action: Action) {
         tracing::debug!(pod = self.uid, ?action, "apply");
+        self.jobs.before(&action);
         let shared = Arc::clone(&self.shared);
         match action {
             Action::SetUp => {
@@ -351,6 +354,7 @@ impl<R: Runtime> Worker<R> {
                 self.jobs.spawn(async { Done::TearDown(job.tear_down().await) });
             }
         }
+        self.jobs.after();
     }
 
     fn prepare_image(&mut self, container: String) {
