@@ -171,7 +171,8 @@ impl Mirrors {
     pub(crate) fn gone(&self, mirror: &Pod) {
         self.change(full_name(mirror), |entry| {
             let is_it = |have: &Arc<Pod>| have.metadata.uid == mirror.metadata.uid;
-            let is_news = entry.mirror.take_if(|have| is_it(have)).is_some() || entry.pause.is_some();
+            let is_news =
+                entry.mirror.take_if(|have| is_it(have)).is_some() || entry.pause.is_some();
             // Its name is free, if that was it.
             entry.settle();
             is_news

@@ -46,7 +46,7 @@ pub(crate) use flags::NodeFlags;
 pub(crate) use images::ImageConfig;
 pub(crate) use reserve::{Reserved, Signal, Threshold};
 pub(crate) use server::{Authorization, ServerConfig, TlsVersion};
-pub(crate) use static_pods::{StaticFiles, StaticPodConfig, StaticUrl};
+pub(crate) use static_pods::StaticPodConfig;
 
 use findings::Findings;
 use machine::Machine;

@@ -48,7 +48,8 @@ impl Statics {
         let (sender, updates) = mpsc::channel(UPDATES);
         let (static_pods, node) = (&config.static_pods, &config.node.name);
         let (mut of_files, mut of_url) = (BTreeMap::new(), Vec::new());
-        let is_here = |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref() == Some(node));
+        let is_here =
+            |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref() == Some(node));
         for mut pod in kept.into_iter().filter(is_here) {
             pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
             match Source::of(&pod) {
@@ -141,7 +142,8 @@ impl Agent {
     /// A static pod that brought its uid along is otherwise now.
     async fn change(&mut self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let waits = self.statics.waiting.iter_mut().find(|one| one.metadata.uid == pod.metadata.uid);
+        let waits =
+            self.statics.waiting.iter_mut().find(|one| one.metadata.uid == pod.metadata.uid);
         if let Some(waiting) = waits {
             *waiting = pod;
             return;

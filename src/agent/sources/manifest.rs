@@ -124,11 +124,7 @@ pub(super) fn any(
 }
 
 /// The first document; a kubelet reads no further.
-fn document(
-    name: &str,
-    content: &str,
-    warnings: &mut Vec<String>,
-) -> Result<Node, ManifestError> {
+fn document(name: &str, content: &str, warnings: &mut Vec<String>) -> Result<Node, ManifestError> {
     let documents = node::documents(content).map_err(|error| SourceError::Yaml {
         name: name.into(),
         text: error.without_snippet().to_string(),
@@ -161,8 +157,7 @@ fn pod(
         SourceError::Wrong(problems.iter().map(|problem| line(name, problem)).collect())
     })?;
     warnings.extend(unknown.iter().map(|problem| format!("{}: passed over", line(name, problem))));
-    static_pod(pod, origin, here)
-        .map_err(|source| ManifestError::Pod { name: name.into(), source })
+    static_pod(pod, origin, here).map_err(|source| ManifestError::Pod { name: name.into(), source })
 }
 
 /// The full name that a pod has on this node, as far as it says one.

@@ -69,13 +69,19 @@ async fn run(mut files: Files, updates: mpsc::Sender<Update>) {
     loop {
         // First the watch, then the look: what changes between them is an event.
         let watch = watch_dir(watched(&path));
-        tell(&mut unwatched, watch.as_ref().err().map(|e| format!("{}: {e}", path.display())), || {
-            "cannot watch static pods: changes are seen late"
-        });
+        tell(
+            &mut unwatched,
+            watch.as_ref().err().map(|e| format!("{}: {e}", path.display())),
+            || "cannot watch static pods: changes are seen late",
+        );
         let scan = spawn_blocking(move || (files.scan(is_event), files));
         let Ok((found, back)) = scan.await else { return };
         files = back;
-        tell(&mut trouble, found.as_ref().err().map(|e| chain(e)), || "static pods stay as they are");
+        tell(
+            &mut trouble,
+            found.as_ref().err().map(|e| chain(e)),
+            || "static pods stay as they are",
+        );
         if let Ok(pods) = found
             && sent.as_ref() != Some(&pods)
         {

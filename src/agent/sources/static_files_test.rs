@@ -36,8 +36,12 @@ fn write(dir: &TempDir, name: &str, content: &str) {
 fn a_directory_is_read_in_order_without_hidden_files_and_folders() {
     let dir = dir();
     write(&dir, "b.yaml", &text("b", "2"));
-    write(&dir, "a.json", r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
-        "spec": {"containers": [{"name": "c", "image": "1"}]}}"#);
+    write(
+        &dir,
+        "a.json",
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+        "spec": {"containers": [{"name": "c", "image": "1"}]}}"#,
+    );
     write(&dir, ".c.yaml", &text("c", "3"));
     write(&dir, "README", "nothing of a pod");
     fs::create_dir(dir.path().join("d")).expect("made");
@@ -63,7 +67,10 @@ fn a_file_that_breaks_keeps_its_pod_and_harms_no_other() {
         "".into(),
         "apiVersion: v1\nkind: Po".into(),
         text("a", "1").replace("name: c", "name: C"),
-        text("a", "1").replace("image: 1", "image: 1, env: [{name: E, valueFrom: {secretKeyRef: {name: s, key: k}}}]"),
+        text("a", "1").replace(
+            "image: 1",
+            "image: 1, env: [{name: E, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
+        ),
         " ".repeat(11 << 20),
         "\u{fffd}".into(),
     ] {

@@ -110,7 +110,9 @@ impl Asker {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     match failures {
-                        ..=TOLD => tracing::warn!("static pods stay as they are: {}", chain(&error)),
+                        ..=TOLD => {
+                            tracing::warn!("static pods stay as they are: {}", chain(&error))
+                        }
                         _ => tracing::debug!("static pods stay as they are: {}", chain(&error)),
                     }
                     if self.pods.is_none() {

@@ -26,9 +26,9 @@ use tokio::sync::Notify;
 use tokio::sync::watch as channel;
 use tokio::task::{JoinSet, spawn_blocking};
 
-pub(crate) use self::object::{Handler, RuntimeReport};
 use self::address::HostAddresses;
 use self::object::{Facts, Inputs, Said};
+pub(crate) use self::object::{Handler, RuntimeReport};
 pub(crate) use self::options::{NodeOptions, Threshold};
 use super::call::now;
 use super::events::{Recorder, node_reference};
@@ -81,11 +81,6 @@ impl NodeHandle {
     /// seen, and while there is none.
     pub(crate) fn node(&self) -> channel::Receiver<Option<Arc<Node>>> {
         self.node.clone()
-    }
-
-    /// Waits until our node was seen: no pod is watched before (upstream's `nodeHasSynced`).
-    pub(crate) async fn seen(&self) -> Arc<Node> {
-        known(&mut self.node.clone()).await
     }
 
     /// Our node as it would be registered now, for whoever cannot wait for an API server (upstream:
