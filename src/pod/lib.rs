@@ -52,7 +52,7 @@ pub use event::{
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
 pub use mirror::{
-    Life, MirrorStep, is_mirror, is_mirror_of, mirror_of, mirror_step, mirrored, with_times_of,
+    Life, MirrorStep, is_mirror, is_mirror_of, mirror_of, mirror_step, mirrored, with_status_of,
 };
 pub use mount::{SubPathError, sub_path};
 pub use network::{

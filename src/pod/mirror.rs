@@ -102,22 +102,17 @@ pub fn mirror_step(wanted: Option<(&Pod, Life)>, mirror: Option<&Pod>) -> Mirror
     }
 }
 
-/// The static pod as a worker starts from it: with the times that its mirror has of it, so that an
-/// agent's restart moves none (upstream's status manager asks the mirror, too).
+/// The static pod as a worker goes on from it: with what its mirror has told of it, so that an agent's
+/// restart moves no time and loses no image's id (upstream's status manager asks the mirror, too). How
+/// it ended is not taken over: that is the worker's to see.
 #[must_use]
-pub fn with_times_of(pod: &Pod, mirror: &Pod) -> Pod {
+pub fn with_status_of(pod: &Pod, mirror: &Pod) -> Pod {
     let mut pod = pod.clone();
     if is_mirror_of(mirror, &pod)
-        && !is_terminal(mirror.status.as_ref())
         && let Some(shown) = &mirror.status
     {
-        let status = pod.status.get_or_insert_default();
-        *status = PodStatus {
-            phase: status.phase.take(),
-            start_time: shown.start_time.clone(),
-            conditions: shown.conditions.clone(),
-            ..PodStatus::default()
-        };
+        let phase = pod.status.take().and_then(|status| status.phase);
+        pod.status = Some(PodStatus { phase, reason: None, message: None, ..shown.clone() });
     }
     pod
 }
@@ -190,17 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn times_are_taken_over_from_the_mirror_of_the_same_pod_alone() {
+    fn what_was_told_is_taken_over_from_the_mirror_of_the_same_pod_alone() {
         let (old, new) = (pod("a"), pod("b"));
         let mut mirror = shown(&old);
-        let status = json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z",
-            "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []});
+        let status = json!({"phase": "Failed", "reason": "OutOfcpu", "message": "much",
+            "startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": []});
         mirror.status = serde_json::from_value(status).expect("a status");
-        let status = with_times_of(&old, &mirror).status.expect("a status");
+        let status = with_status_of(&old, &mirror).status.expect("a status");
         assert_eq!(status.phase.as_deref(), Some("Pending"));
+        assert_eq!((status.reason, status.message), (None, None));
         assert!(status.start_time.is_some() && status.conditions.is_some());
-        assert_eq!(status.container_statuses, None);
-        assert_eq!(with_times_of(&new, &mirror), new);
-        assert_eq!(with_times_of(&old, &ended(mirror, "Failed")), old);
+        assert!(status.container_statuses.is_some());
+        assert_eq!(with_status_of(&new, &mirror), new);
     }
 }

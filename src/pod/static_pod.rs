@@ -43,6 +43,9 @@ pub enum Source {
 }
 
 impl Source {
+    /// Each.
+    pub const ALL: [Self; 2] = [Self::File, Self::Http];
+
     /// Upstream's word for it (`kubernetes.io/config.source`).
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -56,7 +59,7 @@ impl Source {
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let named = annotation(pod, SOURCE_ANNOTATION)?;
-        [Self::File, Self::Http].into_iter().find(|source| source.as_str() == named)
+        Self::ALL.into_iter().find(|source| source.as_str() == named)
     }
 }
 

@@ -151,7 +151,7 @@ pub(crate) fn a_file_is_run_shown_followed_and_removed(world: &World) {
     assert!(said.ends_with("count 1\n"), "{said}");
     let admin = place.world.plane.kubelet_client();
     let server = place.node.server(Some(&admin));
-    for (uid, code) in [(uid(&first), 200), (hash(&first), 200), ("none", 404)] {
+    for (uid, code) in [(uid(&first), 200), (hash(&first), 200), ("none", 500)] {
         let path = format!("/run/{}/{name}/{uid}/main?cmd=hello+--count+1", place.namespace);
         assert_eq!(server.request("POST", &path, "", &[]).expect("an answer").0, code, "{uid}");
     }

@@ -5,15 +5,15 @@
 //! there are ([`Mirrors::synced`], [`Mirrors::seen`], [`Mirrors::gone`]). Out: requests, one after the
 //! other: a node has few static pods. What is to be done is [`copepod_pod::mirror_step`]'s word.
 //! Nothing is done before the pods of the API were seen once, nor while there is no node, which owns
-//! them; orphans are left alone until all static pods are known. Starts one task, which ends with the
+//! them; orphans are left alone until their source was heard. Starts one task, which ends with the
 //! last handle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copepod_pod::{
-    FullName, Life, MirrorStep, full_name, is_mirror, is_mirror_of, mirror_of, mirror_step,
+    FullName, Life, MirrorStep, Source, full_name, is_mirror, is_mirror_of, mirror_of, mirror_step,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -68,8 +68,8 @@ struct Table {
     /// By the name that a static pod and its mirror have in common. Bounded by the pods of the node.
     entries: BTreeMap<FullName, Entry>,
     is_synced: bool,
-    /// All static pods are known: a mirror of none of them is an orphan.
-    knows_all: bool,
+    /// Of these sources all static pods are known: a mirror of none of them is an orphan.
+    known: BTreeSet<Source>,
 }
 
 #[derive(Default)]
@@ -132,10 +132,11 @@ impl Mirrors {
         });
     }
 
-    /// All static pods are known from now on.
-    pub(crate) fn know_all(&self) {
-        self.shared.table().knows_all = true;
-        self.shared.wake.notify_one();
+    /// All static pods of this source are known from now on.
+    pub(crate) fn know(&self, source: Source) {
+        if self.shared.table().known.insert(source) {
+            self.shared.wake.notify_one();
+        }
     }
 
     /// These are all mirrors that there are.
@@ -221,7 +222,9 @@ impl Table {
             return Err(None);
         }
         for (name, entry) in &self.entries {
-            if entry.wanted.is_none() && !self.knows_all {
+            let source = entry.mirror.as_deref().and_then(Source::of);
+            if entry.wanted.is_none() && source.is_some_and(|source| !self.known.contains(&source))
+            {
                 continue;
             }
             let step = entry.step();

@@ -140,14 +140,16 @@ async fn one_of_another_pod_or_one_that_is_deleted_is_made_anew() {
 }
 
 #[tokio::test]
-async fn orphans_go_once_all_static_pods_are_known() {
+async fn orphans_go_once_their_source_is_known() {
     let mut bench = Bench::start(obliging).await;
     let pod = web("a");
     bench.mirrors.synced(&[shown(&pod, "m1", 5)]);
     bench.rests().await;
     assert_eq!(bench.server.asked.borrow().len(), 0);
     bench.mirrors.want(&pod, Life::Runs);
-    bench.mirrors.know_all();
+    bench.mirrors.know(Source::Http);
+    bench.rests().await;
+    bench.mirrors.know(Source::File);
     bench.rests().await;
     assert_eq!(bench.server.asked.borrow().len(), 0, "it is wanted");
     // Another pod of its name is over: that says nothing of this one.

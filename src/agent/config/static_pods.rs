@@ -18,40 +18,34 @@ const CHECK_EVERY: Duration = Duration::from_secs(20);
 const CHECK_MIN: Duration = Duration::from_millis(100);
 
 /// Where static pods come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StaticPodConfig {
-    /// Files; `None`: there are none.
-    pub(crate) files: Option<StaticFiles>,
-    /// An address; `None`: there is none.
-    pub(crate) url: Option<StaticUrl>,
-}
-
-/// Static pods in files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StaticFiles {
-    /// The file, or the directory of files: `staticPodPath`.
-    pub(crate) path: PathBuf,
-    /// How often it is read at least: `fileCheckFrequency`.
-    pub(crate) every: Duration,
-}
-
-/// Static pods of an address.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct StaticUrl {
-    /// The address: `staticPodURL`.
-    pub(crate) url: Url,
+pub(crate) struct StaticPodConfig {
+    /// The file, or the directory of files: `staticPodPath`; `None`: there is none.
+    pub(crate) path: Option<PathBuf>,
+    /// How often it is read at least: `fileCheckFrequency`.
+    pub(crate) path_every: Duration,
+    /// The address: `staticPodURL`; `None`: there is none.
+    pub(crate) url: Option<Url>,
     /// What is sent along; it may be secret: `staticPodURLHeader`.
     pub(crate) headers: HeaderMap,
-    /// How often it is asked: `httpCheckFrequency`.
-    pub(crate) every: Duration,
+    /// How often the address is asked: `httpCheckFrequency`.
+    pub(crate) url_every: Duration,
 }
 
-impl fmt::Debug for StaticUrl {
+impl StaticPodConfig {
+    /// Whether they come from anywhere.
+    pub(crate) fn is_any(&self) -> bool {
+        self.path.is_some() || self.url.is_some()
+    }
+}
+
+impl fmt::Debug for StaticPodConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.keys().map(HeaderName::as_str).collect();
-        let mut all = f.debug_struct("StaticUrl");
-        all.field("url", &self.url.as_str()).field("headers", &names);
-        all.field("every", &self.every).finish()
+        let mut all = f.debug_struct("StaticPodConfig");
+        all.field("path", &self.path).field("path_every", &self.path_every);
+        all.field("url", &self.url.as_ref().map(Url::as_str)).field("headers", &names);
+        all.field("url_every", &self.url_every).finish()
     }
 }
 
@@ -61,15 +55,12 @@ pub(super) fn static_pods(
     file: &KubeletConfiguration,
     findings: &mut Findings,
 ) -> StaticPodConfig {
-    let every = |flag: (&'static str, &Option<String>),
-                 field: (&str, Option<GoDuration>),
-                 findings: &mut Findings| { frequency(flag, field, findings) };
-    let of_files = every(
+    let path_every = frequency(
         ("--file-check-frequency", &flags.file_check_frequency),
         ("fileCheckFrequency", file.file_check_frequency),
         findings,
     );
-    let of_url = every(
+    let url_every = frequency(
         ("--http-check-frequency", &flags.http_check_frequency),
         ("httpCheckFrequency", file.http_check_frequency),
         findings,
@@ -83,10 +74,7 @@ pub(super) fn static_pods(
     };
     let headers = headers(flags, file, findings);
     let url = url(flags, file, findings);
-    StaticPodConfig {
-        files: path.map(|path| StaticFiles { path, every: of_files }),
-        url: url.map(|url| StaticUrl { url, headers, every: of_url }),
-    }
+    StaticPodConfig { path, path_every, url, headers, url_every }
 }
 
 fn frequency(
@@ -192,16 +180,21 @@ mod tests {
     }
 
     fn header(config: &StaticPodConfig, name: &str) -> Vec<String> {
-        let all = config.url.iter().flat_map(|url| url.headers.get_all(name));
+        let all = config.headers.get_all(name).into_iter();
         all.map(|value| value.to_str().expect("text").into()).collect()
+    }
+
+    fn places(config: &StaticPodConfig) -> (Option<&str>, Option<&str>) {
+        (config.path.as_ref().and_then(|path| path.to_str()), config.url.as_ref().map(Url::as_str))
     }
 
     #[test]
     fn nothing_is_read_where_nothing_is_configured() {
-        assert_eq!(read(&[], "{}"), (StaticPodConfig::default(), String::new()));
-        let none =
-            r#"{"staticPodPath": "", "staticPodURL": "", "staticPodURLHeader": {"a": ["b"]}}"#;
-        assert_eq!(read(&[], none), (StaticPodConfig::default(), String::new()));
+        for file in ["{}", r#"{"staticPodPath": "", "staticPodURL": ""}"#] {
+            let (config, errors) = read(&[], file);
+            assert_eq!((places(&config), config.is_any(), &*errors), ((None, None), false, ""));
+            assert_eq!([config.path_every, config.url_every], [CHECK_EVERY; 2]);
+        }
     }
 
     #[test]
@@ -210,10 +203,8 @@ mod tests {
             "staticPodURL": "https://h/pods", "staticPodURLHeader": {"A": ["b", "c"]}}"#;
         let (config, errors) = read(&[], file);
         assert_eq!(errors, "");
-        let every = Duration::from_secs(3);
-        assert_eq!(config.files, Some(StaticFiles { path: "/etc/k/manifests".into(), every }));
-        let url = config.url.as_ref().expect("an address");
-        assert_eq!((url.url.as_str(), url.every), ("https://h/pods", CHECK_EVERY));
+        assert_eq!(places(&config), (Some("/etc/k/manifests"), Some("https://h/pods")));
+        assert_eq!([config.path_every, config.url_every], [Duration::from_secs(3), CHECK_EVERY]);
         assert_eq!(header(&config, "a"), ["b", "c"]);
         assert!(!format!("{config:?}").contains("\"b\""), "values are not shown");
     }
@@ -231,13 +222,12 @@ mod tests {
         ];
         let (config, errors) = read(&flags, file);
         assert_eq!(errors, "");
-        assert_eq!(config.files.as_ref().expect("files").path, PathBuf::from("/n/one.yaml"));
-        let url = config.url.as_ref().expect("an address");
-        assert_eq!((url.url.as_str(), url.every), ("http://i/", Duration::from_millis(500)));
+        assert_eq!(places(&config), (Some("/n/one.yaml"), Some("http://i/")));
+        assert_eq!(config.url_every, Duration::from_millis(500));
         assert_eq!(header(&config, "b"), ["again", "beautiful"]);
         assert_eq!(header(&config, "c"), ["wor:ld"]);
         assert_eq!(header(&config, "x"), [""; 0]);
-        assert_eq!(read(&["--pod-manifest-path="], file).0.files, None);
+        assert_eq!(read(&["--pod-manifest-path="], file).0.path, None);
     }
 
     #[test]

@@ -157,15 +157,16 @@ impl Agent {
             PodChange::Synced(pods) => {
                 let (mirrors, pods): (Vec<_>, Vec<_>) =
                     pods.into_iter().partition(|pod| is_mirror(pod));
-                self.sync_mirrors(&mirrors);
+                self.sync_mirrors(&mirrors).await;
                 self.sync(pods).await;
                 if !std::mem::replace(&mut self.is_synced, true) {
                     self.statics.held_until = None;
+                    self.board.know_all();
                     self.adopt_orphans().await;
                     self.start_waiting();
                 }
             }
-            PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod),
+            PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod).await,
             PodChange::Set(pod) => self.set(pod).await,
             PodChange::Gone { uid: _, pod } if is_mirror(&pod) => self.lose_mirror(&pod),
             PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
@@ -340,11 +341,14 @@ impl Agent {
             }
             Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
         }
+        for source in Source::ALL {
+            if self.statics.wanted.has_seen(source) {
+                self.statics.mirrors.know(source);
+            }
+        }
         if !self.knows_all() {
             return;
         }
-        self.board.know_all();
-        self.statics.mirrors.know_all();
         self.collect();
         for uid in self.network.attached() {
             if self.is_wanted(&uid) {

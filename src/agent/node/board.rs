@@ -49,7 +49,7 @@ struct Inner {
     pods: Mutex<BTreeMap<String, Known>>,
     /// The API server's copies of static pods, by the name that both have.
     mirrors: Mutex<BTreeMap<FullName, Arc<Pod>>>,
-    /// Whether all sources have said which pods they have.
+    /// Whether the API server has said which pods it has.
     known: watch::Sender<bool>,
     ledger: Arc<Ledger>,
     /// What runs commands, once the node is there.
@@ -92,12 +92,13 @@ impl Board {
         self.mirrors().get(&full_name(pod)).filter(|mirror| is_mirror_of(mirror, pod)).cloned()
     }
 
-    /// All sources have said which pods they have.
+    /// The API server has said which pods it has; those of other sources are here as soon as they are
+    /// known at all.
     pub(super) fn know_all(&self) {
         self.0.known.send_replace(true);
     }
 
-    /// Waits until they have.
+    /// Waits until it has.
     pub(super) async fn known(&self) {
         // The sender is here as long as this is.
         let _ = self.0.known.subscribe().wait_for(|known| *known).await;

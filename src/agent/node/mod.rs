@@ -14,6 +14,7 @@ mod admit;
 mod agent;
 mod board;
 mod build;
+mod classes;
 mod enforce;
 mod error;
 mod images;
@@ -98,9 +99,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     // No pod is looked at before the node is there: pods read its addresses, admission its labels.
     // Static pods run without an API server, and wait for it a moment only.
     let begun = Instant::now();
-    let static_pods = &config.static_pods;
-    let has_static = static_pods.files.is_some() || static_pods.url.is_some();
-    let mut standing = standing::follow(handle.clone(), has_static.then_some(PATIENCE));
+    let patience = config.static_pods.is_any().then_some(PATIENCE);
+    let mut standing = standing::follow(handle.clone(), patience);
     let Standing { node: object, is_registered } = tokio::select! {
         first = standing::first(&mut standing) => first,
         () = end.wait() => return Ok(()),
@@ -130,7 +130,11 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let agent = Agent {
         workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
         statics: Statics::start(&config, kept, mirrors, held_until),
-        supplier: Arc::new(ClusterSupplier::new(objects.clone(), client.clone())),
+        supplier: Arc::new(ClusterSupplier::new(
+            objects.clone(),
+            client.clone(),
+            &config.dirs.root,
+        )),
         status: StatusWriter::start(client.clone(), status::Times::default()),
         admission: Admission::new(&config, admission),
         admitting,

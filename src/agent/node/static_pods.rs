@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use copepod_pod::{
     Change, Event, FILE_ANNOTATION, Life, Source, StaticPods, full_name, is_mirror, mirrored,
-    next_to_start, with_times_of,
+    next_to_start, with_status_of,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -65,22 +65,18 @@ impl Statics {
             }
         }
         let mut sources = Vec::new();
-        if let Some(files) = static_pods.files.clone() {
+        if let Some(path) = static_pods.path.clone() {
             sources.push(Source::File);
-            let options = FileOptions {
-                path: files.path,
-                node: node.clone(),
-                every: files.every,
-                kept: of_files,
-            };
+            let every = static_pods.path_every;
+            let options = FileOptions { path, node: node.clone(), every, kept: of_files };
             static_files::follow(options, sender.clone());
         }
         if let Some(url) = static_pods.url.clone() {
             sources.push(Source::Http);
             let options = UrlOptions {
-                url: url.url,
-                headers: url.headers,
-                every: url.every,
+                url,
+                headers: static_pods.headers.clone(),
+                every: static_pods.url_every,
                 node: node.clone(),
                 kept: of_url,
             };
@@ -184,7 +180,7 @@ impl Agent {
         for pod in ready {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let pod = match self.board.mirror_of(&pod) {
-                Some(mirror) => Arc::new(with_times_of(&pod, &mirror)),
+                Some(mirror) => Arc::new(with_status_of(&pod, &mirror)),
                 None => pod,
             };
             self.statics.mirrors.want(&pod, Life::Unknown);
@@ -205,27 +201,46 @@ impl Agent {
     }
 
     /// These are all mirrors that the API server has.
-    pub(super) fn sync_mirrors(&self, mirrors: &[Arc<Pod>]) {
+    pub(super) async fn sync_mirrors(&self, mirrors: &[Arc<Pod>]) {
         let before = std::mem::take(&mut *self.board.mirrors());
         let is_there = |old: &Pod| mirrors.iter().any(|new| new.metadata.uid == old.metadata.uid);
         for gone in before.values().filter(|old| !is_there(old)) {
             self.status.forget(gone.metadata.uid.as_deref().unwrap_or_default());
         }
         self.statics.mirrors.synced(mirrors);
-        mirrors.iter().for_each(|mirror| self.see_mirror(mirror));
+        for mirror in mirrors {
+            self.see_mirror(mirror).await;
+        }
     }
 
     /// A mirror is there, as it is now.
-    pub(super) fn see_mirror(&self, mirror: &Arc<Pod>) {
+    pub(super) async fn see_mirror(&self, mirror: &Arc<Pod>) {
         self.board.mirrors().insert(full_name(mirror), Arc::clone(mirror));
         self.statics.mirrors.seen(mirror);
         self.status.seen(mirror);
         let known = mirrored(mirror).and_then(|uid| self.board.get(uid));
         let is_its = |known: &Known| full_name(&known.pod) == full_name(mirror);
         if let Some(known) = known.filter(is_its) {
+            self.remind(&known, mirror).await;
             let snapshot = known.snapshot.borrow().clone();
             self.status.set(mirror, snapshot.status, snapshot.terminated);
         }
+    }
+
+    /// Tells a worker once what the mirror has of its pod: it started when no mirror was known.
+    async fn remind(&self, known: &Known, mirror: &Pod) {
+        let has_told = |pod: &Pod| {
+            pod.status.as_ref().is_some_and(|status| status.container_statuses.is_some())
+        };
+        if has_told(&known.pod) || !has_told(mirror) {
+            return;
+        }
+        let pod = Arc::new(with_status_of(&known.pod, mirror));
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(known) = self.board.lock().get_mut(&uid) {
+            known.pod = Arc::clone(&pod);
+        }
+        self.tell(&uid, Event::Desired(pod)).await;
     }
 
     /// A mirror is there no longer: the static pod that it showed goes on.

@@ -8,6 +8,7 @@
 //! restart of the agent.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use copepod_pod::{Origin, Source};
 use futures_util::StreamExt;
+use inotify::Event;
 use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::OFlags;
 use thiserror::Error;
@@ -93,7 +95,7 @@ async fn run(mut files: Files, updates: mpsc::Sender<Update>) {
         }
         let changed = async {
             match watch {
-                Ok(mut events) => drop(events.next().await),
+                Ok(mut events) => while !files.concerns(events.next().await) {},
                 Err(_) => std::future::pending().await,
             }
         };
@@ -167,6 +169,18 @@ impl Files {
             every: options.every,
             known: known.collect(),
             is_too_many: false,
+        }
+    }
+
+    /// Whether an event may be of what is read.
+    fn concerns(&self, event: Option<io::Result<Event<OsString>>>) -> bool {
+        let Some(Ok(Event { name: Some(name), .. })) = event else { return true };
+        let of_path = self.path.file_name() == Some(&name);
+        // Beside a single file there may be others; of a directory that is not there its parents are
+        // watched.
+        match self.path.is_dir() {
+            true => !is_hidden(&name),
+            false => of_path || !self.path.parent().is_some_and(Path::is_dir),
         }
     }
 
@@ -257,11 +271,15 @@ fn visible(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+        if !is_hidden(&entry.file_name()) {
             paths.push(entry.path());
         }
     }
     Ok(paths)
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 #[cfg(test)]

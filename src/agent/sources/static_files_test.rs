@@ -10,7 +10,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn text(name: &str, image: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n\
-         spec: {{containers: [{{name: c, image: {image}}}]}}\n"
+         spec: {{containers: [{{name: c, image: '{image}'}}]}}\n"
     )
 }
 
