@@ -9,7 +9,7 @@ use copepod_pod::{Event, Facts, Source, is_mirror, removal_grace};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::End;
@@ -33,8 +33,6 @@ use crate::runtime::cri::{Cri, Health};
 use crate::telemetry::chain;
 use crate::worker::{Shared, Snapshot, Supplier, Workers};
 
-/// The grace of a pod of which nobody knows any more (upstream's orphans).
-const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 /// How long what is being cleaned away is waited for at the end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How often the loop goes round without news: what is due by time alone, node-wide.
@@ -79,7 +77,6 @@ impl Agent {
         let mut dirty: BTreeSet<String> = BTreeSet::new();
         // Whether any pod has changed since the last round.
         let mut busy = false;
-        // The pods of the API server, once it knows the node: they are admitted by its object.
         let mut changes = None;
         let mut network = self.network.changes();
         let mut round = interval(ROUND);
@@ -120,27 +117,14 @@ impl Agent {
                 () = changed(&mut health) => self.judge(health.as_ref()),
                 Ok(()) = standing.changed() => {
                     let now = standing.borrow_and_update().clone();
-                    let is_registered = now.as_ref().is_some_and(|now| now.is_registered);
-                    now.into_iter().for_each(|now| self.learn(&now.node));
-                    if is_registered && changes.is_none() {
-                        let (client, name) = (self.client.clone(), &self.fixed.node_name);
-                        changes = Some(pods::watch(client, name, pods::Times::default()));
-                    }
+                    now.into_iter().for_each(|now| self.learn(now, &mut changes));
                 }
                 Some(done) = self.collecting.join_next() => {
                     if let Err(error) = done {
                         std::panic::resume_unwind(error.into_panic());
                     }
                 }
-                Some(done) = self.cleaning.join_next() => match done {
-                    Ok((uid, true)) => {
-                        self.board.lock().remove(&uid);
-                        self.start_waiting();
-                    }
-                    // Tried again with the next round.
-                    Ok((uid, false)) => drop(dirty.insert(uid)),
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
+                Some(done) = self.cleaning.join_next() => dirty.extend(self.cleaned(done)),
                 _ = round.tick() => {
                     self.round(&mut dirty).await;
                     if std::mem::take(&mut busy) {
@@ -174,7 +158,7 @@ impl Agent {
     }
 
     /// Whether each source was heard.
-    fn knows_all(&self) -> bool {
+    pub(super) fn knows_all(&self) -> bool {
         self.is_synced && self.statics.wanted.has_seen_all()
     }
 
@@ -200,15 +184,31 @@ impl Agent {
         }
     }
 
-    /// The node's object is another one now.
-    fn learn(&self, node: &Arc<Node>) {
-        self.admitting.send_replace(Some(Arc::clone(node)));
-        let new = build::facts(node, &self.fixed);
+    /// The node's object is another one now. Once the API server has it, `changes` of its pods are
+    /// followed: they are admitted by it.
+    fn learn(&self, now: Standing, changes: &mut Option<mpsc::Receiver<PodChange>>) {
+        let new = build::facts(&now.node, &self.fixed);
         self.facts.send_if_modified(|old| {
             let changed = *old != new;
             *old = new;
             changed
         });
+        self.admitting.send_replace(Some(now.node));
+        if now.is_registered && changes.is_none() {
+            let (client, name) = (self.client.clone(), &self.fixed.node_name);
+            *changes = Some(pods::watch(client, name, pods::Times::default()));
+        }
+    }
+
+    /// A pod is cleaned away; gives the uid of one that has to be tried again, with the next round.
+    fn cleaned(&mut self, done: Result<(String, bool), JoinError>) -> Option<String> {
+        let (uid, is_done) = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        if !is_done {
+            return Some(uid);
+        }
+        self.board.lock().remove(&uid);
+        self.start_waiting();
+        None
     }
 
     /// These are all pods that the API server has.
@@ -283,7 +283,7 @@ impl Agent {
     }
 
     /// Starts the worker of a pod; `kill` ends it at once within that grace.
-    fn start(&mut self, uid: String, pod: Arc<Pod>, gone: bool, kill: Option<Duration>) {
+    pub(super) fn start(&mut self, uid: String, pod: Arc<Pod>, gone: bool, kill: Option<Duration>) {
         let supplier = Arc::clone(&self.supplier);
         let handle = self.workers.add(Arc::clone(&pod), "/".into(), supplier);
         if let Some(grace) = kill {
@@ -326,84 +326,6 @@ impl Agent {
         } else {
             self.tell(uid, Event::Kill { grace }).await;
         }
-    }
-
-    /// What is on this machine and belongs to no pod ends, as far as the source was heard that would
-    /// know of it.
-    pub(super) async fn adopt_orphans(&mut self) {
-        let ledger = Arc::clone(&self.shared.ledger);
-        let kept = spawn_blocking(move || ledger.kept_pods()).await;
-        match kept.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
-            Ok(kept) => {
-                for pod in kept {
-                    self.adopt_orphan(pod);
-                }
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
-        }
-        for source in Source::ALL {
-            if self.statics.wanted.has_seen(source) {
-                self.statics.mirrors.know(source);
-            }
-        }
-        if !self.knows_all() {
-            return;
-        }
-        self.collect();
-        for uid in self.network.attached() {
-            if self.is_wanted(&uid) {
-                continue;
-            }
-            // Beside the loop: a plugin may take its time.
-            let network = self.network.clone();
-            tokio::spawn(async move {
-                if let Err(error) = network.detach(&uid).await {
-                    tracing::warn!(pod = uid, error = chain(&error), "cannot detach an orphan");
-                }
-            });
-        }
-    }
-
-    fn adopt_orphan(&mut self, pod: Pod) {
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let source = Source::of(&pod);
-        let is_heard = match source {
-            Some(source) => self.statics.wanted.has_seen(source),
-            // Of one that cannot be read nobody knows whose it is.
-            None if pod.spec.is_none() => self.knows_all(),
-            None => self.is_synced,
-        };
-        if is_heard && !self.is_wanted(&uid) {
-            tracing::info!(pod = uid, "ends a pod that was deleted meanwhile");
-            // A static one is known by itself, and has the time that it asks for.
-            let grace = source.map_or(ORPHAN_GRACE, |_| removal_grace(&pod));
-            self.start(uid, Arc::new(pod), true, Some(grace));
-        }
-    }
-
-    /// Whether there is a pod of this uid, here or to be.
-    fn is_wanted(&self, uid: &str) -> bool {
-        self.board.get(uid).is_some() || self.statics.is_waiting(uid)
-    }
-
-    /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of
-    /// containers, each minute), once all pods are known.
-    fn collect(&mut self) {
-        let is_free = self.knows_all() && self.collecting.is_empty();
-        let Some(cri) = self.shared.runtime.cri.clone().filter(|_| is_free) else { return };
-        let mut unknown = cri.pods();
-        unknown.retain(|uid| !self.is_wanted(uid));
-        self.collecting.spawn(async move {
-            for uid in unknown {
-                tracing::info!(pod = uid, "removes what the container runtime has of no pod");
-                if let Err(error) = cri.remove_pod(&uid).await {
-                    tracing::warn!(pod = uid, error = chain(&error), "cannot remove an orphan");
-                }
-            }
-            if let Err(error) = cri.collect().await {
-                tracing::warn!(error = chain(&error), "cannot remove old sandboxes");
-            }
-        });
     }
 
     /// Tells the pod's worker; one that has ended hears nothing.

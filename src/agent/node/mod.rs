@@ -2,7 +2,7 @@
 //! back.
 //!
 //! Owns: the start of everything that a node has ([`run`], in the order of [`build`]), the loop that
-//! hands out pods ([`agent`]), static pods ([`static_pods`]), what pods are told of the node
+//! hands out pods ([`agent`]), static pods ([`static_pods`]), what belongs to no pod ([`orphans`]), what pods are told of the node
 //! ([`standing`]), the table of the pods that are here ([`board`]), and which of them the
 //! node takes ([`admit`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
 //! without it. Starts one task for each pod that is cleaned away, beside those of the rooms that it
@@ -18,6 +18,7 @@ mod classes;
 mod enforce;
 mod error;
 mod images;
+mod orphans;
 mod outlet;
 mod standing;
 mod static_pods;
@@ -63,8 +64,11 @@ use crate::server::Server;
 use crate::telemetry::chain;
 use crate::worker::{Host, PodCgroups, Shared, Workers};
 
-/// How long static pods wait at an agent's start for the node and the pods that the API server has.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long static pods wait at an agent's start for the node that the API server has: what it costs a
+/// board without a link.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long they wait for its pods where it has just told of the node.
+const PATIENCE_WITH_PODS: Duration = Duration::from_secs(5);
 
 /// Runs the node until it is told to end (SIGTERM, SIGINT). Containers outlive it.
 ///
@@ -98,7 +102,6 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
 
     // No pod is looked at before the node is there: pods read its addresses, admission its labels.
     // Static pods run without an API server, and wait for it a moment only.
-    let begun = Instant::now();
     let patience = config.static_pods.is_any().then_some(PATIENCE);
     let mut standing = standing::follow(handle.clone(), patience);
     let Standing { node: object, is_registered } = tokio::select! {
@@ -125,7 +128,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let news = Arc::new(News::new(recorder.clone()));
     let kept = kept_pods(&shared.ledger).await;
     let mirrors = Mirrors::start(client.clone(), handle.node(), mirror::Times::default());
-    let held_until = is_registered.then(|| begun + PATIENCE);
+    let held_until = is_registered.then(|| Instant::now() + PATIENCE_WITH_PODS);
     let (admitting, admission) = watch::channel(Some(object));
     let agent = Agent {
         workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
