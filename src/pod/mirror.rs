@@ -13,6 +13,8 @@ pub enum Life {
     Unknown,
     /// It runs.
     Runs,
+    /// It is to end.
+    Ends,
 }
 
 /// What is to be done with a mirror.
@@ -86,8 +88,13 @@ pub fn mirror_of(pod: &Pod, node: &str, node_uid: &str) -> Pod {
 ///
 /// One that has ended in the API server's eyes while its pod runs is made anew as well: a terminal
 /// phase is never left there (a static pod that was refused is asked again by a later agent).
+///
+/// While a pod ends its mirror is left as it is, there or not.
 #[must_use]
 pub fn mirror_step(wanted: Option<(&Pod, Life)>, mirror: Option<&Pod>) -> MirrorStep {
+    if matches!(wanted, Some((_, Life::Ends))) {
+        return MirrorStep::Keep;
+    }
     let Some(mirror) = mirror else {
         return if wanted.is_some() { MirrorStep::Create } else { MirrorStep::Keep };
     };
@@ -182,6 +189,9 @@ mod tests {
         let failed = ended(mirror, "Failed");
         assert_eq!(step(&old, &failed), MirrorStep::Keep, "it may have failed");
         assert_eq!(mirror_step(Some((&old, Life::Runs)), Some(&failed)), delete);
+        for mirror in [None, Some(&failed), Some(&leaving)] {
+            assert_eq!(mirror_step(Some((&old, Life::Ends)), mirror), MirrorStep::Keep);
+        }
     }
 
     #[test]

@@ -258,8 +258,11 @@ pub(crate) fn an_ordinary_static_pod_lives_as_its_file_says(world: &World) {
     assert_eq!(third["spec"]["containers"][0]["env"][0]["value"], "three");
     let folders = fs::read_dir(place.node.logs()).expect("read").flatten().count();
     assert!(folders <= 2, "the second was never run");
+    // Removed: it is shown until it has ended, more than a second later.
     remove(&place.node, "shell.yaml");
+    let removed = std::time::Instant::now();
     wait_gone(&place, "shell");
+    assert!(removed.elapsed() >= std::time::Duration::from_secs(1), "its mirror went before it");
     finish(place);
 }
 

@@ -124,6 +124,18 @@ impl Mirrors {
         });
     }
 
+    /// This static pod is to end: until [`Mirrors::unwant`] its mirror is left as it is.
+    pub(crate) fn end(&self, pod: &Arc<Pod>) {
+        self.change(full_name(pod), |entry| {
+            let is_other = |(wanted, _): &(Arc<Pod>, Life)| wanted.metadata.uid != pod.metadata.uid;
+            if !entry.wanted.as_ref().is_some_and(is_other) {
+                entry.wanted = Some((Arc::clone(pod), Life::Ends));
+            }
+            // Nothing is to be done for it.
+            false
+        });
+    }
+
     /// This static pod is over: unless there is another one of its name, nothing is to be shown.
     pub(crate) fn unwant(&self, pod: &Pod) {
         self.change(full_name(pod), |entry| {

@@ -152,6 +152,10 @@ async fn orphans_go_once_their_source_is_known() {
     bench.mirrors.know(Source::File);
     bench.rests().await;
     assert_eq!(bench.server.asked.borrow().len(), 0, "it is wanted");
+    bench.mirrors.end(&pod);
+    bench.mirrors.end(&web("b"));
+    bench.rests().await;
+    assert_eq!(bench.server.asked.borrow().len(), 0, "it ends, and is shown");
     // Another pod of its name is over: that says nothing of this one.
     bench.mirrors.unwant(&web("b"));
     bench.rests().await;

@@ -315,12 +315,15 @@ impl Agent {
     /// Its source has the pod no more: what runs of it ends.
     pub(super) async fn gone(&mut self, uid: &str) {
         self.status.forget(uid);
-        let (terminated, grace) = {
+        let (pod, terminated, grace) = {
             let mut table = self.board.lock();
             let Some(known) = table.get_mut(uid).filter(|known| !known.gone) else { return };
             known.gone = true;
-            (known.is_terminated(), removal_grace(&known.pod))
+            (Arc::clone(&known.pod), known.is_terminated(), removal_grace(&known.pod))
         };
+        if Source::of(&pod).is_some() {
+            self.statics.mirrors.end(&pod);
+        }
         if terminated {
             self.clean(uid);
         } else {
@@ -347,7 +350,7 @@ impl Agent {
             (true, true) => self.clean(uid),
             // It is shown until it has ended.
             (true, false) if Source::of(&known.pod).is_some() => {
-                self.show(&known.pod, status, terminated);
+                self.show_by_mirror(&known.pod, status, terminated);
             }
             (true, false) => {}
         }

@@ -63,7 +63,11 @@ impl Agent {
             tracing::info!(pod = uid, "ends a pod that was deleted meanwhile");
             // A static one is known by itself, and has the time that it asks for.
             let grace = source.map_or(ORPHAN_GRACE, |_| removal_grace(&pod));
-            self.start(uid, Arc::new(pod), true, Some(grace));
+            let pod = Arc::new(pod);
+            if source.is_some() {
+                self.statics.mirrors.end(&pod);
+            }
+            self.start(uid, pod, true, Some(grace));
         }
     }
 

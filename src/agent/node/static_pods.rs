@@ -195,6 +195,11 @@ impl Agent {
         }
         let runs = status.phase.as_deref() == Some("Running");
         self.statics.mirrors.want(pod, if runs { Life::Runs } else { Life::Unknown });
+        self.show_by_mirror(pod, status, terminated);
+    }
+
+    /// The same of a static pod, if there is a mirror.
+    pub(super) fn show_by_mirror(&self, pod: &Pod, status: PodStatus, terminated: bool) {
         if let Some(mirror) = self.board.mirror_of(pod) {
             self.status.set(&mirror, status, terminated);
         }
