@@ -20,6 +20,7 @@ mod refusals;
 mod resources;
 mod runtimes;
 mod smoke;
+mod static_pods;
 mod streams;
 mod survive;
 mod users;
@@ -198,6 +199,10 @@ const TESTS: &[Test] = &tests![
     crash::a_delete_outlives_the_agents_death_at_every_boundary,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
+    static_pods::a_file_is_run_shown_followed_and_removed,
+    static_pods::an_ordinary_static_pod_lives_as_its_file_says,
+    static_pods::static_pods_need_no_api_server,
+    static_pods::an_address_is_followed_and_its_failures_end_nothing,
     outage::pods_outlive_an_absence_of_the_api_server,
     outage::an_api_server_that_says_nothing_is_left_for_another_connection,
     outage::an_agent_starts_while_the_api_server_is_away,
