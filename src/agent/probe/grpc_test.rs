@@ -146,7 +146,8 @@ async fn nothing_is_left_of_a_connection_that_took_too_long() {
         let text = text.replace("AT", &address.to_string());
         assert_eq!(outcome, ProbeOutcome::Failure(text));
         // All that was sent, and its end, in whatever way.
-        let rest = tokio::time::timeout(SOON, stream.read_to_end(&mut Vec::new()));
+        let mut nothing = Vec::new();
+        let rest = tokio::time::timeout(SOON, stream.read_to_end(&mut nothing));
         rest.await.expect("the connection is closed").unwrap_or_default();
     }
 }
