@@ -165,7 +165,7 @@ crash-matrix: test-setup build guests kubernetes ## the agent's death at every b
 # $(CACHE)/vm. Once more with version 1.
 VM_TOOLS := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
 VM_KERNEL_PACKAGE := linux-image-cloud-amd64
-VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm
+VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm "$$(command -v busybox)"
 
 test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 5 minutes, not part of `test`
 	@$(call INSTALL,$(VM_TOOLS),make test-vm)

@@ -17,10 +17,12 @@ mod kinds;
 mod ordinary;
 mod outlet;
 mod prepare;
+mod probing;
 mod pulling;
 mod secrets;
 mod set_up;
 mod supply;
+mod userns;
 
 pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
@@ -30,6 +32,7 @@ pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
 pub(crate) use supply::{Given, Supplier};
+pub(crate) use userns::{Pool, UserIds, UserIdsError, default_range, parse_sub_ids};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -50,6 +53,7 @@ use crate::telemetry::chain;
 use abort::Jobs;
 use evict::Limits;
 use prepare::PreparedImage;
+use probing::RunningHook;
 use pulling::Pulling;
 use set_up::{Ready, SetUpJob};
 
@@ -152,6 +156,7 @@ impl<R: Runtime> Workers<R> {
             ready: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
+            hooks: Vec::new(),
             jobs: Jobs::new(),
             publish,
             look: Arc::default(),
@@ -212,6 +217,7 @@ struct Worker<R> {
     ready: Arc<Ready>,
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
+    hooks: Vec<RunningHook>,
     jobs: Jobs<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,
@@ -232,6 +238,7 @@ impl<R: Runtime> Worker<R> {
         }
         let mut event = Event::Observed(self.shared.runtime.list(&self.uid));
         loop {
+            self.mind_hooks(&event);
             let (state, actions) = step(self.state, event, clock.now());
             self.state = state;
             let terminated = self.state.is_terminated();
@@ -329,17 +336,10 @@ impl<R: Runtime> Worker<R> {
             Action::Record(record) => self.outlet.record(self.state.pod(), record),
             Action::PrepareImage { container } => self.prepare_image(container),
             Action::Start { container, attempt } => self.start(container, attempt),
-            // Filled in by the probe engine.
-            Action::Probe { container, id, probe } => {
-                let outcome = copepod_pod::ProbeOutcome::Success;
-                let event = Event::Probed { container, id, probe, outcome };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
-            Action::Hook { container, id, hook } => {
-                let event = Event::Hooked { container, id, hook, result: Ok(()) };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
+            Action::Probe { container, id, probe } => self.probe(container, id, probe),
+            Action::Hook { container, id, hook } => self.hook(container, id, hook),
             Action::Stop { id, grace, container: _, attempt: _ } => {
+                self.cut_hooks(&id);
                 shared.runtime.stop(&id, grace);
             }
             Action::Remove { id, container: _, attempt: _ } => {
