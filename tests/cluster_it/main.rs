@@ -141,6 +141,7 @@ const TESTS: &[Test] = &tests![
     streams::a_log_has_two_hundred_followers,
     smoke::a_node_has_rights_of_its_own_alone,
     ordinary::a_log_is_rotated_and_loses_no_line,
+    ordinary::a_container_without_a_profile_has_the_nodes_default,
     ordinary::a_sandbox_that_dies_is_made_anew_with_all_in_it,
     runtimes::both_give_the_same_statuses,
     runtimes::both_give_the_same_statuses_with_containerd_2,
