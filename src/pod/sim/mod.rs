@@ -16,6 +16,7 @@
 
 mod check;
 mod dice;
+mod faults;
 mod runtime;
 mod sabotage;
 mod script;
@@ -95,7 +96,10 @@ fn every_lifetime_keeps_the_rules_and_ends() {
     for (rule, (seed, _)) in &broken {
         println!("=== {rule} ===\n{}\n", tell_all(*seed, Sabotage::None, rule));
     }
-    assert!(broken.is_empty(), "rules broken, by which seed first, in how many lifetimes: {broken:#?}");
+    assert!(
+        broken.is_empty(),
+        "rules broken, by which seed first, in how many lifetimes: {broken:#?}"
+    );
     println!("{lifetimes} lifetimes, {:.0} each second", lifetimes as f64 / took.as_secs_f64());
     for (what, often, lives) in total.counts() {
         println!("{what:?}: {often} times in {lives} lifetimes");

@@ -11,7 +11,12 @@ mod start;
 mod stop;
 mod told;
 
-use std::{collections::{BTreeMap, BTreeSet}, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -115,6 +120,8 @@ struct Life {
     refreshing: bool,
     preparing: Vec<usize>,
     prepared: Vec<usize>,
+    /// What is being prepared of an old definition.
+    stale: Vec<usize>,
     starting: Vec<usize>,
     tearing_down: bool,
     torn_down: bool,
@@ -211,6 +218,14 @@ impl Check {
         self.life.replaced.get(&part).map(|(attempt, _)| *attempt)
     }
 
+    /// The definition of a container is another one: what is known of its image is void.
+    pub(super) fn image_is_void(&mut self, part: usize) {
+        take(&mut self.life.prepared, part);
+        if self.life.preparing.contains(&part) {
+            self.life.stale.push(part);
+        }
+    }
+
     /// The definition of a container that does not run is another one: its back-offs are over.
     pub(super) fn waits_no_more(&mut self, part: usize) {
         self.life.served.remove(&part);
@@ -253,12 +268,7 @@ impl Check {
         must(attempt as usize == next, "an attempt is launched out of turn", || {
             format!("{attempt}, not {next}")
         })?;
-        truth.launched.push(Launched {
-            code: None,
-            ended: Duration::MAX,
-            sandbox,
-            past: false,
-        });
+        truth.launched.push(Launched { code: None, ended: Duration::MAX, sandbox, past: false });
         // From here on it is no start under way but a process.
         take(&mut self.life.starting, part);
         self.seen.saw(Happening::Start);

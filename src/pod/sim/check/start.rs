@@ -17,7 +17,12 @@ impl Check {
     fn begins(&self, sandbox: u32, at: At<'_>) -> Judged {
         let old = at.runtime.alive().find(|process| process.sandbox < sandbox);
         must(old.is_none(), "started beside an old one", || format!("{old:?}"))?;
-        let work = at.script.parts.iter().zip(&self.truths).filter(|(part, _)| part.kind != Kind::Ephemeral);
+        let work = at
+            .script
+            .parts
+            .iter()
+            .zip(&self.truths)
+            .filter(|(part, _)| part.kind != Kind::Ephemeral);
         let mut launched = work.flat_map(|(_, truth)| &truth.launched);
         let has_run = launched.any(|launched| launched.sandbox < sandbox);
         let may = at.script.policy != Policy::Never || !has_run;
@@ -68,7 +73,9 @@ impl Check {
             Kind::Ephemeral => false,
             Kind::Sidecar => true,
             Kind::Init => script.restarts(part, code) || is_anew,
-            Kind::Main => script.restarts(part, code) || is_killed || is_past || is_anew && policy.is_some(),
+            Kind::Main => {
+                script.restarts(part, code) || is_killed || is_past || is_anew && policy.is_some()
+            }
         };
         let may = last.code.is_some_and(|code| is_replaced || calls(code));
         self.seen.saw_if(Happening::Replacement, is_replaced);

@@ -48,15 +48,12 @@ impl Check {
             let grace = if is_last { grace.max(spec_grace) } else { grace };
             own.push(probing.since.max(since) + grace);
         }
+        let by = own.iter().min().copied();
         let own = own.into_iter().max();
-        let own_reason = |due| Reason {
-            due,
-            is_own: true,
-            is_used_up: at.now >= due,
-            at_once: is_past,
-        };
+        let own_reason =
+            |due| Reason { due, is_own: true, is_used_up: by.is_some_and(|by| at.now >= by), at_once: is_past };
         if let Some(ends) = life.ends {
-            let by = life.done_by.into_iter().chain(own).fold(ends.by, Duration::min);
+            let by = life.done_by.into_iter().chain(by).fold(ends.by, Duration::min);
             let (due, is_used_up) = (ends.by, at.now >= by);
             let at_once = ends.at_once || is_past;
             return Some(Reason { due, is_own: own.is_some(), is_used_up, at_once });
@@ -69,8 +66,12 @@ impl Check {
         // The machine learns of it later than it is so.
         let due = since.max(life.deadline.unwrap_or(since + spec_grace));
         let is_used_up = done_by.is_some_and(|by| at.now >= by);
-        (done_by.is_some() || is_over)
-            .then_some(Reason { due, is_own: false, is_used_up, at_once: false })
+        (done_by.is_some() || is_over).then_some(Reason {
+            due,
+            is_own: false,
+            is_used_up,
+            at_once: false,
+        })
     }
 
     pub(super) fn stop(

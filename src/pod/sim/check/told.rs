@@ -7,8 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{AHEAD, At, Check, Judged, must, seen::Happening, take};
 use crate::{
-    Attempt, AttemptState, Event, HookKind, ProbeKind, ProbeOutcome,
-    definition,
+    Attempt, AttemptState, Event, HookKind, ProbeKind, ProbeOutcome, definition,
     sim::script::{HookSpec, Kind, Part, ProbeSpec, Script},
     state::State,
 };
@@ -159,7 +158,9 @@ impl Check {
             Event::Image { container, result } => {
                 let part = at.script.index(container);
                 take(&mut self.life.preparing, part);
-                self.life.prepared.extend(result.is_ok().then_some(part));
+                let is_stale = self.life.stale.contains(&part);
+                take(&mut self.life.stale, part);
+                self.life.prepared.extend((result.is_ok() && !is_stale).then_some(part));
             }
             Event::StartFailed { container, attempt, .. } => {
                 let part = at.script.index(container);

@@ -184,13 +184,6 @@ impl Script {
         let parts = draw_parts(&mut rng, pace);
         let heal_at = rng.secs(5, 20 + 14 * pace);
         let has_sandbox = rng.percent(60);
-        let mut parts = parts;
-        if std::env::var_os("PLAIN").is_some() {
-            for part in &mut parts {
-                if part.kind == Kind::Sidecar { part.kind = Kind::Init; }
-                part.policy = None; part.rule = None; part.probes = [None; 3]; part.pre_stop = None; part.post_start = None;
-            }
-        }
         Script {
             seed,
             policy: rng.pick(&[Policy::Always, Policy::OnFailure, Policy::Never]),
@@ -202,7 +195,7 @@ impl Script {
             parts,
             heal_at,
             spec_grace: rng.pick(&[0, 1, 5, 30, 60]),
-            active: (rng.percent(15) && std::env::var_os("PLAIN").is_none()).then(|| rng.pick(&[1, 10, 60, 300, 1000])),
+            active: rng.percent(15).then(|| rng.pick(&[1, 10, 60, 300, 1000])),
         }
     }
 
@@ -373,9 +366,7 @@ fn draw_edits(rng: &mut Rng, parts: &[Part], heal_at: Duration, has_sandbox: boo
     let jumps = [-864_000, -3600, -61, -5, 5, 61, 3600, 86_400, 864_000];
     some(30, &|rng| Edit::Jump(rng.pick(&jumps)));
     some(40, &|_| Edit::AgentDies);
-    if std::env::var_os("PLAIN").is_none() {
     some(12, &|rng| Edit::Deadline(rng.pick(&[1, 10, 60, 300])));
-    }
     if has_sandbox {
         some(45, &|_| Edit::SandboxDies);
     }

@@ -101,7 +101,12 @@ impl World {
         if attempt.is_none() {
             self.check.waits_no_more(part);
         }
-        if matches!(self.script.parts[part].kind, Kind::Main | Kind::Sidecar) && self.check.is_left_alone() {
+        if self.check.is_left_alone() {
+            self.check.image_is_void(part);
+        }
+        if matches!(self.script.parts[part].kind, Kind::Main | Kind::Sidecar)
+            && self.check.is_left_alone()
+        {
             let now = self.now;
             attempt.into_iter().for_each(|n| self.check.told_to_replace(part, n, now));
         }
