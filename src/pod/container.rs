@@ -323,6 +323,7 @@ impl Container {
             known.post_start = Hook::of(life.post_start);
             known.probes = Some(Probes::new(life, now));
         }
+        self.replacing = self.replacing.filter(|replaced| *replaced >= number);
         if self.newest().is_some_and(|(newest, _)| newest == number) {
             self.start = Work::default();
             self.start_failure = None;
@@ -373,8 +374,10 @@ impl Container {
         if known.post_start != Hook::Doing(None) {
             return false;
         }
-        // One that is cut short by the end has not failed.
-        let result = result.or_else(|why| if known.ending.is_some() { Ok(()) } else { Err(why) });
+        // One that is cut short by the end has neither failed nor is it done.
+        if known.ending.is_some() {
+            return false;
+        }
         let has_failed = result.is_err();
         known.post_start = result.map_or_else(Hook::Failed, |()| Hook::Done);
         has_failed

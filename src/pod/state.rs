@@ -40,6 +40,8 @@ pub struct State {
     pub(crate) pod: Arc<Pod>,
     /// The first look at the runtime was had: nothing is decided before it.
     pub(crate) observed: bool,
+    /// This step brought it.
+    pub(crate) is_first_look: bool,
     /// The pod is to end: when the last of its grace is used up (monotonic). Only ever shrinks.
     pub(crate) deadline: Option<Duration>,
     /// Whether what is left of the grace is no matter: a kill without any.
@@ -77,6 +79,7 @@ impl State {
         let status = pod.status.as_ref();
         State {
             observed: false,
+            is_first_look: false,
             deadline: None,
             is_at_once: false,
             cause: None,

@@ -1,6 +1,6 @@
 //! The one way in: an event is merged into the state, then one pass decides from the state alone.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -43,21 +43,13 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
 }
 
 impl State {
-    /// Takes a newer object of the pod. A main container whose image is another one now is run anew
-    /// (upstream: `containerChanged`), an ephemeral one that was added is run.
+    /// Takes a newer object of the pod. A container of another definition now is run anew (upstream:
+    /// `containerChanged`), an ephemeral one that was added is run.
     fn take(&mut self, pod: Arc<Pod>) {
-        let old = std::mem::replace(&mut self.pod, pod);
-        let images = |pod: &Pod| -> BTreeMap<String, Option<String>> {
-            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-            containers.map(|container| (container.name.clone(), container.image.clone())).collect()
-        };
-        let new = images(&self.pod);
-        for (name, image) in images(&old) {
-            if new.get(&name).is_some_and(|new| *new != image) {
-                self.replace(&name);
-            }
+        self.pod = pod;
+        for changed in self.take_spec() {
+            self.replace(&changed);
         }
-        self.take_spec();
     }
 
     fn replace(&mut self, container: &str) {
@@ -68,12 +60,16 @@ impl State {
     }
 
     /// Takes the containers of the newest object as its spec now has them; the ephemeral ones may be
-    /// more than before.
-    fn take_spec(&mut self) {
+    /// more than before. Gives those whose definition is another one.
+    fn take_spec(&mut self) -> Vec<String> {
         let pod = Arc::clone(&self.pod);
+        let mut changed = Vec::new();
         for (name, role, life) in pod.spec.iter().flat_map(life::all) {
             match self.container(name) {
                 Some(known) => {
+                    if known.life.definition != life.definition && role.is_lasting() {
+                        changed.push(name.to_owned());
+                    }
                     known.life = life;
                     // An earlier agent knew more of the pod than this one did at first.
                     if known.role == Role::Unwanted && role == Role::Ephemeral {
@@ -86,6 +82,7 @@ impl State {
                 None => {}
             }
         }
+        changed
     }
 
     /// Takes on what runs and was started by an earlier agent: its probes go on from what the pod's
@@ -242,6 +239,7 @@ fn merge(state: &mut State, event: Event, now: Now) {
 
 /// Merges the runtime's whole truth: what it lists, and what it lists no more.
 fn observe(state: &mut State, attempts: Vec<Attempt>, now: Now) {
+    state.is_first_look |= !state.observed;
     state.observed = true;
     for container in &mut state.containers {
         container.forget_unlisted(&attempts, now);

@@ -16,13 +16,14 @@ use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
     CgroupConfig, CgroupDriver, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate,
-    ReservedGroup, RuntimeConfig, images, labels, non_zero, quantity, reserve, server,
+    ReservedGroup, RuntimeConfig, images, labels, non_zero, quantity, reserve, server, static_pods,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
 const POD_LOGS_DIR: &str = "/var/log/pods";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_PODS: i32 = 110;
+const IDS_PER_POD: u32 = 65536;
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 const STATUS_UPDATE: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(5 * 60);
@@ -69,6 +70,7 @@ pub(super) fn resolve(
         cgroups: cgroups(file),
         logs: logs(file, findings),
         images: images::images(flags, file, findings),
+        static_pods: static_pods::static_pods(flags, file, findings),
         events: Rate {
             per_second: findings
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
@@ -243,10 +245,13 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
             findings.field(&format!("allowedUnsafeSysctls[{i}]"), error.to_string());
         }
     }
+    let ids = file.user_namespaces.as_ref().and_then(|spaces| spaces.ids_per_pod);
     PodLimits {
         max_pods: findings.count("maxPods", non_zero(file.max_pods, MAX_PODS)),
         pods_per_core: findings.count("podsPerCore", file.pods_per_core.unwrap_or_default()),
         pids,
+        // Its bounds are looked at elsewhere.
+        ids_per_pod: ids.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(IDS_PER_POD),
         unsafe_sysctls,
     }
 }

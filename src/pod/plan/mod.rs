@@ -46,6 +46,7 @@ pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
             pass.tend(container, is_ending);
         }
     }
+    state.is_first_look = false;
     state.wake = pass.wake;
     state.records.append(&mut pass.records);
     pass.actions

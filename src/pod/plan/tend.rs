@@ -23,8 +23,10 @@ impl Pass {
     }
 
     fn post_start(&mut self, (container, life): (&str, &Life), known: &mut Known) {
-        if known.post_start == Hook::Due {
-            known.post_start = match life.post_start.filter(|_| known.ending.is_none()) {
+        // One that is to end by now will never have started.
+        if known.post_start == Hook::Due && known.ending.is_none() {
+            known.post_start = match life.post_start {
+                Some(HookSpec::Sleep(time)) if time.is_zero() => Hook::Done,
                 Some(HookSpec::Sleep(time)) => Hook::Doing(Some(self.now.saturating_add(time))),
                 Some(HookSpec::Act) => {
                     let (container, id) = (container.to_owned(), known.id.clone());
@@ -73,21 +75,27 @@ impl State {
             let (number, newest) = container.newest()?;
             let exit = newest.exit().filter(|_| container.role.is_work() && !newest.is_past)?;
             let is_told = container.is_culled(number) || container.replacing == Some(number);
-            (!is_told && container.life.restarts_all(exit.code)).then_some(exit.finished_at)
+            let asks = !is_told && container.life.restarts_all(exit.code);
+            asks.then(|| (container.name.clone(), number, Some(exit.finished_at)))
         };
-        let Some(at) = self.containers.iter().find_map(asks) else { return false };
+        let Some((source, attempt, at)) = self.containers.iter().find_map(asks) else {
+            return false;
+        };
+        // Wall times are asked only of what an agent before this one may have begun.
+        let at = at.filter(|_| self.is_first_look);
         if self.containers.iter().any(|container| container.starting.is_some()) {
             return true;
         }
         for container in self.containers.iter_mut().filter(|container| container.role.is_work()) {
-            for known in container.attempts.values_mut() {
-                // What began after it is of the new round: an agent before this one went that far.
-                let is_after = match &known.state {
-                    AttemptState::Starting => false,
-                    AttemptState::Running { started_at } => *started_at > at,
-                    AttemptState::Exited(exit) => exit.started_at.is_some_and(|start| start > at),
+            for (number, known) in &mut container.attempts {
+                let began = match &known.state {
+                    AttemptState::Starting => None,
+                    AttemptState::Running { started_at } => Some(*started_at),
+                    AttemptState::Exited(exit) => exit.started_at,
                 };
-                known.is_past |= !is_after;
+                let is_later = began.zip(at).is_some_and(|(began, at)| began > at);
+                known.is_past |=
+                    if container.name == source { *number <= attempt } else { !is_later };
             }
         }
         false
