@@ -65,11 +65,7 @@ impl Probes {
             life.timing(kind).map_or(now, |timing| now.saturating_add(timing.initial_delay))
         };
         let result = |kind| (kind == ProbeKind::Readiness && fault!(ReadinessKept)).then_some(true);
-        Probes(KINDS.map(|kind| Probe {
-            due: due(kind),
-            result: result(kind),
-            ..Probe::default()
-        }))
+        Probes(KINDS.map(|kind| Probe { due: due(kind), result: result(kind), ..Probe::default() }))
     }
 
     /// Those of an attempt that an earlier agent started `age` ago. Their first turn comes within a

@@ -50,8 +50,12 @@ impl Check {
         }
         let by = own.iter().min().copied();
         let own = own.into_iter().max();
-        let own_reason =
-            |due| Reason { due, is_own: true, is_used_up: by.is_some_and(|by| at.now >= by), at_once: is_past };
+        let own_reason = |due| Reason {
+            due,
+            is_own: true,
+            is_used_up: by.is_some_and(|by| at.now >= by),
+            at_once: is_past,
+        };
         if let Some(ends) = life.ends {
             let by = life.done_by.into_iter().chain(by).fold(ends.by, Duration::min);
             let (due, is_used_up) = (ends.by, at.now >= by);
