@@ -117,8 +117,10 @@ impl Pass {
             self.stop_all(container, stop(is_turn || fault!(SidecarsNotLast)));
             is_turn &= !container.is_busy();
         }
-        let is_busy = state.is_busy() && !fault!(TerminalEarly);
-        if is_busy || state.set_up.doing || state.refresh.doing {
+        if fault!(TerminalEarly) {
+            state.ended = state.ended.or(Some(phase::at_end(state)));
+        }
+        if state.is_busy() || state.set_up.doing || state.refresh.doing {
             return;
         }
         if state.ended.is_none() {

@@ -307,8 +307,6 @@ impl Check {
         for container in &state.containers {
             let part = at.script.index(&container.name);
             for (number, _) in container.attempts.iter().filter(|(_, known)| known.is_past) {
-                let launched = self.truths[part].launched.get_mut(*number as usize);
-                launched.into_iter().for_each(|launched| launched.past = true);
                 let has_reason = !self.life.past.insert((part, *number)) || self.has_asked(at);
                 must(has_reason, "begun anew without a reason", || container.name.clone())?;
             }
