@@ -20,18 +20,24 @@ mod env_file;
 mod ephemeral;
 mod event;
 mod expand;
+mod known;
+mod life;
 mod message;
+mod mirror;
 mod mount;
 mod network;
 mod object;
 mod payload;
 mod phase;
 mod plan;
+mod probe;
 mod record;
 mod reference;
 mod sandbox;
 mod service_env;
+mod source;
 mod state;
+mod static_pod;
 mod status;
 mod step;
 mod validate;
@@ -48,6 +54,9 @@ pub use event::{
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
+pub use mirror::{
+    Life, MirrorStep, is_mirror, is_mirror_of, mirror_of, mirror_step, mirrored, with_status_of,
+};
 pub use mount::{SubPathError, sub_path};
 pub use network::{
     ClusterDns, HostnameError, Resolver, check_hostname, hostname, hosts_file, resolv_conf,
@@ -61,7 +70,12 @@ pub use reference::{
     Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
     object_references, pull_secrets, references,
 };
+pub use source::{Change, FullName, StaticPods, full_name, next_to_start};
 pub use state::{State, removal_grace, spec_grace};
+pub use static_pod::{
+    FILE_ANNOTATION, HASH_ANNOTATION, MIRROR_ANNOTATION, Origin, SEEN_ANNOTATION,
+    SOURCE_ANNOTATION, Source, StaticPodError, api_reference, static_pod,
+};
 pub use step::step;
 pub use validate::{
     FieldError, dns_subdomain, label_value, qualified_name, validate, validate_config_map,

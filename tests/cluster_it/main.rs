@@ -4,7 +4,9 @@
 mod admission;
 mod classes;
 mod containerd;
+mod crash;
 mod faults;
+mod hooks;
 mod images;
 mod join;
 mod mixed;
@@ -13,10 +15,12 @@ mod objects;
 mod ordinary;
 mod outage;
 mod place;
+mod probes;
 mod refusals;
 mod resources;
 mod runtimes;
 mod smoke;
+mod static_pods;
 mod streams;
 mod survive;
 mod users;
@@ -145,6 +149,16 @@ const TESTS: &[Test] = &tests![
     mixed::pods_outlive_an_absence_of_containerd,
     faults::lost_delayed_and_doubled_answers_end_well,
     faults::a_call_that_hangs_holds_up_its_pod_alone,
+    probes::a_liveness_probe_that_fails_restarts_its_container,
+    probes::readiness_follows_its_probe,
+    probes::a_startup_probe_holds_the_others,
+    probes::a_startup_probe_that_never_succeeds_restarts_its_container,
+    probes::each_handler_says_what_is_wrong,
+    hooks::a_hook_after_the_start_is_waited_for,
+    hooks::a_hook_after_the_start_that_fails_ends_its_container,
+    hooks::a_hook_after_the_start_that_hangs_holds_the_next_and_no_end,
+    hooks::a_hook_before_the_stop_is_done_within_the_grace,
+    hooks::a_hook_by_http_is_asked_and_one_that_fails_stops_nothing,
     verbs::each_verb_works_with_old_and_new_kubectl,
     containerd::it_runs_stops_comes_back_and_leaves_nothing,
     containerd::the_second_one_does_so_too,
@@ -180,8 +194,20 @@ const TESTS: &[Test] = &tests![
     refusals::annotations_as_large_as_may_be_do_no_harm,
     refusals::the_server_asks_who_it_is_and_whether_they_may,
     refusals::slow_clients_hold_up_nobody_and_are_let_go,
+    crash::a_start_outlives_each_death,
+    crash::an_ordinary_start_outlives_each_death,
+    crash::a_restart_outlives_each_death,
+    crash::an_ordinary_restart_outlives_each_death,
+    crash::a_liveness_kill_outlives_each_death,
+    crash::an_ordinary_liveness_kill_outlives_each_death,
+    crash::a_delete_outlives_each_death,
+    crash::an_ordinary_delete_outlives_each_death,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
+    static_pods::a_file_is_run_shown_followed_and_removed,
+    static_pods::an_ordinary_static_pod_lives_as_its_file_says,
+    static_pods::static_pods_need_no_api_server,
+    static_pods::an_address_is_followed_and_its_failures_end_nothing,
     outage::pods_outlive_an_absence_of_the_api_server,
     outage::an_api_server_that_says_nothing_is_left_for_another_connection,
     outage::an_agent_starts_while_the_api_server_is_away,

@@ -7,6 +7,7 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod abort;
 mod cgroup;
 mod container;
 mod evict;
@@ -16,6 +17,7 @@ mod kinds;
 mod ordinary;
 mod outlet;
 mod prepare;
+mod probing;
 mod pulling;
 mod secrets;
 mod set_up;
@@ -41,15 +43,17 @@ use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, Stat
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
 use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
+use abort::Jobs;
 use evict::Limits;
 use prepare::PreparedImage;
+use probing::RunningHook;
 use pulling::Pulling;
 use set_up::{Ready, SetUpJob};
 
@@ -152,7 +156,8 @@ impl<R: Runtime> Workers<R> {
             ready: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
-            jobs: JoinSet::new(),
+            hooks: Vec::new(),
+            jobs: Jobs::new(),
             publish,
             look: Arc::default(),
         };
@@ -212,7 +217,8 @@ struct Worker<R> {
     ready: Arc<Ready>,
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
-    jobs: JoinSet<Done>,
+    hooks: Vec<RunningHook>,
+    jobs: Jobs<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,
 }
@@ -232,6 +238,7 @@ impl<R: Runtime> Worker<R> {
         }
         let mut event = Event::Observed(self.shared.runtime.list(&self.uid));
         loop {
+            self.mind_hooks(&event);
             let (state, actions) = step(self.state, event, clock.now());
             self.state = state;
             let terminated = self.state.is_terminated();
@@ -314,6 +321,7 @@ impl<R: Runtime> Worker<R> {
     /// result comes back as an event.
     fn apply(&mut self, action: Action) {
         tracing::debug!(pod = self.uid, ?action, "apply");
+        self.jobs.before(&action);
         let shared = Arc::clone(&self.shared);
         match action {
             Action::SetUp => {
@@ -328,17 +336,10 @@ impl<R: Runtime> Worker<R> {
             Action::Record(record) => self.outlet.record(self.state.pod(), record),
             Action::PrepareImage { container } => self.prepare_image(container),
             Action::Start { container, attempt } => self.start(container, attempt),
-            // Filled in by the probe engine.
-            Action::Probe { container, id, probe } => {
-                let outcome = copepod_pod::ProbeOutcome::Success;
-                let event = Event::Probed { container, id, probe, outcome };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
-            Action::Hook { container, id, hook } => {
-                let event = Event::Hooked { container, id, hook, result: Ok(()) };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
+            Action::Probe { container, id, probe } => self.probe(container, id, probe),
+            Action::Hook { container, id, hook } => self.hook(container, id, hook),
             Action::Stop { id, grace, container: _, attempt: _ } => {
+                self.cut_hooks(&id);
                 shared.runtime.stop(&id, grace);
             }
             Action::Remove { id, container: _, attempt: _ } => {
@@ -353,6 +354,7 @@ impl<R: Runtime> Worker<R> {
                 self.jobs.spawn(async { Done::TearDown(job.tear_down().await) });
             }
         }
+        self.jobs.after();
     }
 
     fn prepare_image(&mut self, container: String) {
