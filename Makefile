@@ -167,7 +167,7 @@ VM_TOOLS := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2
 VM_KERNEL_PACKAGE := linux-image-cloud-amd64
 VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm "$$(command -v busybox)"
 
-test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 5 minutes, not part of `test`
+test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 8 minutes, not part of `test`
 	@$(call INSTALL,$(VM_TOOLS),make test-vm)
 	@ls /boot/vmlinuz-*cloud-amd64 >/dev/null 2>&1 || \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(VM_KERNEL_PACKAGE) >/dev/null

@@ -149,6 +149,10 @@ impl Check {
                 let told = result.as_ref().ok().map(|done| done.sandbox);
                 life.sandbox = told.filter(|told| life.dead.is_none_or(|dead| dead < *told));
             }
+            Event::NoImage { .. } => {
+                self.life.setting_up = false;
+                self.life.sandbox = None;
+            }
             Event::SandboxChanged { sandbox } => {
                 let life = &mut self.life;
                 life.dead = life.dead.max(Some(*sandbox));
@@ -303,8 +307,6 @@ impl Check {
         for container in &state.containers {
             let part = at.script.index(&container.name);
             for (number, _) in container.attempts.iter().filter(|(_, known)| known.is_past) {
-                let launched = self.truths[part].launched.get_mut(*number as usize);
-                launched.into_iter().for_each(|launched| launched.past = true);
                 let has_reason = !self.life.past.insert((part, *number)) || self.has_asked(at);
                 must(has_reason, "begun anew without a reason", || container.name.clone())?;
             }
