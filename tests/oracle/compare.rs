@@ -8,7 +8,8 @@
 //! however brief they were; but not of a condition, which names what is not ready at the moment.
 //!
 //! Events are compared as a set, however often each was told and in which order, but for the order in
-//! which the containers are first said to have started.
+//! which the containers are first said to have started. The main ones among each other have no order:
+//! the kubelet starts one after the other, this node side by side.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -89,10 +90,16 @@ fn events(shape: &Value) -> Vec<String> {
     events.map(|event| event[1].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// The containers in the order of their first starts.
+/// The containers in the order of their first starts, the main ones by name.
 fn starts(events: &[String]) -> Vec<&str> {
     let started = events.iter().filter_map(|event| event.strip_prefix("Normal Started ["));
-    started.filter_map(|event| event.split_once(']')).map(|(about, _)| about).collect()
+    let mut all: Vec<&str> =
+        started.filter_map(|event| event.split_once(']')).map(|(about, _)| about).collect();
+    let main = |about: &&str| about.starts_with("spec.containers{");
+    for together in all.chunk_by_mut(|one, other| main(one) && main(other)) {
+        together.sort_unstable();
+    }
+    all
 }
 
 /// What differs between two sequences, a text for each place.

@@ -23,6 +23,8 @@ const LEFT_OUT: [&str; 9] = [
 ];
 /// Fields that say which runtime it is: whether they are there is compared.
 const THERE: [&str; 3] = ["containerID", "imageID", "user"];
+/// Of a probe that met the end of its container.
+const GONE: &str = "probe errored and resulted in unknown state: rpc error";
 /// The memory limit of a control group that has none.
 const NO_LIMIT: &str = "9007199254740988Ki";
 /// Letters of a hexadecimal number that is an id.
@@ -119,6 +121,10 @@ pub(crate) fn of(scenario: &Scenario, kept: &Value) -> Value {
     }
     let mut events: Vec<Value> = Vec::new();
     for (at, event) in &record.events {
+        // What a runtime says when it is to run a command in a container that has just ended.
+        if event["message"].as_str().is_some_and(|text| text.contains(GONE)) {
+            continue;
+        }
         let text = texts(Value::from(event_text(event)), named, &names);
         if events.iter().all(|event| event[1] != text) {
             events.push(json!([at.saturating_sub(*start), text]));
@@ -249,6 +255,7 @@ fn texts(mut value: Value, pod: &Value, names: &Names) -> Value {
         for kind in ["o", "w"] {
             new = new.replace(&format!("{}/{kind}-", names.registry), "REGISTRY/");
         }
+        new = new.replace(&names.registry, "REGISTRY");
         new = new.replace(&names.namespace, "NAMESPACE");
         for address in &addresses {
             new = new.replace(address, "ADDRESS");
