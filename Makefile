@@ -83,7 +83,8 @@ lint: setup ## formatting and clippy, warnings are errors
 	    cargo clippy -q --locked --release --workspace --all-targets -- -D warnings; \
 	    cd wasm-examples; export CARGO_TARGET_DIR='$(GUEST_TARGET)'; \
 	    cargo clippy -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %) -- -D warnings; \
-	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
+	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings; \
+	    cargo clippy -q --locked --release --target $(HOST) $(GUESTS_LINUX:%=-p %) -- -D warnings)
 
 PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
     COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' COPEPOD_CONTAINERD2='$(CONTAINERD2)' \
@@ -166,7 +167,7 @@ VM_TOOLS := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2
 VM_KERNEL_PACKAGE := linux-image-cloud-amd64
 VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm "$$(command -v busybox)"
 
-test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 5 minutes, not part of `test`
+test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 8 minutes, not part of `test`
 	@$(call INSTALL,$(VM_TOOLS),make test-vm)
 	@ls /boot/vmlinuz-*cloud-amd64 >/dev/null 2>&1 || \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(VM_KERNEL_PACKAGE) >/dev/null

@@ -161,6 +161,18 @@ impl State {
         }
     }
 
+    /// The set-up has failed for want of the container's image.
+    fn lack_image(&mut self, name: &str, failure: Failure, now: Duration) {
+        if !self.set_up.doing {
+            return;
+        }
+        self.set_up.fail(now);
+        if let Some(container) = self.container(name) {
+            container.image.fail(failure.clone(), now);
+            self.record_image(name, &Err(failure));
+        }
+    }
+
     /// One attempt has changed.
     fn hear(&mut self, attempt: Attempt, now: Duration) {
         if self.is_stale(attempt.sandbox, &attempt.state) {
@@ -210,6 +222,7 @@ fn merge(state: &mut State, event: Event, now: Now) {
         Event::SetUp(result) => {
             state.take_set_up(result, now.mono);
         }
+        Event::NoImage { container, failure } => state.lack_image(&container, failure, now.mono),
         Event::SandboxChanged { sandbox } => state.lose_sandbox(sandbox),
         Event::Changed => {
             state.stale = true;

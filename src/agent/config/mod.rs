@@ -173,6 +173,9 @@ pub(crate) struct PodLimits {
     pub(crate) pids: Option<u64>,
     /// Ids of the host that a pod with a user namespace of its own has (`userNamespaces.idsPerPod`).
     pub(crate) ids_per_pod: u32,
+    /// An ordinary container without a seccomp profile has the runtime's (`seccompDefault`). Guests
+    /// have a filter of their own anyway.
+    pub(crate) seccomp_default: bool,
     /// Sysctls (or prefixes ending in `*`) that pods may set beside the safe ones.
     pub(crate) unsafe_sysctls: Vec<String>,
 }

@@ -91,7 +91,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("protectKernelDefaults", file.protect_kernel_defaults, false),
         ("kernelMemcgNotification", file.kernel_memcg_notification, false),
         ("enableSystemLogQuery", file.enable_system_log_query, false),
-        ("seccompDefault", file.seccomp_default, false),
         ("localStorageCapacityIsolation", file.local_storage_capacity_isolation, true),
     ] {
         notes.unless(field, value.as_ref(), &default);

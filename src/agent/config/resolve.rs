@@ -252,6 +252,7 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
         pids,
         // Its bounds are looked at elsewhere.
         ids_per_pod: ids.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(IDS_PER_POD),
+        seccomp_default: file.seccomp_default == Some(true),
         unsafe_sysctls,
     }
 }

@@ -149,6 +149,10 @@ impl Check {
                 let told = result.as_ref().ok().map(|done| done.sandbox);
                 life.sandbox = told.filter(|told| life.dead.is_none_or(|dead| dead < *told));
             }
+            Event::NoImage { .. } => {
+                self.life.setting_up = false;
+                self.life.sandbox = None;
+            }
             Event::SandboxChanged { sandbox } => {
                 let life = &mut self.life;
                 life.dead = life.dead.max(Some(*sandbox));

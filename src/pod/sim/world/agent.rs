@@ -76,6 +76,7 @@ impl World {
             }
             Event::Attempt(_)
             | Event::SetUp(Err(_))
+            | Event::NoImage { .. }
             | Event::SandboxChanged { .. }
             | Event::Changed
             | Event::Refreshed(_)
@@ -161,8 +162,16 @@ impl World {
                 let is_made = !fails || self.script.has_sandbox && is_unheard;
                 let sandbox = if is_made { self.runtime.make_sandbox() } else { 0 };
                 let done = SetUpDone { addresses: PodAddresses::default(), sandbox };
-                let result = if fails { Err(failure()) } else { Ok(done) };
-                self.answer(POD, Event::SetUp(result));
+                let first = self.script.parts.first().filter(|_| fails && !is_unheard);
+                let event = match (first, fails) {
+                    (Some(part), _) => {
+                        let failure = failure();
+                        Event::NoImage { container: part.name.to_owned(), failure }
+                    }
+                    (None, true) => Event::SetUp(Err(failure())),
+                    (None, false) => Event::SetUp(Ok(done)),
+                };
+                self.answer(POD, event);
             }
             Action::Refresh => {
                 let result = self.outcome(POD);
