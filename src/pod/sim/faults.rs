@@ -69,7 +69,7 @@ fn a_lifetime_is_shrunk_to_what_matters() {
         (Fault::BackOffNotServed, "a back-off is not served", 2, 0, 0),
         (Fault::NeverRestarts, "started again", 1, 0, 0),
         (Fault::SidecarsNotLast, "a sidecar is stopped out of order", 2, 1, 0),
-        (Fault::AdoptedHookRun, "a postStart hook of an adopted attempt", 1, 1, 1),
+        (Fault::AdoptedHookRun, "a postStart hook of an adopted attempt", 2, 1, 1),
         (Fault::ThresholdShort, "a stop without a reason", 1, 0, 1),
     ] {
         let seed = seed(fault, rule).unwrap();

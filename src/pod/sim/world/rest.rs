@@ -85,7 +85,8 @@ impl World {
                 Kind::Sidecar => runs(part.name),
                 Kind::Init | Kind::Ephemeral => true,
             })
-            && self.check.is_replaced();
+            && self.check.is_replaced()
+            && !self.check.is_failing();
         is_up && self.has_added(state) && self.is_ready(state)
     }
 
