@@ -9,6 +9,9 @@ pub mod qos;
 pub mod quantity;
 pub mod resources;
 
+#[macro_use]
+mod fault;
+
 mod backoff;
 mod condition;
 mod container;

@@ -29,13 +29,13 @@ const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the speci
 pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
     let (wake, actions) = (Wake::default(), Vec::new());
     let mut pass = Pass { now, wake, actions, records: Vec::new() };
-    if state.observed {
+    if state.observed || fault!(LookNotAwaited) {
         state.pass_time(now);
         pass.decide_end(state);
         for container in &mut state.containers {
             pass.remove_old(container);
         }
-        if state.deadline.is_some() {
+        if state.deadline.is_some() && !fault!(GoesOnAfterDeletion) {
             pass.end(state);
         } else {
             pass.run(state);
@@ -114,8 +114,11 @@ impl Pass {
             is_turn &= container.role != Role::Main || !container.is_busy();
         }
         for container in sidecars.into_iter().rev() {
-            self.stop_all(container, stop(is_turn));
+            self.stop_all(container, stop(is_turn || fault!(SidecarsNotLast)));
             is_turn &= !container.is_busy();
+        }
+        if fault!(TerminalEarly) {
+            state.ended = state.ended.or(Some(phase::at_end(state)));
         }
         if state.is_busy() || state.set_up.doing || state.refresh.doing {
             return;
@@ -135,7 +138,10 @@ impl Pass {
         if std::mem::take(&mut state.sandbox.is_news) {
             self.records.push(record::sandbox_changed());
         }
-        if state.may_set_up() && state.set_up.ask(self.now, &mut self.wake) {
+        if state.may_set_up()
+            && !self.lacks_image(state)
+            && state.set_up.ask(self.now, &mut self.wake)
+        {
             self.actions.push(Action::SetUp);
         }
         if state.set_up.done.is_some() && state.stale && self.may_refresh(state) {
@@ -156,7 +162,7 @@ impl Pass {
             let is_its_turn = match container.role {
                 Role::Init => turn == Some(index),
                 Role::Sidecar => turn.is_none_or(|turn| index <= turn),
-                Role::Main => turn.is_none() && !is_held,
+                Role::Main => (turn.is_none() || fault!(InitsNotAwaited)) && !is_held,
                 Role::Ephemeral => true,
                 Role::Unwanted => false,
             };
@@ -165,6 +171,17 @@ impl Pass {
             }
             is_held |= container.role == Role::Main && container.holds_next();
         }
+    }
+
+    /// Whether the set-up failed for want of an image, and the back-off of that still holds.
+    fn lacks_image(&mut self, state: &mut State) -> bool {
+        if state.set_up.done.is_some() || state.set_up.doing {
+            return false;
+        }
+        let pod = Arc::clone(&state.pod);
+        let waits = |container| self.waits_for_image(&pod, container);
+        // All of them: each is shown.
+        state.containers.iter_mut().map(waits).filter(|waits| *waits).count() > 0
     }
 
     /// Whether the volumes' files may be asked for now; what changes from here on is another time.
