@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{At, Check, Judged, LEAST_GRACE, must, seen::Happening, told::Rank};
+use super::{
+    At, Check, Judged, LEAST_GRACE, must,
+    seen::Happening,
+    told::{Rank, Told},
+};
 use crate::{
     HookKind,
     sim::script::{HookSpec, Kind, Policy},
@@ -173,6 +177,12 @@ impl Check {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything runs that is to be stopped for a probe or a hook.
+    pub(in crate::sim) fn is_failing(&self) -> bool {
+        let failing = |told: &Told| told.rank == Rank::Running && Check::has_failed(told);
+        self.life.told.values().any(failing)
     }
 
     /// What has failed a probe or its postStart hook, or is of an old definition, is stopped in time.

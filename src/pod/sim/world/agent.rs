@@ -232,13 +232,12 @@ fn container_of(action: &Action) -> Option<Option<&str>> {
 
 /// The containers whose image is another one in the new object.
 fn changed(old: &Pod, new: &Pod) -> Vec<String> {
-    let all = |pod: &Pod| -> Vec<Container> {
+    fn all(pod: &Pod) -> impl Iterator<Item = &Container> {
         let spec = pod.spec.iter();
         let inits = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
-        spec.flat_map(|spec| &spec.containers).chain(inits).cloned().collect()
-    };
-    let old = all(old);
+        spec.flat_map(|spec| &spec.containers).chain(inits)
+    }
     let is_changed =
-        |new: &Container| old.iter().any(|old| old.name == new.name && old.image != new.image);
-    all(new).into_iter().filter(is_changed).map(|container| container.name).collect()
+        |new: &&Container| all(old).any(|old| old.name == new.name && old.image != new.image);
+    all(new).filter(is_changed).map(|container| container.name.clone()).collect()
 }

@@ -85,7 +85,8 @@ impl World {
                 Kind::Sidecar => runs(part.name),
                 Kind::Init | Kind::Ephemeral => true,
             })
-            && self.check.is_replaced();
+            && self.check.is_replaced()
+            && !self.check.is_failing();
         is_up && self.has_added(state) && self.is_ready(state)
     }
 
@@ -108,14 +109,13 @@ impl World {
 
     /// All that runs is shown as started and ready.
     fn is_ready(&self, state: &State) -> bool {
-        let status = state.status();
-        let inits = status.init_container_statuses.iter().flatten();
-        let mut all = status.container_statuses.iter().flatten().chain(inits);
-        all.all(|shown| {
-            let part = self.script.index(&shown.name);
-            let is_over = self.script.parts[part].kind == Kind::Init
-                || self.script.parts[part].kind == Kind::Main && self.is_done_for_good(&shown.name);
-            is_over || shown.ready && shown.started == Some(true)
+        state.containers.iter().all(|container| {
+            let kind = self.script.parts[self.script.index(&container.name)].kind;
+            match kind {
+                Kind::Init | Kind::Ephemeral => true,
+                Kind::Main if self.is_done_for_good(&container.name) => true,
+                Kind::Main | Kind::Sidecar => container.is_ready() && container.has_started(),
+            }
         })
     }
 
