@@ -160,7 +160,7 @@ conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests 
 # What the kubelet did with each scenario, by what the scenario says: a changed one alone is run anew.
 ORACLE := $(CACHE)/oracle
 
-oracle: test-setup build guests kubernetes kubelet ## tests/oracle's pods on the kubelet (kept), here, and here as Wasm: what differs
+oracle: test-setup build guests kubernetes kubelet e2e ## tests/oracle's pods on the kubelet (kept), here, and here as Wasm: what differs
 	@$(TIME) $(PROGRAMS) cargo test -q --locked --release --workspace --test oracle -- --full
 
 crash-matrix: test-setup build guests kubernetes ## the agent's death at every boundary of four stories; `test` has a part of them

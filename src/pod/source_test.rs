@@ -76,7 +76,10 @@ fn a_pod_waits_for_an_older_one_of_its_name() {
     assert_eq!((uids(&ready), uids(&waiting)), (vec!["3"], vec!["1", "2"]));
 }
 
-fn words() -> impl Strategy<Value = Vec<(bool, Vec<(u8, u8, u8)>)>> {
+/// What one word of a source says: which it is, and its pods by name, content and kind.
+type Word = (bool, Vec<(u8, u8, u8)>);
+
+fn words() -> impl Strategy<Value = Vec<Word>> {
     let one = (0..4_u8, 0..6_u8, 0..2_u8);
     vec((any::<bool>(), vec(one, 0..6)), 0..12)
 }
