@@ -292,9 +292,11 @@ fn draw_part(rng: &mut Rng, name: &'static str, slot: usize, kind: Kind, pace: u
     };
     let probes = [probe(25, false), probe(30, false), probe(30, true)];
     let mut hook = || {
-        rng.percent(25).then(|| match rng.pick(&[None, None, None, None, Some(0), Some(2), Some(50)]) {
-            Some(secs) => HookSpec::Sleep(secs),
-            None => HookSpec::Exec,
+        rng.percent(25).then(|| {
+            match rng.pick(&[None, None, None, None, Some(0), Some(2), Some(50)]) {
+                Some(secs) => HookSpec::Sleep(secs),
+                None => HookSpec::Exec,
+            }
         })
     };
     let (post_start, pre_stop) = (hook(), hook());
