@@ -54,9 +54,12 @@ impl Check {
         }
         own.extend(is_past.then_some(since));
         let probes = told.iter().flat_map(|told| told.probes.iter().zip(script.parts[part].probes));
+        // One that is not to run again may be the last of its pod, and end with that.
+        let is_last = script.policy_of(part) == Policy::Never;
         for (probing, spec) in probes.take(2).filter(|(probing, _)| probing.has_failed()) {
             let grace = spec.map_or(spec_grace, |spec| cull_grace(script, part, spec));
             own.push(probing.since.max(since) + grace);
+            own.extend(is_last.then(|| probing.since.max(since) + spec_grace));
         }
         let by = own.iter().min().copied();
         let own = own.into_iter().max();
@@ -193,6 +196,10 @@ impl Check {
 
     /// What has failed a probe or its postStart hook, or is of an old definition, is stopped in time.
     pub(super) fn is_stopped_in_time(&self, at: At<'_>) -> Judged {
+        // The end of the pod has an order of its own.
+        if !self.is_left_alone() || self.is_done(at.script) {
+            return Ok(());
+        }
         let spec_grace = Duration::from_secs(at.script.spec_grace);
         for (id, told) in &self.life.told {
             if told.rank != Rank::Running || told.due.is_some() || !self.is_newest(*id) {
