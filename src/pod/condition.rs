@@ -9,6 +9,7 @@ use k8s_openapi::{
 use crate::{
     container::{Container, Role},
     phase::Phase,
+    resize::Resizing,
     state::State,
     status::whole_seconds,
 };
@@ -167,7 +168,9 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
     let evicted = disruption(state);
     let is_evicted = evicted.is_some();
     let is_given = |condition: &&PodCondition| {
-        !(is_own(condition) || is_evicted && condition.type_ == DISRUPTION)
+        !(is_own(condition)
+            || Resizing::is_own(&condition.type_)
+            || is_evicted && condition.type_ == DISRUPTION)
     };
     let foreign = given(state.pod.status.as_ref()).filter(is_given).cloned();
     let own = KINDS.into_iter().zip(state.transitions.0).map(|(kind, since)| {
@@ -183,7 +186,7 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
             observed_generation: state.pod.metadata.generation,
         }
     });
-    foreign.chain(evicted).chain(own).collect()
+    foreign.chain(state.resize.conditions()).chain(evicted).chain(own).collect()
 }
 
 /// The condition of a pod that this node has evicted, shown with its end. Of others it is somebody

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     Attempt, AttemptState, Exit, Failure, ImageRef,
     backoff::{Backoff, SYNC_AGAIN, Work},
+    record,
 };
 
 /// The failures of an image that upstream backs off from by name; the others keep their own reason
@@ -189,6 +190,8 @@ pub(crate) struct Container {
     pub(crate) waiting: Option<Waiting>,
     /// The attempt of an old definition: it is stopped, and its end calls for another start.
     pub(crate) replacing: Option<u32>,
+    /// It is the resources that are others.
+    pub(crate) is_resized: bool,
 }
 
 impl Container {
@@ -205,6 +208,7 @@ impl Container {
             served: None,
             waiting: None,
             replacing: None,
+            is_resized: false,
         }
     }
 
@@ -341,7 +345,19 @@ impl Container {
             self.start = Work::default();
             self.waiting = None;
         }
+        self.is_resized = false;
         self.image.renew();
+    }
+
+    /// Its resources are others, which it gets by a restart alone.
+    pub(crate) fn restart_for_resize(&mut self, attempt: u32) {
+        self.replacing = Some(attempt);
+        self.is_resized = true;
+    }
+
+    /// What people are told of an attempt that is replaced.
+    pub(crate) fn replaced_for(&self) -> record::Why {
+        if self.is_resized { record::RESIZED } else { record::CHANGED }
     }
 
     /// An attempt did not run and is gone; it starts again after a back-off. Said of an attempt

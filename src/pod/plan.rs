@@ -8,7 +8,7 @@ use crate::{
     Action, Record,
     backoff::{Backoff, Wake},
     container::{Container, Known, Policy, Role, Waiting},
-    phase, record,
+    phase, record, resize,
     state::State,
 };
 
@@ -111,14 +111,16 @@ impl Pass {
             self.records.push(record::sandbox_changed());
         }
         if state.may_set_up() && state.set_up.ask(self.now, &mut self.wake) {
+            state.resize.set_up(&state.pod);
             self.actions.push(Action::SetUp);
         }
         if state.set_up.done.is_some() && state.stale && self.may_refresh(state) {
             self.actions.push(Action::Refresh);
         }
+        self.actions.extend(resize::wanted_actuation(state, self.now, &mut self.wake));
         let (grace, generation) = (state.spec_grace(), state.generation());
         let (pod, turn) = (Arc::clone(&state.pod), state.current_init());
-        let may_start = state.set_up.done.is_some() && !state.has_old();
+        let may_start = state.set_up.done.is_some() && !state.has_old() && !state.resize.is_doing();
         let rules = Rules { pod: &pod, policy: state.policy(), generation };
         for (index, container) in state.containers.iter_mut().enumerate() {
             self.stop_extras(container, grace, generation);
@@ -128,8 +130,9 @@ impl Pass {
                 Role::Ephemeral => true,
                 Role::Unwanted => false,
             };
-            if is_its_turn && may_start {
-                self.start(&rules, container);
+            if is_its_turn && may_start && self.start(&rules, container) {
+                let attempt = container.starting.unwrap_or_default();
+                state.resize.start(&pod, &container.name, attempt);
             }
         }
     }
@@ -145,20 +148,22 @@ impl Pass {
     }
 
     /// Towards the next start: the back-offs are served, the image is prepared, then it starts.
-    fn start(&mut self, rules: &Rules<'_>, container: &mut Container) {
+    /// Gives whether it was started.
+    fn start(&mut self, rules: &Rules<'_>, container: &mut Container) -> bool {
         if container.is_busy() || !container.is_wanted(rules.policy, rules.generation) {
-            return;
+            return false;
         }
         let attempt = container.next_attempt();
         if !self.serve_crash_back_off(rules, container, attempt)
             || container.start.waits(self.now, &mut self.wake)
             || !self.prepare_image(rules.pod, container)
         {
-            return;
+            return false;
         }
         container.image.ready = false;
         container.starting = Some(attempt);
         self.actions.push(Action::Start { container: container.name.clone(), attempt });
+        true
     }
 
     /// Whether the restart back-off of the attempt is over. The first restart is immediate
@@ -237,7 +242,7 @@ impl Pass {
         let newest = container.attempts.keys().next_back().copied();
         let (newest, why) = match container.role {
             Role::Init | Role::Main if container.replacing.is_some() => {
-                (newest, Some(record::CHANGED))
+                (newest, Some(container.replaced_for()))
             }
             Role::Init | Role::Main | Role::Ephemeral => (newest, Some(record::STOPPING)),
             Role::Unwanted => (None, None),

@@ -18,6 +18,9 @@ pub(crate) const STOPPING: Why = ("Stopping container ", "");
 /// Its definition is another one.
 pub(crate) const CHANGED: Why = ("Container ", " definition changed, will be restarted");
 
+/// Its resources are others.
+pub(crate) const RESIZED: Why = ("Container ", " resize requires restart");
+
 /// How far an attempt is once its guest runs.
 const RUNNING: u8 = 1;
 

@@ -11,6 +11,7 @@ use crate::{
     condition::Transitions,
     container::{Container, Policy, Role},
     phase::{self, Phase},
+    resize::Resizing,
     sandbox::Sandbox,
     status,
 };
@@ -47,6 +48,7 @@ pub struct State {
     /// Init containers in the spec's order, then the main ones, then, as they came, the ephemeral
     /// ones and those not in the spec.
     pub(crate) containers: Vec<Container>,
+    pub(crate) resize: Resizing,
     pub(crate) start_time: Option<Timestamp>,
     pub(crate) transitions: Transitions,
     pub(crate) wake: Wake,
@@ -79,6 +81,7 @@ impl State {
             refresh: Work::default(),
             tear_down: Work::default(),
             containers,
+            resize: Resizing::of(status),
             start_time: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             transitions: Transitions::of(status),
             wake: Wake::default(),

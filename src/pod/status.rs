@@ -20,7 +20,7 @@ use crate::{
     container::{Container, Known, Role, Waiting},
     message::share,
     phase::Phase,
-    qos,
+    qos, resize,
     state::State,
     step::{LOST_CODE, LOST_MESSAGE, LOST_REASON},
 };
@@ -85,6 +85,7 @@ pub(crate) fn of(state: &State) -> PodStatus {
         start_time: state.start_time.map(api_time),
         ..PodStatus::default()
     };
+    resize::show_pod(state, &mut status);
     match (&state.addresses, given) {
         (Some(addresses), _) => set_addresses(&mut status, addresses),
         // An earlier agent set it up: its addresses stay, also after the end.
@@ -154,7 +155,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         (None, Some(same)) => (same.image.clone(), same.image_id.clone()),
         (None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
     };
-    ContainerStatus {
+    let mut status = ContainerStatus {
         name: container.name.clone(),
         image,
         image_id,
@@ -172,7 +173,9 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         last_state: last
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
-    }
+    };
+    resize::show_container(state, container, newest, &mut status);
+    status
 }
 
 fn is_passed(state: &State, container: &Container) -> bool {

@@ -246,6 +246,9 @@ impl Check {
                 life.replaced.retain(|of, replaced| *of != part || replaced != attempt);
             }
             Event::Attempt(_)
+            | Event::Resize(_)
+            | Event::Actuated(_)
+            | Event::Resized(_)
             | Event::Desired(_)
             | Event::Kill { .. }
             | Event::Evict(_)
@@ -285,6 +288,9 @@ impl Check {
                 must(!self.life.refreshing, || "refreshed twice at once".to_owned())?;
                 self.life.refreshing = true;
                 self.seen.refreshed += 1;
+            }
+            Action::Resize { .. } => {
+                must(is_up(&self.life), || "resized after the end".to_owned())?;
             }
             Action::Record(_) | Action::Probe { .. } | Action::Hook { .. } => {}
             Action::PrepareImage { container } => {

@@ -64,6 +64,9 @@ impl World {
                 told.into_iter().for_each(|grace| self.check.told_to_end(grace));
             }
             Event::Observed(_)
+            | Event::Resize(_)
+            | Event::Actuated(_)
+            | Event::Resized(_)
             | Event::Attempt(_)
             | Event::SetUp(_)
             | Event::SandboxChanged { .. }
@@ -136,6 +139,10 @@ impl World {
                 self.plan_for_agent(delay, What::Tell(Event::Refreshed(result)));
             }
             Action::Record(_) | Action::Probe { .. } | Action::Hook { .. } => {}
+            Action::Resize { .. } => {
+                let result = if fails { Err("no".to_owned()) } else { Ok(()) };
+                self.plan_for_agent(delay, What::Tell(Event::Resized(result)));
+            }
             Action::TearDown => {
                 let result = if fails { Err(failure()) } else { Ok(()) };
                 self.plan_for_agent(delay, What::Tell(Event::TornDown(result)));
