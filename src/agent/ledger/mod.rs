@@ -9,6 +9,8 @@
 //! ROOT/runtime                                       the container runtime's name
 //! ROOT/pods/UID/pod.json                             the pod, for an agent that finds only this
 //! ROOT/pods/UID/kinds.json                           which of its containers are Wasm
+//! ROOT/pods/UID/allocation.json                      its resources, once it was resized
+//! ROOT/pods/UID/actuated/NAME.json                   those of a container's newest attempt
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/about        what its agent has to know of it
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/root/        what its guest sees as `/`
@@ -20,6 +22,8 @@
 //! RUN/ROOTID.api                                     the agent's own socket (ROOTID: likewise)
 //! RUN/ROOTID/UID/volumes/kubernetes.io~secret/NAME   what is kept off disks
 //! ```
+
+mod allocation;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

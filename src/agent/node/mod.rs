@@ -2,8 +2,9 @@
 //! back.
 //!
 //! Owns: the start of everything that a node has ([`run`], in the order of [`build`]), the loop that
-//! hands out pods ([`agent`]), the table of the pods that are here ([`board`]), and which of them the
-//! node takes ([`admit`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
+//! hands out pods ([`agent`]), the table of the pods that are here ([`board`]), which of them the node
+//! takes ([`admit`]; those that wait for that are in [`waiting`]), and what each of them has
+//! ([`allocation`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
 //! without it. Starts one task for each pod that is cleaned away, beside those of the rooms that it
 //! joins.
 //! Decides nothing about containers: that is [`copepod_pod::step`]'s, and admission is
@@ -11,6 +12,7 @@
 
 mod admit;
 mod agent;
+mod allocation;
 mod board;
 mod build;
 mod enforce;
@@ -18,6 +20,7 @@ mod error;
 mod images;
 mod outlet;
 mod supply;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -30,10 +33,12 @@ pub(crate) use error::NodeError;
 
 use self::admit::Admission;
 use self::agent::Agent;
+use self::allocation::Allocations;
 use self::board::Board;
 use self::images::Images;
 use self::outlet::News;
 use self::supply::ClusterSupplier;
+use self::waiting::Waiting;
 use crate::cluster::client::{self, connect};
 use crate::cluster::events::Recorder;
 use crate::cluster::kubeconfig::Kubeconfig;
@@ -110,6 +115,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         supplier: Arc::new(ClusterSupplier::new(objects.clone(), client.clone())),
         status: StatusWriter::start(client.clone(), status::Times::default()),
         admission: Admission::new(&config, handle.node()),
+        allocations: Allocations::default(),
+        waiting: Waiting::new(client.clone(), name),
         shared,
         board,
         objects,

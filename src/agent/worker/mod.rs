@@ -17,6 +17,7 @@ mod ordinary;
 mod outlet;
 mod prepare;
 mod pulling;
+mod resize;
 mod secrets;
 mod set_up;
 mod supply;
@@ -49,6 +50,7 @@ use crate::telemetry::chain;
 use evict::Limits;
 use prepare::PreparedImage;
 use pulling::Pulling;
+use resize::ResizeJob;
 use set_up::{Ready, SetUpJob};
 
 /// Events waiting for one worker. It never waits for anything but events, so they are few.
@@ -222,6 +224,10 @@ impl<R: Runtime> Worker<R> {
         if kinds::may_be_ordinary(self.state.pod(), kept.as_ref()) {
             self.shared.runtime.looked().await;
         }
+        let attempts = self.shared.runtime.list(&self.uid);
+        if let Some(known) = self.shared.actuated(&self.uid, &attempts).await {
+            (self.state, _) = step(self.state, Event::Actuated(known), clock.now());
+        }
         // Nothing before the first look: what an earlier agent started must not start twice. What
         // was told already is known by then: nothing of a pod that is to end is set up.
         while let Ok(event) = inbox.try_recv() {
@@ -336,6 +342,10 @@ impl<R: Runtime> Worker<R> {
                 let event = Event::Hooked { container, id, hook, result: Ok(()) };
                 self.jobs.spawn(std::future::ready(Done::Event(event)));
             }
+            Action::Resize { containers } => {
+                let job = ResizeJob { shared, pod: Arc::clone(self.state.pod()), containers };
+                self.jobs.spawn(async { Done::Event(Event::Resized(job.run().await)) });
+            }
             Action::Stop { id, grace, container: _, attempt: _ } => {
                 shared.runtime.stop(&id, grace);
             }
@@ -392,8 +402,11 @@ impl<R: Runtime> Worker<R> {
                     container::Context { pod, name, attempt, prepared, objects, ready, target };
                 let of_job = Arc::clone(&shared);
                 let described = blocking(move || {
-                    container::describe(context, &of_job.ledger, &of_job.host)
-                        .map_err(|e| failure(e.reason(), &e))
+                    let (pod, name) = (Arc::clone(&context.pod), context.name.clone());
+                    let launch = container::describe(context, &of_job.ledger, &of_job.host)
+                        .map_err(|e| failure(e.reason(), &e))?;
+                    of_job.keep_made(&pod, &name, attempt)?;
+                    Ok(launch)
                 });
                 shared.runtime.start(described.await?).await
             };

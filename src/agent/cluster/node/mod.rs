@@ -10,6 +10,7 @@
 
 mod address;
 mod condition;
+mod fetch;
 mod lease;
 mod object;
 mod options;
@@ -26,6 +27,7 @@ use tokio::sync::Notify;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
+pub(crate) use self::fetch::fetch;
 pub(crate) use self::object::{Handler, RuntimeReport};
 use self::object::{Inputs, Said};
 pub(crate) use self::options::{NodeOptions, Threshold};
