@@ -13,6 +13,10 @@ use tokio::task::spawn_blocking;
 use super::agent::Agent;
 use crate::telemetry::chain;
 
+/// What a node says that it can resize beyond main containers and sidecars (upstream
+/// `nodedeclaredfeatures`); the API server refuses it on nodes that do not say so.
+pub(super) const FEATURES: [&str; 2] =
+    ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
 /// How long after the last try the resizes that wait are decided on again (upstream `retryDelay`).
 const RETRY_EVERY: Duration = Duration::from_secs(180);
 /// The condition by which a pod's object remembers that its resize waits.

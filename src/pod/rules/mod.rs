@@ -5,6 +5,7 @@ mod change;
 mod end;
 mod ephemeral;
 mod record;
+mod resize;
 mod restart;
 mod sandbox;
 mod show;
