@@ -16,15 +16,17 @@ export CARGO_TARGET_DIR := $(TARGET)
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 
 # The guests built for WASI 0.1 and for 0.2; the latter are named NAME-p2 where there are both.
-GUESTS_P1 := hello files cat exit trap burn hog
+GUESTS_P1 := actor hello files cat exit trap burn hog
 GUESTS_P2 := hello files cat http
+# Those that are built as static Linux programs too, to compare with.
+GUESTS_LINUX := actor
 
 # Prints how long a target's command took, and keeps its exit code.
 TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance test-vm bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance oracle crash-matrix test-vm bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \
@@ -54,9 +56,11 @@ guests: setup ## the Wasm guests, each put beside its pod file
 	@$(TIME) (cd wasm-examples; export CARGO_TARGET_DIR='$(GUEST_TARGET)'; \
 	    cargo build -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %); \
 	    cargo build -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %); \
+	    RUSTFLAGS='-C target-feature=+crt-static' cargo build -q --locked --release --target $(HOST) $(GUESTS_LINUX:%=-p %); \
 	    for g in $(GUESTS_P1); do $(COPY) "$(GUEST_TARGET)/wasm32-wasip1/release/$$g.wasm" $$g/$$g.wasm; done; \
 	    for g in $(filter $(GUESTS_P1),$(GUESTS_P2)); do copy "$(GUEST_TARGET)/wasm32-wasip2/release/$$g.wasm" $$g/$$g-p2.wasm; done; \
-	    for g in $(filter-out $(GUESTS_P1),$(GUESTS_P2)); do copy "$(GUEST_TARGET)/wasm32-wasip2/release/$$g.wasm" $$g/$$g.wasm; done)
+	    for g in $(filter-out $(GUESTS_P1),$(GUESTS_P2)); do copy "$(GUEST_TARGET)/wasm32-wasip2/release/$$g.wasm" $$g/$$g.wasm; done; \
+	    for g in $(GUESTS_LINUX); do copy "$(GUEST_TARGET)/$(HOST)/release/$$g" $$g/$$g; done)
 
 # The agent always as part of the workspace, so that features are the same for build and tests and
 # wasmtime is compiled once; the sandbox by itself, so that no compiler gets into it, and beside
@@ -83,7 +87,8 @@ lint: setup ## formatting and clippy, warnings are errors
 
 PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
     COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' COPEPOD_CONTAINERD2='$(CONTAINERD2)' \
-    COPEPOD_E2E='$(KUBERNETES)' COPEPOD_CONFORMANCE='$(CONFORMANCE)'
+    COPEPOD_E2E='$(KUBERNETES)' COPEPOD_CONFORMANCE='$(CONFORMANCE)' \
+    COPEPOD_KUBELET='$(KUBERNETES)/kubelet' COPEPOD_ORACLE='$(ORACLE)'
 
 test-setup: ## the real parts that the tests need (installs what is missing)
 	@$(call INSTALL,$(TEST_TOOLS),make test)
@@ -110,7 +115,7 @@ GO_PROGRAM = $(call NEEDS_GO,kubernetes); \
 kubernetes: ## the control plane and kubectl that the tests talk to, kept outside the checkout
 	@$(TIME) ($(call GO_PROGRAM,.,kubernetes))
 
-kubelet: ## the kubelet that the bench compares with
+kubelet: ## the kubelet that the oracle, the conformance tests and the bench compare with
 	@$(TIME) ($(call GO_PROGRAM,k8s.io/kubernetes/cmd/kubelet,kubelet))
 
 # containerd of the second line with its shim and ctr, and a runc of its time, which Debian has not
@@ -139,19 +144,27 @@ e2e: ## upstream's conformance tests, their runner, and the program in most of t
 	    $(call GO_PROGRAM,github.com/onsi/ginkgo/v2/ginkgo,ginkgo); \
 	    $(call GO_PROGRAM,k8s.io/kubernetes/test/images/agnhost,agnhost))
 
-test: test-setup lint build guests kubernetes containerd2 e2e ## lint, build, and every test
+test: test-setup lint build guests kubernetes kubelet containerd2 e2e ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
 conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests of a node on the kubelet (once) and here: who passes what
-	@$(TIME) $(PROGRAMS) COPEPOD_KUBELET='$(KUBERNETES)/kubelet' \
-	    cargo test -q --locked --release --workspace --test conformance -- --full
+	@$(TIME) $(PROGRAMS) cargo test -q --locked --release --workspace --test conformance -- --full
+
+# What the kubelet did with each scenario, by what the scenario says: a changed one alone is run anew.
+ORACLE := $(CACHE)/oracle
+
+oracle: test-setup build guests kubernetes kubelet ## tests/oracle's pods on the kubelet (kept), here, and here as Wasm: what differs
+	@$(TIME) $(PROGRAMS) cargo test -q --locked --release --workspace --test oracle -- --full
+
+crash-matrix: test-setup build guests kubernetes ## the agent's death at every boundary of four stories; `test` has a part of them
+	@$(TIME) $(PROGRAMS) COPEPOD_CRASH_EVERY=1 cargo test -q --locked --release --workspace --test cluster -- crash::
 
 # Control groups of version 2 and systemd's driver, which this host may not have: in a virtual machine
 # with an emulated processor, so that it runs anywhere. Its disk is made once and kept in
 # $(CACHE)/vm. Once more with version 1.
 VM_TOOLS := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
 VM_KERNEL_PACKAGE := linux-image-cloud-amd64
-VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm
+VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm "$$(command -v busybox)"
 
 test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 5 minutes, not part of `test`
 	@$(call INSTALL,$(VM_TOOLS),make test-vm)
@@ -176,7 +189,7 @@ bench-setup: test-setup kubernetes kubelet ## what the bench compares with and m
 bench: build guests bench-setup ## start, requests per second, memory beside wasmtime's; a node beside the kubelet (ARGS="--output json")
 	@export CRITERION_HOME='$(TARGET)/criterion'; rm -rf -- "$$CRITERION_HOME"; \
 	    cargo bench -q --locked --workspace --bench step --bench log -- --noplot --quiet >&2; \
-	    $(PROGRAMS) WASMTIME='$(WASMTIME)' COPEPOD_KUBELET='$(KUBERNETES)/kubelet' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
+	    $(PROGRAMS) WASMTIME='$(WASMTIME)' cargo bench -q --locked --workspace --bench figures -- $(ARGS)
 
 clean-cache: ## what this Makefile keeps outside the checkout
-	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CONFORMANCE)' '$(CACHE)/vm'
+	rm -rf -- '$(CACHE)/target' '$(GUEST_TARGET)' '$(KUBERNETES)' '$(CONTAINERD2)' '$(CONFORMANCE)' '$(ORACLE)' '$(CACHE)/vm'

@@ -224,6 +224,14 @@ impl Answer {
         Ok(Self { code, head, from, left })
     }
 
+    /// Its connection, for who ends it while another reads.
+    ///
+    /// # Errors
+    /// There is no further descriptor.
+    pub fn connection(&self) -> io::Result<TcpStream> {
+        self.from.get_ref().sock.try_clone()
+    }
+
     /// Bounds the wait for each next byte.
     ///
     /// # Errors

@@ -61,6 +61,13 @@ pub fn guest(name: &str) -> PathBuf {
     file
 }
 
+/// The Linux program, static, of a guest that is built as one too: `actor`.
+pub fn guest_program(name: &str) -> PathBuf {
+    let file = variable("COPEPOD_GUESTS").join(name).join(name);
+    assert!(file.is_file(), "{} is missing: run the tests by `make test`", file.display());
+    file
+}
+
 /// The pod file of a guest, by the same names as [`guest`].
 pub fn pod_file(name: &str) -> PathBuf {
     let file = if name.ends_with("-p2") { "pod-p2.yaml" } else { "pod.yaml" };

@@ -12,6 +12,7 @@ mod linux;
 mod logs;
 mod network;
 mod node;
+mod probe;
 mod runtime;
 mod server;
 mod sources;

@@ -7,10 +7,11 @@ use k8s_openapi::{
 };
 
 use crate::{
+    admission::{PREEMPTED, PREEMPTING},
     container::{Container, Role},
     phase::Phase,
     resize::Resizing,
-    state::State,
+    state::{Cause, State},
     status::whole_seconds,
 };
 
@@ -62,13 +63,13 @@ impl Kind {
             Kind::Initialized => {
                 state.ended == Some(Phase::Succeeded)
                     || state.current_init().is_none()
-                    || state.of_role(Role::Main).any(|main| main.newest().is_some())
+                    || state.of_role(Role::Main).any(Container::has_appeared)
             }
             Kind::Ready => {
                 Kind::ContainersReady.holds(state) && gate_complaints(&state.pod).is_empty()
             }
             Kind::ContainersReady => {
-                state.ended.is_none() && state.of_role(Role::Main).all(Container::is_running)
+                state.ended.is_none() && state.lasting().all(Container::is_ready)
             }
             Kind::Scheduled => true,
         }
@@ -89,16 +90,18 @@ impl Kind {
                 ("", String::new())
             }
             (Kind::Initialized, false, _) => {
-                let is_open =
-                    |index, init: &Container| !(init.has_succeeded() || state.is_passed(index));
-                let open = names(state, Role::Init, is_open);
+                let is_open = |index, init: &Container| {
+                    let has_succeeded = init.role == Role::Init && init.has_succeeded();
+                    init.role.is_init() && !(has_succeeded || state.is_passed(index))
+                };
+                let open = names(state, is_open);
                 ("ContainersNotInitialized", format!("containers with incomplete status: {open}"))
             }
             (Kind::Ready, false, _) if Kind::ContainersReady.holds(state) => {
                 ("ReadinessGatesNotReady", gate_complaints(&state.pod).join(", "))
             }
             (Kind::Ready | Kind::ContainersReady, false, _) => {
-                let unready = names(state, Role::Main, |_, container| !container.is_running());
+                let unready = names(state, |_, one| one.role.is_lasting() && !one.is_ready());
                 ("ContainersNotReady", format!("containers with unready status: {unready}"))
             }
         }
@@ -106,9 +109,9 @@ impl Kind {
 }
 
 /// The names of the chosen containers, as Go prints a list: `[a b]`.
-fn names(state: &State, role: Role, chosen: impl Fn(usize, &Container) -> bool) -> String {
+fn names(state: &State, chosen: impl Fn(usize, &Container) -> bool) -> String {
     let all = state.containers.iter().enumerate();
-    let chosen = all.filter(|(index, c)| c.role == role && chosen(*index, c));
+    let chosen = all.filter(|(index, container)| chosen(*index, container));
     let names: Vec<&str> = chosen.map(|(_, container)| container.name.as_str()).collect();
     format!("[{}]", names.join(" "))
 }
@@ -192,12 +195,14 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
 /// The condition of a pod that this node has evicted, shown with its end. Of others it is somebody
 /// else's.
 fn disruption(state: &State) -> Option<PodCondition> {
-    let (why, since) = state.shown_eviction()?;
+    let Cause { why, disrupted } = state.shown_cause()?;
+    let since = disrupted.as_ref()?;
+    let message = if why.reason == PREEMPTING { PREEMPTED } else { &why.message };
     Some(PodCondition {
         type_: DISRUPTION.to_owned(),
         status: "True".to_owned(),
         reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(why.message.clone()).filter(|text| !text.is_empty()),
+        message: Some(message.to_owned()).filter(|text| !text.is_empty()),
         last_transition_time: Some(Time(whole_seconds(*since))),
         last_probe_time: None,
         observed_generation: state.pod.metadata.generation,

@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     Attempt, AttemptState, Exit, Failure, ImageRef,
     backoff::{Backoff, SYNC_AGAIN, Work},
+    known::{Hook, Known, rank},
+    life::Life,
+    probe::Probes,
     record,
 };
 
@@ -17,12 +20,16 @@ const PULL_FAILURES: [&str; 3] =
 const START_ERROR: &str = "StartError";
 /// The waiting reason of an attempt that was not started (upstream: `ErrRunContainer`).
 pub(crate) const RUN_ERROR: &str = "RunContainerError";
+/// The waiting reason after a postStart hook failed (upstream: `ErrPostStartHook`).
+const POST_START_ERROR: &str = "PostStartHookError";
 
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// A regular init container: to run once to exit 0, in its turn.
     Init,
+    /// An init container that is restarted always: from its turn on it runs beside all others.
+    Sidecar,
     /// A main container.
     Main,
     /// An ephemeral container: to run once, from whenever it was added, and whatever becomes of it.
@@ -35,69 +42,25 @@ impl Role {
     /// Whether it is a part of what the pod is for.
     pub(crate) fn is_work(self) -> bool {
         match self {
-            Role::Init | Role::Main => true,
+            Role::Init | Role::Sidecar | Role::Main => true,
             Role::Ephemeral | Role::Unwanted => false,
         }
     }
-}
 
-/// The pod's restart policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Policy {
-    Always,
-    OnFailure,
-    Never,
-}
-
-/// One attempt as far as it is known.
-#[derive(Clone, Debug)]
-pub(crate) struct Known {
-    /// The generation of the pod's sandbox that it was made in.
-    pub(crate) sandbox: u32,
-    pub(crate) id: String,
-    /// What it was made from, where that is known.
-    pub(crate) definition: Option<u32>,
-    pub(crate) state: AttemptState,
-    /// When its end was heard of (monotonic); meaningful once it has exited.
-    pub(crate) ended: Duration,
-    /// When its SIGKILL is due (monotonic), once a `Stop` was given.
-    pub(crate) kill_at: Option<Duration>,
-    /// `Remove` was given and the runtime has not been seen without it.
-    pub(crate) removing: bool,
-}
-
-impl Known {
-    pub(crate) fn new(attempt: Attempt, now: Duration) -> Known {
-        let Attempt { container: _, attempt: _, sandbox, id, definition, state } = attempt;
-        Known { sandbox, id, definition, state, ended: now, kill_at: None, removing: false }
-    }
-
-    pub(crate) fn is_alive(&self) -> bool {
-        match self.state {
-            AttemptState::Starting | AttemptState::Running { .. } => true,
-            AttemptState::Exited(_) => false,
+    /// Whether it stands among the pod's init containers.
+    pub(crate) fn is_init(self) -> bool {
+        match self {
+            Role::Init | Role::Sidecar => true,
+            Role::Main | Role::Ephemeral | Role::Unwanted => false,
         }
     }
 
-    /// Whether the guest ever ran.
-    pub(crate) fn is_launched(&self) -> bool {
-        rank(&self.state) > rank(&AttemptState::Starting)
-    }
-
-    pub(crate) fn exit(&self) -> Option<&Exit> {
-        match &self.state {
-            AttemptState::Starting | AttemptState::Running { .. } => None,
-            AttemptState::Exited(exit) => Some(exit),
+    /// Whether it is to run as long as its pod does: its readiness counts for the pod's.
+    pub(crate) fn is_lasting(self) -> bool {
+        match self {
+            Role::Sidecar | Role::Main => true,
+            Role::Init | Role::Ephemeral | Role::Unwanted => false,
         }
-    }
-}
-
-/// Where a state stands in the one order an attempt can go.
-fn rank(state: &AttemptState) -> u8 {
-    match state {
-        AttemptState::Starting => 0,
-        AttemptState::Running { .. } => 1,
-        AttemptState::Exited(_) => 2,
     }
 }
 
@@ -172,11 +135,20 @@ pub(crate) enum Waiting {
     Start,
 }
 
+/// An attempt that was stopped because of its probes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Culled {
+    pub(crate) attempt: u32,
+    /// Its back-off is still to be looked at for the first time.
+    pub(crate) is_new: bool,
+}
+
 /// One container and all that the machine remembers of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) role: Role,
+    pub(crate) life: Life,
     pub(crate) attempts: BTreeMap<u32, Known>,
     pub(crate) image: Image,
     /// The attempt whose `Start` is not answered yet.
@@ -192,13 +164,15 @@ pub(crate) struct Container {
     pub(crate) replacing: Option<u32>,
     /// It is the resources that are others.
     pub(crate) is_resized: bool,
+    pub(crate) culled: Option<Culled>,
 }
 
 impl Container {
-    pub(crate) fn new(name: &str, role: Role) -> Container {
+    pub(crate) fn new(name: &str, role: Role, life: Life) -> Container {
         Container {
             name: name.to_owned(),
             role,
+            life,
             attempts: BTreeMap::new(),
             image: Image::default(),
             starting: None,
@@ -209,6 +183,7 @@ impl Container {
             waiting: None,
             replacing: None,
             is_resized: false,
+            culled: None,
         }
     }
 
@@ -246,27 +221,54 @@ impl Container {
         self.newest().map_or(0, |(attempt, _)| attempt.saturating_add(1))
     }
 
-    /// Whether its newest attempt that ran did so in this generation of the sandbox or a newer one.
+    /// Whether its newest attempt that ran did so in this generation of the sandbox or a newer one, and
+    /// since the pod was last begun anew.
     pub(crate) fn has_run_in(&self, generation: u32) -> bool {
-        self.newest().is_some_and(|(_, known)| known.sandbox >= generation)
+        self.newest().is_some_and(|(_, known)| !known.is_old(generation))
+    }
+
+    /// Whether it is shown to have run: what follows the start of its first attempt is done (upstream
+    /// shows nothing of a container before that).
+    pub(crate) fn has_appeared(&self) -> bool {
+        self.launched().any(|(_, known)| !known.is_alive() || known.post_start == Hook::Done)
+    }
+
+    /// The attempt that is shown to run.
+    pub(crate) fn shown_running(&self) -> Option<&Known> {
+        let (_, newest) = self.newest()?;
+        Some(newest).filter(|known| known.is_alive() && known.post_start == Hook::Done)
+    }
+
+    /// Whether it runs and has started (see [`Known::has_started`]).
+    pub(crate) fn has_started(&self) -> bool {
+        self.newest().is_some_and(|(_, known)| known.has_started(&self.life))
+    }
+
+    /// Whether it is ready (see [`Known::is_ready`]).
+    pub(crate) fn is_ready(&self) -> bool {
+        self.newest().is_some_and(|(_, known)| known.is_ready(&self.life))
+    }
+
+    /// Whether the attempt was stopped for its probes.
+    pub(crate) fn is_culled(&self, number: u32) -> bool {
+        self.culled.is_some_and(|culled| culled.attempt == number)
     }
 
     /// Whether its end, if it has ended, calls for another start in the sandbox of this generation
     /// (upstream: `ShouldContainerBeRestarted`, `computeInitContainerActions`).
-    pub(crate) fn is_wanted(&self, policy: Policy, generation: u32) -> bool {
+    pub(crate) fn is_wanted(&self, generation: u32) -> bool {
         let Some((number, newest)) = self.newest() else { return self.role != Role::Unwanted };
         let Some(exit) = newest.exit() else { return false };
-        if self.replacing == Some(number) {
+        if self.replacing == Some(number) || newest.is_past && self.role.is_work() {
             return true;
         }
-        match (self.role, policy) {
-            (Role::Ephemeral | Role::Unwanted, _) | (_, Policy::Never) => false,
-            (Role::Main, Policy::Always) => true,
-            (Role::Main, Policy::OnFailure) => exit.code != 0,
-            (Role::Init, Policy::Always | Policy::OnFailure) => {
-                exit.code != 0 || newest.sandbox < generation
-            }
+        if self.role == Role::Init && newest.is_old(generation) {
+            return true;
         }
+        if self.is_culled(number) {
+            return self.life.restarts_after_probe(self.role);
+        }
+        self.life.restarts(self.role, exit.code)
     }
 
     /// Whether it has run to success.
@@ -280,11 +282,13 @@ impl Container {
     pub(crate) fn merge(&mut self, attempt: Attempt, listed: bool, now: Duration) {
         let number = attempt.attempt;
         let launched = rank(&attempt.state) > rank(&AttemptState::Starting);
+        let mut is_own = self.starting == Some(number);
         match self.attempts.get_mut(&number) {
             Some(known) if known.id == attempt.id => {
                 if rank(&attempt.state) <= rank(&known.state) {
                     return;
                 }
+                is_own |= !known.is_launched();
                 known.state = attempt.state;
                 known.ended = now;
             }
@@ -304,15 +308,26 @@ impl Container {
             }
         }
         if launched {
-            self.launch(number);
+            self.launch(number, is_own, now);
         }
     }
 
     /// An attempt ran: whatever was in the way of its start is over.
-    fn launch(&mut self, number: u32) {
+    /// `is_own`: this agent has started it, so that what follows a start is its to do.
+    fn launch(&mut self, number: u32, is_own: bool, now: Duration) {
         if self.starting == Some(number) {
             self.starting = None;
         }
+        let life = &self.life;
+        if let Some(known) = self.attempts.get_mut(&number)
+            && is_own
+            && known.is_running()
+            && known.probes.is_none()
+        {
+            known.post_start = Hook::of(life.post_start);
+            known.probes = Some(Probes::new(life, now));
+        }
+        self.replacing = self.replacing.filter(|replaced| *replaced >= number);
         if self.newest().is_some_and(|(newest, _)| newest == number) {
             self.start = Work::default();
             self.start_failure = None;
@@ -324,17 +339,23 @@ impl Container {
         }
     }
 
-    /// Why the attempt did not start, if the runtime made it and could not start it: it counts as one
-    /// that ran (upstream: `ErrRunContainer`).
+    /// Why the attempt did not start, if the runtime made it and could not start it, or what follows
+    /// its start failed: it counts as one that ran (upstream: `ErrRunContainer`,
+    /// `ErrPostStartHook`).
     pub(crate) fn start_error(&self, number: u32) -> Option<Failure> {
-        let exit = self.attempts.get(&number)?.exit().filter(|exit| exit.reason == START_ERROR)?;
+        let known = self.attempts.get(&number)?;
+        if let Hook::Failed(message) = &known.post_start {
+            let (reason, message) = (POST_START_ERROR.to_owned(), message.clone());
+            return Some(Failure { reason, message });
+        }
+        let exit = known.exit().filter(|exit| exit.reason == START_ERROR)?;
         Some(Failure { reason: RUN_ERROR.to_owned(), message: exit.message.clone() })
     }
 
     /// Its definition is another one (see [`Event::Replace`](crate::Event::Replace)). An init
     /// container that runs is left alone, as upstream does.
     pub(crate) fn replace(&mut self) {
-        if self.role == Role::Main && self.is_busy() {
+        if self.role.is_lasting() && self.is_busy() {
             let alive = self.attempts.iter().rev().find(|(_, known)| known.is_alive());
             self.replacing = self.starting.or(alive.map(|(number, _)| *number));
         }
@@ -357,7 +378,25 @@ impl Container {
 
     /// What people are told of an attempt that is replaced.
     pub(crate) fn replaced_for(&self) -> record::Why {
-        if self.is_resized { record::RESIZED } else { record::CHANGED }
+        if self.is_resized { record::RESIZED } else { record::changed(self.role) }
+    }
+
+    /// Takes the answer of the postStart hook of an attempt: one that failed has it stopped. Whether it
+    /// has.
+    pub(crate) fn take_post_start(&mut self, id: &str, result: Result<(), String>) -> bool {
+        let Some(known) = self.attempts.values_mut().find(|known| known.id == id) else {
+            return false;
+        };
+        if known.post_start != Hook::Doing(None) {
+            return false;
+        }
+        // One that is cut short by the end has neither failed nor is it done.
+        if known.ending.is_some() {
+            return false;
+        }
+        let has_failed = result.is_err();
+        known.post_start = result.map_or_else(Hook::Failed, |()| Hook::Done);
+        has_failed
     }
 
     /// An attempt did not run and is gone; it starts again after a back-off. Said of an attempt

@@ -27,14 +27,14 @@ impl Phase {
 
 /// The phase that follows from the state. It is terminal only once the pod has ended, that is, once
 /// nothing can run any more: until then a pod whose main containers have all been started is
-/// Running, every other one Pending, and so is one whose init containers run again in a new sandbox.
+/// Running (sidecars count for nothing), every other one Pending, and so is one whose init containers run again in a new sandbox.
 pub(crate) fn of(state: &State) -> Phase {
     if let Some(ended) = state.ended {
         return ended;
     }
     let mut mains = state.of_role(Role::Main);
     let is_initialising = state.of_role(Role::Init).any(Container::is_running);
-    if mains.all(|container| container.newest().is_some()) && !is_initialising {
+    if mains.all(Container::has_appeared) && !is_initialising {
         Phase::Running
     } else {
         Phase::Pending
@@ -49,7 +49,7 @@ pub(crate) fn at_end(state: &State) -> Phase {
     if let Some(reported) = state.reported_end() {
         return reported;
     }
-    if state.evicted.is_some() {
+    if state.cause.is_some() {
         return Phase::Failed;
     }
     let mut mains = state.of_role(Role::Main);

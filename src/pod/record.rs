@@ -4,9 +4,9 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    Failure, ImageRef, Record,
+    Failure, HookKind, ImageRef, ProbeKind, ProbeOutcome, Record,
     backoff::go_duration,
-    container::is_pull,
+    container::{Role, is_pull},
     state::State,
     status::{full_name, spec_image},
 };
@@ -16,7 +16,36 @@ pub(crate) type Why = (&'static str, &'static str);
 /// It is to end.
 pub(crate) const STOPPING: Why = ("Stopping container ", "");
 /// Its definition is another one.
-pub(crate) const CHANGED: Why = ("Container ", " definition changed, will be restarted");
+const CHANGED: Why = ("Container ", " definition changed, will be restarted");
+
+/// What follows its start has failed: upstream says no name here.
+pub(crate) const POST_START: &str = "FailedPostStartHook";
+/// The whole pod is begun anew (upstream: the kill's message).
+pub(crate) const RESTART_ALL: &str = "killing";
+/// Why a container is stopped for a probe that failed, by its role and by whether it starts again.
+pub(crate) fn unhealthy(probe: ProbeKind, role: Role, restarts: bool) -> Why {
+    match (probe, role.is_init(), restarts) {
+        (ProbeKind::Startup, true, _) => ("Init container ", " failed startup probe"),
+        (ProbeKind::Startup, false, true) => {
+            ("Container ", " failed startup probe, will be restarted")
+        }
+        (ProbeKind::Startup, false, false) => ("Container ", " failed startup probe"),
+        (ProbeKind::Liveness | ProbeKind::Readiness, true, _) => {
+            ("Init container ", " failed liveness probe")
+        }
+        (ProbeKind::Liveness | ProbeKind::Readiness, false, true) => {
+            ("Container ", " failed liveness probe, will be restarted")
+        }
+        (ProbeKind::Liveness | ProbeKind::Readiness, false, false) => {
+            ("Container ", " failed liveness probe")
+        }
+    }
+}
+
+/// Why a container of an old definition is stopped.
+pub(crate) fn changed(role: Role) -> Why {
+    if role.is_init() { ("Init container ", " definition changed") } else { CHANGED }
+}
 
 /// Its resources are others.
 pub(crate) const RESIZED: Why = ("Container ", " resize requires restart");
@@ -38,8 +67,47 @@ fn failed(message: String, container: &str) -> Record {
 }
 
 /// A container is told to end.
-pub(crate) fn killing(container: &str, (before, after): Why) -> Record {
-    normal("Killing", format!("{before}{container}{after}"), container)
+pub(crate) fn killing(container: &str, why: Why) -> Record {
+    let message = match why {
+        (whole, "") if whole == POST_START || whole == RESTART_ALL => whole.to_owned(),
+        (before, after) => format!("{before}{container}{after}"),
+    };
+    normal("Killing", message, container)
+}
+
+/// What is to be told of a probe.
+pub(crate) fn probed(container: &str, kind: ProbeKind, outcome: ProbeOutcome) -> Option<Record> {
+    let probe = match kind {
+        ProbeKind::Startup => "Startup",
+        ProbeKind::Liveness => "Liveness",
+        ProbeKind::Readiness => "Readiness",
+    };
+    let (reason, message) = match outcome {
+        ProbeOutcome::Success => return None,
+        ProbeOutcome::Warning(output) => {
+            ("ProbeWarning", format!("{probe} probe warning: {output}"))
+        }
+        ProbeOutcome::Failure(output) => ("Unhealthy", format!("{probe} probe failed: {output}")),
+        ProbeOutcome::Error(error) => {
+            let text = format!("{probe} probe errored and resulted in unknown state: {error}");
+            ("Unhealthy", text)
+        }
+    };
+    Some(record(true, reason, message, Some(container)))
+}
+
+/// A hook has failed: what it wrote is told to nobody, it may be secret.
+pub(crate) fn hook_failed(container: &str, hook: HookKind) -> Record {
+    let (reason, message) = match hook {
+        HookKind::PostStart => ("FailedPostStartHook", "PostStartHook failed"),
+        HookKind::PreStop => ("FailedPreStopHook", "PreStopHook failed"),
+    };
+    record(true, reason, message.to_owned(), Some(container))
+}
+
+/// The pod has had its time.
+pub(crate) fn deadline_exceeded(why: &Failure) -> Record {
+    record(false, &why.reason, why.message.clone(), None)
 }
 
 /// The pod's sandbox stands no more, and it gets another one.

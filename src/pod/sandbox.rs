@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::{
     AttemptState, Failure, SetUpDone,
     backoff::Work,
-    container::{Container, Known, Policy, Role},
+    container::{Container, Role},
+    known::Known,
+    life::Policy,
     state::State,
 };
 
@@ -37,7 +39,7 @@ impl State {
     /// Whether anything lives in a generation that stands no more.
     pub(crate) fn has_old(&self) -> bool {
         let generation = self.generation();
-        let is_old = |known: &Known| known.is_alive() && known.sandbox < generation;
+        let is_old = |known: &Known| known.is_alive() && known.is_old(generation);
         self.containers.iter().any(|container| container.attempts.values().any(is_old))
     }
 
@@ -102,7 +104,7 @@ impl State {
     /// containers behind init containers start by a later status, which has their ends.
     fn change_sandbox(&mut self) {
         self.sandbox.is_news = true;
-        if self.of_role(Role::Init).next().is_some() {
+        if self.containers.iter().any(|container| container.role.is_init()) {
             return;
         }
         for container in &mut self.containers {

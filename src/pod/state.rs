@@ -7,13 +7,16 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use crate::{
     Failure, Now, PodAddresses, Record, SetUpDone,
+    admission::PREEMPTING,
     backoff::{Wake, Work},
     condition::Transitions,
-    container::{Container, Policy, Role},
+    container::{Container, Role},
+    life::{self, Policy},
     phase::{self, Phase},
     resize::Resizing,
     sandbox::Sandbox,
-    status,
+    status::{self, whole_seconds},
+    step::age,
 };
 
 /// The grace of a pod whose spec names none, in seconds (upstream:
@@ -25,16 +28,28 @@ const MIN_DELETION_GRACE_SECONDS: i64 = 1;
 /// The grace of an evicted pod, in seconds (upstream: `immediateEvictionGracePeriodSeconds`).
 const EVICTION_GRACE_SECONDS: i64 = 1;
 
+/// Why a pod ends as Failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Cause {
+    pub(crate) why: Failure,
+    /// When this node disrupted it, if that is why (condition `DisruptionTarget`).
+    pub(crate) disrupted: Option<Timestamp>,
+}
+
 /// Everything that is known of one pod. Changed only by [`step`](crate::step).
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) pod: Arc<Pod>,
     /// The first look at the runtime was had: nothing is decided before it.
     pub(crate) observed: bool,
+    /// This step brought it.
+    pub(crate) is_first_look: bool,
     /// The pod is to end: when the last of its grace is used up (monotonic). Only ever shrinks.
     pub(crate) deadline: Option<Duration>,
-    /// Why and when the pod was evicted, if it was.
-    pub(crate) evicted: Option<(Failure, Timestamp)>,
+    /// Whether what is left of the grace is no matter: a kill without any.
+    pub(crate) is_at_once: bool,
+    /// Why the pod ends as Failed whatever its containers say, if it does.
+    pub(crate) cause: Option<Cause>,
     /// The terminal phase, once nothing runs any more. Never changes again.
     pub(crate) ended: Option<Phase>,
     pub(crate) set_up: Work<SetUpDone>,
@@ -50,6 +65,8 @@ pub struct State {
     pub(crate) containers: Vec<Container>,
     pub(crate) resize: Resizing,
     pub(crate) start_time: Option<Timestamp>,
+    /// A moment (monotonic), and how long before it the pod began.
+    pub(crate) begun: Option<(Duration, Duration)>,
     pub(crate) transitions: Transitions,
     pub(crate) wake: Wake,
     /// What people are to be told; empty between steps.
@@ -60,19 +77,15 @@ impl State {
     /// The state of a pod of which only its object is known. The set of its init and main containers
     /// is taken from this first object: Kubernetes lets nobody change it.
     pub fn new(pod: Arc<Pod>) -> State {
-        let containers = pod.spec.as_ref().map_or_else(Vec::new, |spec| {
-            let inits = spec.init_containers.iter().flatten();
-            inits
-                .map(|container| Container::new(&container.name, Role::Init))
-                .chain(spec.containers.iter().map(|c| Container::new(&c.name, Role::Main)))
-                .chain(ephemeral_names(spec).map(|name| Container::new(name, Role::Ephemeral)))
-                .collect()
-        });
+        let spec = pod.spec.iter().flat_map(life::all);
+        let containers = spec.map(|(name, role, life)| Container::new(name, role, life)).collect();
         let status = pod.status.as_ref();
         State {
             observed: false,
+            is_first_look: false,
             deadline: None,
-            evicted: None,
+            is_at_once: false,
+            cause: None,
             ended: None,
             set_up: Work::default(),
             addresses: None,
@@ -81,6 +94,7 @@ impl State {
             refresh: Work::default(),
             tear_down: Work::default(),
             containers,
+            begun: None,
             resize: Resizing::of(status),
             start_time: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             transitions: Transitions::of(status),
@@ -122,12 +136,7 @@ impl State {
     }
 
     pub(crate) fn policy(&self) -> Policy {
-        match self.spec().and_then(|spec| spec.restart_policy.as_deref()) {
-            Some("Never") => Policy::Never,
-            Some("OnFailure") => Policy::OnFailure,
-            // Upstream's default, and what validation lets through.
-            Some(_) | None => Policy::Always,
-        }
+        Policy::of(self.spec().and_then(|spec| spec.restart_policy.as_deref()))
     }
 
     pub(crate) fn container(&mut self, name: &str) -> Option<&mut Container> {
@@ -138,32 +147,29 @@ impl State {
         self.containers.iter().filter(move |container| container.role == role)
     }
 
-    /// Takes the ephemeral containers of a newer object that are not known yet.
-    pub(crate) fn add_ephemeral(&mut self) {
-        let pod = Arc::clone(&self.pod);
-        for name in pod.spec.iter().flat_map(ephemeral_names) {
-            match self.container(name) {
-                // An earlier agent knew more of the pod than this one did at first.
-                Some(known) if known.role == Role::Unwanted => known.role = Role::Ephemeral,
-                Some(_) => {}
-                None => self.containers.push(Container::new(name, Role::Ephemeral)),
-            }
-        }
-    }
-
-    /// Whether the init container has done its part for the sandbox that stands: it succeeded, or
-    /// something after it has run (its own record may be gone by then).
+    /// Whether the init container has done its part for the sandbox that stands: it succeeded (a
+    /// sidecar: has started), or something after it has run (its own record may be gone by then).
     pub(crate) fn is_passed(&self, index: usize) -> bool {
         let generation = self.generation();
         let mut later = self.containers.iter().skip(index + 1);
-        let init = self.containers.get(index);
-        init.is_some_and(|init| init.has_succeeded() && init.has_run_in(generation))
-            || later.any(|c| c.role.is_work() && c.has_run_in(generation))
+        let is_done = self.containers.get(index).is_some_and(|init| {
+            let is_done = match init.role {
+                Role::Sidecar => init.has_started(),
+                Role::Init | Role::Main | Role::Ephemeral | Role::Unwanted => init.has_succeeded(),
+            };
+            is_done && init.has_run_in(generation)
+        });
+        is_done || later.any(|c| c.role.is_work() && c.has_run_in(generation))
+    }
+
+    /// Those that run as long as the pod does.
+    pub(crate) fn lasting(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().filter(|container| container.role.is_lasting())
     }
 
     /// The index of the init container whose turn it is, if not all have done their part.
     pub(crate) fn current_init(&self) -> Option<usize> {
-        let inits = self.of_role(Role::Init).count();
+        let inits = self.containers.iter().take_while(|container| container.role.is_init()).count();
         (0..inits).find(|index| !self.is_passed(*index))
     }
 
@@ -193,15 +199,42 @@ impl State {
     /// holds.
     pub(crate) fn evict(&mut self, why: Failure, now: Now) {
         if self.ended.is_none() {
-            self.evicted.get_or_insert((why, now.wall));
-            self.end_within(seconds_of(EVICTION_GRACE_SECONDS), now.mono);
+            // Who goes for another has the time that its own spec gives it (upstream: `killPodNow`).
+            let is_preempted = why.reason == PREEMPTING;
+            self.cause.get_or_insert(Cause { why, disrupted: Some(now.wall) });
+            let grace =
+                if is_preempted { self.spec_grace() } else { seconds_of(EVICTION_GRACE_SECONDS) };
+            self.end_within(grace, now.mono);
         }
     }
 
-    /// The pod's eviction, once it is to be shown: with the terminal phase (upstream:
+    /// Why the pod has failed, once it is to be shown: with the terminal phase (upstream:
     /// `mergePodStatus`).
-    pub(crate) fn shown_eviction(&self) -> Option<&(Failure, Timestamp)> {
-        self.evicted.as_ref().filter(|_| self.ended.is_some() && self.reported_end().is_none())
+    pub(crate) fn shown_cause(&self) -> Option<&Cause> {
+        self.cause.as_ref().filter(|_| self.ended.is_some() && self.reported_end().is_none())
+    }
+
+    /// The pod is seen for the first time, or is seen again by a new agent: its time runs by the
+    /// monotonic clock from here on.
+    pub(crate) fn begin(&mut self, now: Now) {
+        // A kubelet sets it when it first sees the pod.
+        let start = *self.start_time.get_or_insert(whole_seconds(now.wall));
+        self.begun.get_or_insert_with(|| (now.mono, age(start, now.wall)));
+    }
+
+    /// When the pod's `activeDeadlineSeconds` are over (monotonic); none if it has none.
+    pub(crate) fn active_deadline(&self) -> Option<Duration> {
+        let limit = seconds_of(self.spec()?.active_deadline_seconds?);
+        let (moment, age) = self.begun?;
+        Some(moment.saturating_add(limit.saturating_sub(age)))
+    }
+
+    /// A number that is the pod's own, to spread what would come at once.
+    pub(crate) fn seed(&self) -> u64 {
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        uid.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
     }
 
     /// The pod is to end within `grace`: an earlier decision can only be shortened.
@@ -209,11 +242,6 @@ impl State {
         let deadline = now.saturating_add(grace);
         self.deadline = Some(self.deadline.map_or(deadline, |decided| decided.min(deadline)));
     }
-}
-
-/// The names of the ephemeral containers.
-fn ephemeral_names(spec: &PodSpec) -> impl Iterator<Item = &str> {
-    spec.ephemeral_containers.iter().flatten().map(|container| container.name.as_str())
 }
 
 /// The time that the pod's spec gives its containers to end.
@@ -232,6 +260,7 @@ pub fn removal_grace(pod: &Pod) -> Duration {
     grace.max(seconds_of(MIN_DELETION_GRACE_SECONDS))
 }
 
-fn seconds_of(seconds: i64) -> Duration {
+/// So many seconds; none if negative.
+pub(crate) fn seconds_of(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -1,7 +1,7 @@
 //! The pod's status as the API shows it (upstream: `convertToAPIContainerStatuses`,
 //! `generateAPIPodStatus`, `TerminatePod`).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -17,9 +17,11 @@ use crate::{
     AttemptState, Exit, PodAddresses,
     backoff::go_duration,
     condition,
-    container::{Container, Known, Role, Waiting},
+    container::{Container, Role, Waiting},
+    known::Known,
     message::share,
     phase::Phase,
+    probe::Before,
     qos, resize,
     state::State,
     step::{LOST_CODE, LOST_MESSAGE, LOST_REASON},
@@ -28,6 +30,12 @@ use crate::{
 /// Upstream's text for an init container whose record is gone after it did its part.
 const INIT_GONE: &str =
     "Unable to get init container status from container runtime and pod has been initialized";
+
+/// Why a container waits that ran before its pod was begun anew (upstream: `kubelet_pods.go`).
+const RESTARTING_ALL: &str = "RestartingAllContainers";
+/// See [`RESTARTING_ALL`].
+const RESTARTING_ALL_MESSAGE: &str =
+    "The container is removed because RestartAllContainers in place";
 
 /// The time without its part below a second: the API has no more, and a comparison with what was
 /// read back must not differ.
@@ -55,11 +63,12 @@ pub(crate) fn of(state: &State) -> PodStatus {
         return PodStatus { qos_class, ..status };
     }
     let told = given.filter(|_| state.reported_end().is_some());
-    let [mut inits, mut mains, mut ephemeral] =
-        [Role::Init, Role::Main, Role::Ephemeral].map(|role| {
-            let all = state.of_role(role).map(|container| container_status(state, container));
-            all.collect::<Vec<ContainerStatus>>()
-        });
+    let of = |chosen: fn(Role) -> bool| {
+        let all = state.containers.iter().filter(|container| chosen(container.role));
+        all.map(|container| container_status(state, container)).collect::<Vec<ContainerStatus>>()
+    };
+    let (mut inits, mut mains) = (of(Role::is_init), of(|role| role == Role::Main));
+    let mut ephemeral = of(|role| role == Role::Ephemeral);
     if state.ended.is_some() {
         mark_lost(state, &mut inits, &mut mains);
     }
@@ -67,15 +76,15 @@ pub(crate) fn of(state: &State) -> PodStatus {
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
     }
     share_messages([&mut inits, &mut mains, &mut ephemeral]);
-    let eviction = state.shown_eviction().map(|(why, _)| why);
+    let cause = state.shown_cause().map(|cause| &cause.why);
     let mut status = PodStatus {
         phase: Some(state.phase().as_str().to_owned()),
         reason: told
             .and_then(|status| status.reason.clone())
-            .or_else(|| eviction.and_then(|why| non_empty(&why.reason))),
+            .or_else(|| cause.and_then(|why| non_empty(&why.reason))),
         message: told
             .and_then(|status| status.message.clone())
-            .or_else(|| eviction.and_then(|why| non_empty(&why.message))),
+            .or_else(|| cause.and_then(|why| non_empty(&why.message))),
         conditions: Some(condition::list(state)),
         container_statuses: Some(mains),
         init_container_statuses: Some(inits).filter(|inits| !inits.is_empty()),
@@ -128,7 +137,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
     let newest = launched.next();
     let mut last = launched.find_map(|(_, known)| terminated(known));
     let waiting = container.waiting.filter(|_| state.deadline.is_none());
-    let is_to_run = container.is_wanted(state.policy(), state.generation());
+    let is_to_run = container.is_wanted(state.generation());
     let current = match newest {
         // Nothing is known of it and the pod's object says that it is over: it knows better.
         None if before.is_some() && state.reported_end().is_some() => {
@@ -141,8 +150,20 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
                 last = terminated(known);
                 waiting_state(state, container, Some(waiting))
             }
+            (AttemptState::Exited(_), None)
+                if is_to_run && known.is_past && state.deadline.is_none() =>
+            {
+                last = terminated(known);
+                waiting_for(RESTARTING_ALL, RESTARTING_ALL_MESSAGE)
+            }
             (AttemptState::Exited(_), _) => {
                 ContainerState { terminated: terminated(known), ..ContainerState::default() }
+            }
+            // Upstream shows nothing of it before what follows its start is done.
+            (AttemptState::Starting | AttemptState::Running { .. }, _)
+                if container.shown_running().is_none() =>
+            {
+                waiting_state(state, container, waiting)
             }
             (AttemptState::Starting | AttemptState::Running { .. }, _) => running(known),
         },
@@ -162,11 +183,11 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         container_id: id,
         restart_count: newest.map_or(0, |(attempt, _)| i32::try_from(attempt).unwrap_or(i32::MAX)),
         // Of ephemeral ones upstream says neither.
-        started: Some(container.is_running()).filter(|_| container.role != Role::Ephemeral),
+        started: Some(container.has_started()).filter(|_| container.role != Role::Ephemeral),
         ready: match container.role {
             // One that succeeded in an old sandbox is ready until it runs again.
             Role::Init => container.has_succeeded() || is_passed(state, container),
-            Role::Main | Role::Unwanted => container.is_running(),
+            Role::Sidecar | Role::Main | Role::Unwanted => container.is_ready(),
             Role::Ephemeral => false,
         },
         state: Some(current),
@@ -187,11 +208,18 @@ fn is_passed(state: &State, container: &Container) -> bool {
 fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
     let of_role = match container.role {
-        Role::Init => status.init_container_statuses.as_ref(),
+        Role::Init | Role::Sidecar => status.init_container_statuses.as_ref(),
         Role::Main | Role::Unwanted => status.container_statuses.as_ref(),
         Role::Ephemeral => status.ephemeral_container_statuses.as_ref(),
     };
     of_role?.iter().find(|status| status.name == container.name)
+}
+
+/// What the pod's object says of the container's attempts, by their ids.
+pub(crate) fn before(pod: &Pod, container: &Container) -> BTreeMap<String, Before> {
+    let Some(status) = status_before(pod, container) else { return BTreeMap::new() };
+    let said = Before { started: status.started == Some(true), ready: status.ready };
+    status.container_id.iter().map(|id| (id.clone(), said)).collect()
 }
 
 /// The image that the spec gives a container.
@@ -245,12 +273,17 @@ fn waiting_state(state: &State, container: &Container, waiting: Option<Waiting>)
             ("ImagePullBackOff".to_owned(), message)
         }
         (None | Some(Waiting::Image | Waiting::ImageBackOff | Waiting::Start), _, _) => {
-            let has_inits = state.of_role(Role::Init).next().is_some();
+            let has_inits = state.containers.iter().any(|container| container.role.is_init());
             let reason = if has_inits { "PodInitializing" } else { "ContainerCreating" };
             (reason.to_owned(), String::new())
         }
     };
-    let waiting = ContainerStateWaiting { reason: Some(reason), message: non_empty(&message) };
+    waiting_for(&reason, &message)
+}
+
+fn waiting_for(reason: &str, message: &str) -> ContainerState {
+    let waiting =
+        ContainerStateWaiting { reason: Some(reason.to_owned()), message: non_empty(message) };
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 

@@ -1,17 +1,21 @@
 //! The one way in: an event is merged into the state, then one pass decides from the state alone.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, Now,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Now, ProbeKind, ProbeOutcome,
     container::{Container, RUN_ERROR, Role},
     event::ImageRef,
+    known::{Hook, Known},
+    life::{self, Life},
     plan,
+    probe::Probes,
+    record,
     state::State,
-    status::whole_seconds,
+    status::before,
 };
 
 /// The text upstream gives an attempt that ran and of which nothing is left (exit 137, reason
@@ -26,8 +30,7 @@ pub(crate) const LOST_CODE: i32 = 137;
 /// Takes one event and gives the new state and what is now to be done, in this order. Before the
 /// first [`Event::Observed`] there are no actions.
 pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
-    // A kubelet sets it when it first sees the pod.
-    state.start_time.get_or_insert(whole_seconds(now.wall));
+    state.begin(now);
     merge(&mut state, event, now);
     let mut actions = plan::plan(&mut state, now.mono);
     state.settle_resize(now.wall);
@@ -41,27 +44,109 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
 }
 
 impl State {
-    /// Takes a newer object of the pod. A main container whose image is another one now is run anew
-    /// (upstream: `containerChanged`), an ephemeral one that was added is run.
+    /// Takes a newer object of the pod. A container of another definition now is run anew (upstream:
+    /// `containerChanged`), an ephemeral one that was added is run.
     fn take(&mut self, pod: Arc<Pod>) {
-        let old = std::mem::replace(&mut self.pod, pod);
-        let images = |pod: &Pod| -> BTreeMap<String, Option<String>> {
-            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-            containers.map(|container| (container.name.clone(), container.image.clone())).collect()
-        };
-        let new = images(&self.pod);
-        for (name, image) in images(&old) {
-            if new.get(&name).is_some_and(|new| *new != image) {
-                self.replace(&name);
-            }
+        self.pod = pod;
+        for changed in self.take_spec() {
+            self.replace(&changed);
         }
-        self.add_ephemeral();
     }
 
     fn replace(&mut self, container: &str) {
         let is_to_end = self.deadline.is_some();
         if let Some(container) = self.container(container).filter(|_| !is_to_end) {
             container.replace();
+        }
+    }
+
+    /// Takes the containers of the newest object as its spec now has them; the ephemeral ones may be
+    /// more than before. Gives those whose definition is another one.
+    fn take_spec(&mut self) -> Vec<String> {
+        let pod = Arc::clone(&self.pod);
+        let mut changed = Vec::new();
+        for (name, role, life) in pod.spec.iter().flat_map(life::all) {
+            match self.container(name) {
+                Some(known) => {
+                    if known.life.definition != life.definition && role.is_lasting() {
+                        changed.push(name.to_owned());
+                    }
+                    known.life = life;
+                    // An earlier agent knew more of the pod than this one did at first.
+                    if known.role == Role::Unwanted && role == Role::Ephemeral {
+                        known.role = role;
+                    }
+                }
+                None if role == Role::Ephemeral => {
+                    self.containers.push(Container::new(name, role, life));
+                }
+                None => {}
+            }
+        }
+        changed
+    }
+
+    /// Takes on what runs and was started by an earlier agent: its probes go on from what the pod's
+    /// object says of it, and one of another definition is run anew (upstream: `containerChanged`).
+    fn adopt(&mut self, now: Now) {
+        let pod = Arc::clone(&self.pod);
+        let is_to_end = self.deadline.is_some();
+        let seed = self.seed();
+        for (index, container) in self.containers.iter_mut().enumerate() {
+            let (life, mut is_changed) = (container.life.clone(), false);
+            let before = before(&pod, container);
+            let newest = container.newest().map(|(number, _)| number);
+            for (number, known) in &mut container.attempts {
+                let AttemptState::Running { started_at } = known.state else { continue };
+                is_changed |= Some(*number) == newest
+                    && known.definition.is_some_and(|made| made != life.definition);
+                if known.probes.is_none() {
+                    let before = before.get(&known.id).copied().unwrap_or_default();
+                    let age = age(started_at, now.wall);
+                    let seed = seed.wrapping_add(index as u64);
+                    known.probes = Some(Probes::adopted(&life, before, age, seed, now.mono));
+                }
+            }
+            if is_changed && !is_to_end && container.replacing.is_none() {
+                container.replace();
+            }
+        }
+    }
+
+    /// Takes the result of a probe; people are told of what is no plain success.
+    fn take_probe(&mut self, name: &str, id: &str, kind: ProbeKind, outcome: ProbeOutcome) {
+        let Some(container) = self.container(name) else { return };
+        let life = container.life.clone();
+        let Some(known) = container.attempts.values_mut().find(|known| known.id == id) else {
+            return;
+        };
+        if !known.is_running() {
+            return;
+        }
+        let Some(probes) = &mut known.probes else { return };
+        let is_success = match &outcome {
+            ProbeOutcome::Success | ProbeOutcome::Warning(_) => Some(true),
+            ProbeOutcome::Failure(_) => Some(false),
+            ProbeOutcome::Error(_) => None,
+        };
+        if probes.take(&life, kind, is_success) {
+            self.records.extend(record::probed(name, kind, outcome));
+        }
+    }
+
+    /// Takes the answer of a hook.
+    fn take_hook(&mut self, name: &str, id: &str, hook: HookKind, result: Result<(), String>) {
+        let Some(container) = self.container(name) else { return };
+        let has_failed = match hook {
+            HookKind::PostStart => container.take_post_start(id, result),
+            HookKind::PreStop => {
+                let mut all = container.attempts.values_mut();
+                let known = all.find(|known| known.id == id);
+                known.is_some_and(|known| known.take_pre_stop(&result))
+            }
+        };
+        if has_failed {
+            self.records.push(record::hook_failed(name, hook));
         }
     }
 
@@ -105,7 +190,10 @@ fn merge(state: &mut State, event: Event, now: Now) {
         }
         Event::Actuated(known) => state.recall_actuated(known),
         Event::Resized(result) => state.take_resized(result, now),
-        Event::Kill { grace } => state.end_within(grace, now.mono),
+        Event::Kill { grace } => {
+            state.is_at_once |= grace.is_zero();
+            state.end_within(grace, now.mono);
+        }
         Event::Evict(why) => state.evict(why, now),
         Event::Replace { container } => {
             state.replace(&container);
@@ -147,24 +235,33 @@ fn merge(state: &mut State, event: Event, now: Now) {
             state.record_kill_failure(&result);
             state.tear_down.answer(result, now.mono);
         }
-        Event::Probed { .. } | Event::Hooked { .. } | Event::Timer => {}
+        Event::Probed { container, id, probe, outcome } => {
+            state.take_probe(&container, &id, probe, outcome);
+        }
+        Event::Hooked { container, id, hook, result } => {
+            state.take_hook(&container, &id, hook, result);
+        }
+        Event::Timer => {}
     }
 }
 
 /// Merges the runtime's whole truth: what it lists, and what it lists no more.
 fn observe(state: &mut State, attempts: Vec<Attempt>, now: Now) {
+    state.is_first_look |= !state.observed;
     state.observed = true;
     for container in &mut state.containers {
         container.forget_unlisted(&attempts, now);
     }
     for attempt in attempts {
         if state.container(&attempt.container).is_none() {
-            state.containers.push(Container::new(&attempt.container, Role::Unwanted));
+            let unwanted = Container::new(&attempt.container, Role::Unwanted, Life::unknown());
+            state.containers.push(unwanted);
         }
         if let Some(container) = state.container(&attempt.container) {
             container.merge(attempt, true, now.mono);
         }
     }
+    state.adopt(now);
 }
 
 impl Container {
@@ -221,6 +318,25 @@ impl Container {
         }
         true
     }
+}
+
+impl Known {
+    /// Takes the answer of the preStop hook: failed or not, the stop goes on. Whether it has failed and
+    /// anybody waited for it.
+    fn take_pre_stop(&mut self, result: &Result<(), String>) -> bool {
+        match &mut self.ending {
+            Some(ending) if ending.pre_stop == Hook::Doing(None) => {
+                ending.pre_stop = Hook::Done;
+                result.is_err()
+            }
+            Some(_) | None => false,
+        }
+    }
+}
+
+/// How long ago that was, as far as the wall clock knows.
+pub(crate) fn age(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 /// How an attempt ended that ran and left nothing behind.

@@ -147,6 +147,11 @@ impl Api {
 pub struct Watch(BufReader<Answer>);
 
 impl Watch {
+    /// Its connection: shut down, the watch ends for who reads it.
+    pub fn connection(&self) -> std::net::TcpStream {
+        self.0.get_ref().connection().expect("a descriptor")
+    }
+
     /// The next change (`ADDED`, `MODIFIED`, `DELETED`) and its object, with the moment it was
     /// read; none if none comes within the time.
     ///

@@ -17,6 +17,8 @@ use crate::cluster::{ControlPlane, free_port, leaks};
 const SOON: Duration = Duration::from_secs(30);
 /// Its number among the nodes of a run, beyond all of ours.
 const NUMBER: u32 = 900;
+/// The folder, in its directory, of pods that it takes from files.
+const STATIC_PODS: &str = "static";
 /// What a kubelet sets for the whole machine and never sets back.
 const SYSCTLS: [&str; 4] =
     ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"];
@@ -42,7 +44,7 @@ impl Kubelet {
     pub fn start(plane: &ControlPlane, name: &str, prepare: impl FnOnce(&Containerd)) -> Self {
         // No name that another one begins with: what names it is killed at the end.
         let dir = plane.dir().join(format!("k{NUMBER}"));
-        fs::create_dir(&dir).expect("made");
+        fs::create_dir_all(dir.join(STATIC_PODS)).expect("made");
         let cgroup = format!("{}{NUMBER}", leaks::prefix());
         let network = Network::new(&cgroup, NUMBER, &dir);
         network.configure();
@@ -77,6 +79,11 @@ impl Kubelet {
     /// Its name in the cluster.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The folder of pods that it takes from files.
+    pub fn static_pods(&self) -> PathBuf {
+        self.dir.join(STATIC_PODS)
     }
 
     /// Its own process and containerd's.
@@ -136,6 +143,8 @@ fn configuration(
         "containerRuntimeEndpoint": endpoint,
         "clusterDomain": "cluster.local",
         "clusterDNS": ["10.96.0.10"],
+        "staticPodPath": dir.join(STATIC_PODS),
+        "fileCheckFrequency": "2s",
         "volumePluginDir": dir.join("volume-plugins"),
         "podLogsDir": dir.join("logs"),
         "maxPods": 250,

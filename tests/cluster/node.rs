@@ -209,6 +209,17 @@ impl<'a> Node<'a> {
         Run::spawn(command)
     }
 
+    /// Sets a variable of its agent's environment, or takes it out, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(other, _)| other != name);
+        self.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// Waits until nothing of its pods is left, or the time is over that this may take.
+    pub fn settle(&mut self) {
+        leaks::settled(|| self.pod_leaks());
+    }
+
     /// Its name in the cluster.
     pub fn name(&self) -> &str {
         &self.name

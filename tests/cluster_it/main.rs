@@ -4,7 +4,9 @@
 mod admission;
 mod classes;
 mod containerd;
+mod crash;
 mod faults;
+mod hooks;
 mod images;
 mod join;
 mod mixed;
@@ -13,6 +15,7 @@ mod objects;
 mod ordinary;
 mod outage;
 mod place;
+mod probes;
 mod refusals;
 mod resize;
 mod resources;
@@ -20,6 +23,7 @@ mod runtimes;
 mod smoke;
 mod streams;
 mod survive;
+mod users;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -144,6 +148,16 @@ const TESTS: &[Test] = &tests![
     mixed::pods_outlive_an_absence_of_containerd,
     faults::lost_delayed_and_doubled_answers_end_well,
     faults::a_call_that_hangs_holds_up_its_pod_alone,
+    probes::a_liveness_probe_that_fails_restarts_its_container,
+    probes::readiness_follows_its_probe,
+    probes::a_startup_probe_holds_the_others,
+    probes::a_startup_probe_that_never_succeeds_restarts_its_container,
+    probes::each_handler_says_what_is_wrong,
+    hooks::a_hook_after_the_start_is_waited_for,
+    hooks::a_hook_after_the_start_that_fails_ends_its_container,
+    hooks::a_hook_after_the_start_that_hangs_holds_the_next_and_no_end,
+    hooks::a_hook_before_the_stop_is_done_within_the_grace,
+    hooks::a_hook_by_http_is_asked_and_one_that_fails_stops_nothing,
     verbs::each_verb_works_with_old_and_new_kubectl,
     containerd::it_runs_stops_comes_back_and_leaves_nothing,
     containerd::the_second_one_does_so_too,
@@ -167,6 +181,9 @@ const TESTS: &[Test] = &tests![
     network::a_pod_keeps_its_address_over_restarts_of_container_and_agent,
     network::a_pod_of_the_hosts_network_has_the_nodes_address,
     network::without_a_network_the_node_is_not_ready_and_host_pods_run,
+    users::a_pod_may_have_none_of_the_hosts,
+    users::guests_share_the_files_of_a_pod_apart,
+    users::a_runtime_without_them_says_so,
     resources::a_pods_group_has_its_limits_and_goes_with_it,
     resources::a_guest_that_takes_too_much_memory_is_oom_killed,
     resize::cpu_and_memory_go_up_and_down_in_both_runtimes,
@@ -183,6 +200,10 @@ const TESTS: &[Test] = &tests![
     refusals::annotations_as_large_as_may_be_do_no_harm,
     refusals::the_server_asks_who_it_is_and_whether_they_may,
     refusals::slow_clients_hold_up_nobody_and_are_let_go,
+    crash::a_start_outlives_the_agents_death_at_every_boundary,
+    crash::a_restart_outlives_the_agents_death_at_every_boundary,
+    crash::a_liveness_kill_outlives_the_agents_death_at_every_boundary,
+    crash::a_delete_outlives_the_agents_death_at_every_boundary,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
     outage::pods_outlive_an_absence_of_the_api_server,

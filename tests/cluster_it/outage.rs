@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use copepod_tests::cluster::node::condition;
-use copepod_tests::cluster::{ControlPlane, Options};
+use copepod_tests::cluster::{ControlPlane, NodeOptions, Options};
 use copepod_tests::holds_within;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::place::{Place, container, ready};
 use crate::survive::{counted, sandboxes, unbroken};
@@ -24,9 +24,10 @@ fn away() -> Duration {
     seconds.map_or(AWAY, |text| Duration::from_secs(text.parse().expect("a number of seconds")))
 }
 
-/// The time of a lease or a condition as it is written: they compare as texts.
+/// The time of a lease or a condition as it is written: they compare as texts, and what is within
+/// this second is not later.
 fn now() -> String {
-    let output = std::process::Command::new("date").args(["-u", "+%FT%T"]).output().expect("date");
+    let output = std::process::Command::new("date").args(["-u", "+%FT%TZ"]).output().expect("date");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -45,16 +46,19 @@ fn starts(place: &Place, pod: &Value) -> usize {
 /// Waits until the lease, the node and the pods are as they should be, for as long as is promised; the
 /// node's condition by its heartbeat, which is the node's own: the controller manager's watches come
 /// back when they like, and until then it takes the node for lost.
+///
+/// What bears a time later than `left` was taken since the return, since nothing was in between; it may
+/// bear one before the return, that of a request which waited for it.
 #[track_caller]
-fn caught_up(place: &Place, back: &str, crashes: &Value) {
+fn caught_up(place: &Place, left: &str, crashes: &Value) {
     let api = place.api();
     let name = place.node.name();
     place.node.wait(CAUGHT_UP, "lease, node and statuses have caught up", || {
         let lease = api.get("leases", "kube-node-lease", name)?;
-        let renewed = lease["spec"]["renewTime"].as_str()? > back;
+        let renewed = lease["spec"]["renewTime"].as_str()? > left;
         let node = api.get("nodes", "", name)?;
         let ready = condition(&node, "Ready")?;
-        let ready = ready["lastHeartbeatTime"].as_str()? > back;
+        let ready = ready["lastHeartbeatTime"].as_str()? > left;
         let pod = api.get("pods", &place.namespace, "crashes")?;
         let count = container(&pod, "main")["restartCount"].as_u64()?;
         let told = count + 1 >= starts(place, crashes) as u64;
@@ -66,7 +70,10 @@ fn caught_up(place: &Place, back: &str, crashes: &Value) {
 fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane)) {
     // Of its own: what the others need goes away here.
     let world = World::with(ControlPlane::start(&Options::default()));
-    let place = Place::new(&world);
+    // It says that it lives whenever it looks, not each five minutes: that is waited for.
+    let config = json!({"nodeStatusReportFrequency": "1s"});
+    let place = Place::with(&world, NodeOptions { config, ..Default::default() });
+    place.node.wait_ready(SOON);
     for n in 0..5 {
         place.create(&place.pod(&format!("still-{n}"), "hello", &["--every", "100"]));
     }
@@ -81,6 +88,7 @@ fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane
     processes.retain(|folder, _| !crashing(folder));
 
     leave(world.plane);
+    let left = now();
     // The time itself is what is tested, and nothing else may happen in it.
     let moved = holds_within(away, || {
         std::thread::park_timeout(Duration::from_millis(500));
@@ -91,9 +99,8 @@ fn absence(leave: fn(&ControlPlane), away: Duration, come_back: fn(&ControlPlane
     assert!(!moved, "a running pod was touched: {processes:?}\n{}", place.node.log());
     let during = starts(&place, &crashes) - before;
     assert!(during >= 1, "no restart in {away:?}\n{}", place.node.log());
-    let back = now();
     come_back(world.plane);
-    caught_up(&place, &back, &crashes);
+    caught_up(&place, &left, &crashes);
     place.node.wait_ready(2 * SOON);
 
     for pod in &still {

@@ -11,6 +11,7 @@ use copepod_tests::holds_within;
 use serde_json::{Value, json};
 
 use crate::place::{Place, container};
+use crate::runtimes::{CLASS, wasm_class};
 use crate::{SOON, World};
 
 /// The pods of a place, one of each runtime.
@@ -19,7 +20,9 @@ const BOTH: [&str; 2] = ["guest", "ordinary"];
 /// One pod of each runtime that runs until it is ended, with these resources and more of its spec's
 /// container.
 fn create_both(place: &Place, resources: &Value, more: &Value) {
-    let guest = place.pod("guest", "hog", &["24", "--hold", "3600000"]);
+    wasm_class(place.world);
+    let mut guest = place.pod("guest", "hog", &["24", "--hold", "3600000"]);
+    guest["spec"]["runtimeClassName"] = json!(CLASS);
     let ordinary = place.shell("ordinary", "trap 'exit 0' TERM; while :; do sleep 0.1; done");
     for mut pod in [guest, ordinary] {
         let container = &mut pod["spec"]["containers"][0];

@@ -299,7 +299,7 @@ pub(crate) fn kill(pid: u32) {
 
 /// A pod's status without what differs from pod to pod and between the runtimes: names, ids,
 /// images, times, the user that only CRI tells.
-fn shape(pod: &Value) -> Value {
+pub(crate) fn shape(pod: &Value) -> Value {
     let meta = |field: &str| pod["metadata"][field].as_str().expect("a string");
     let mut status = pod["status"].clone();
     for list in ["containerStatuses", "initContainerStatuses"] {
@@ -399,7 +399,7 @@ fn table(world: &World, build: Build) {
 }
 
 /// What differs, a line each.
-fn differences(at: &str, one: &Value, other: &Value) -> String {
+pub(crate) fn differences(at: &str, one: &Value, other: &Value) -> String {
     match (one, other) {
         (one, other) if one == other => String::new(),
         (Value::Object(one), Value::Object(other)) => {

@@ -17,6 +17,7 @@ mod jail;
 mod layering;
 mod lifecycle;
 mod output;
+mod probes;
 mod refused;
 mod registry;
 mod survive;

@@ -167,6 +167,8 @@ pub(crate) struct PodLimits {
     pub(crate) pods_per_core: u32,
     /// Most processes and threads of a pod; `None`: no bound of its own.
     pub(crate) pids: Option<u64>,
+    /// Ids of the host that a pod with a user namespace of its own has (`userNamespaces.idsPerPod`).
+    pub(crate) ids_per_pod: u32,
     /// Sysctls (or prefixes ending in `*`) that pods may set beside the safe ones.
     pub(crate) unsafe_sysctls: Vec<String>,
 }

@@ -80,8 +80,6 @@ fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     let open = file.max_open_files.filter(|number| *number != 0);
     notes.unless("maxOpenFiles", open.as_ref(), &1_000_000);
     notes.unless("memoryThrottlingFactor", file.memory_throttling_factor.as_ref(), &0.9);
-    let ids = file.user_namespaces.as_ref().and_then(|spaces| spaces.ids_per_pod);
-    notes.unless("userNamespaces.idsPerPod", ids.as_ref(), &65536);
     if file.read_only_port.is_some_and(|port| port != 0) {
         notes.0.warn("readOnlyPort", "not served: requests without a name are never answered");
     }

@@ -23,6 +23,7 @@ use super::{
 const POD_LOGS_DIR: &str = "/var/log/pods";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_PODS: i32 = 110;
+const IDS_PER_POD: u32 = 65536;
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 const STATUS_UPDATE: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(5 * 60);
@@ -243,10 +244,13 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
             findings.field(&format!("allowedUnsafeSysctls[{i}]"), error.to_string());
         }
     }
+    let ids = file.user_namespaces.as_ref().and_then(|spaces| spaces.ids_per_pod);
     PodLimits {
         max_pods: findings.count("maxPods", non_zero(file.max_pods, MAX_PODS)),
         pods_per_core: findings.count("podsPerCore", file.pods_per_core.unwrap_or_default()),
         pids,
+        // Its bounds are looked at elsewhere.
+        ids_per_pod: ids.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(IDS_PER_POD),
         unsafe_sysctls,
     }
 }

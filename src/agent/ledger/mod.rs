@@ -11,6 +11,7 @@
 //! ROOT/pods/UID/kinds.json                           which of its containers are Wasm
 //! ROOT/pods/UID/allocation.json                      its resources, once it was resized
 //! ROOT/pods/UID/actuated/NAME.json                   those of a container's newest attempt
+//! ROOT/pods/UID/userns                               its ids of the host, if it has a user namespace
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/about        what its agent has to know of it
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/root/        what its guest sees as `/`
@@ -24,6 +25,7 @@
 //! ```
 
 mod allocation;
+mod pods;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -33,8 +35,6 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{FlockOperation, flock};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -73,10 +73,6 @@ pub(crate) enum LedgerError {
 /// The kernel's bound on a Unix socket's path, less the final zero byte.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// The name of a pod's object in its directory.
-const POD: &str = "pod.json";
-/// The name of what is kept of its containers' kinds.
-const KINDS: &str = "kinds.json";
 /// The name of the file with the container runtime's name.
 const RUNTIME: &str = "runtime";
 
@@ -278,38 +274,6 @@ impl Ledger {
         self.socket(container_id).with_extension("json")
     }
 
-    /// Keeps the pod's object, so that whatever it has on this machine can be undone by an agent
-    /// that hears of it from nobody else.
-    ///
-    /// # Errors
-    /// [`LedgerError::Io`].
-    pub(crate) fn keep_pod(&self, pod: &Pod) -> Result<(), LedgerError> {
-        let dir = self.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
-        let failed = |source| LedgerError::Io { verb: "write", path: dir.join(POD), source };
-        fs::create_dir_all(&dir).map_err(failed)?;
-        let kept = Pod { status: None, ..pod.clone() };
-        let json = serde_json::to_vec(&kept).map_err(|e| failed(e.into()))?;
-        write_whole(&dir.join(POD), &json).map_err(failed)
-    }
-
-    /// Keeps which of the pod's containers are Wasm.
-    ///
-    /// # Errors
-    /// [`LedgerError::Io`].
-    pub(crate) fn keep_kinds(&self, uid: &str, kinds: &impl Serialize) -> Result<(), LedgerError> {
-        let dir = self.pod_dir(uid);
-        let failed = |source| LedgerError::Io { verb: "write", path: dir.join(KINDS), source };
-        fs::create_dir_all(&dir).map_err(failed)?;
-        let json = serde_json::to_vec(kinds).map_err(|e| failed(e.into()))?;
-        write_whole(&dir.join(KINDS), &json).map_err(failed)
-    }
-
-    /// Which of the pod's containers are Wasm, if that was decided.
-    pub(crate) fn kinds<T: DeserializeOwned>(&self, uid: &str) -> Option<T> {
-        let json = fs::read(self.pod_dir(uid).join(KINDS)).ok()?;
-        serde_json::from_slice(&json).ok()
-    }
-
     /// Keeps the container runtime's name, which its containers' ids begin with.
     ///
     /// # Errors
@@ -326,47 +290,6 @@ impl Ledger {
     /// The name that the container runtime had when it last answered.
     pub(crate) fn runtime(&self) -> Option<String> {
         fs::read_to_string(self.root.join(RUNTIME)).ok().filter(|name| !name.is_empty())
-    }
-
-    /// The pods that have anything below the root directory; of one whose object cannot be read,
-    /// only the uid is known.
-    ///
-    /// # Errors
-    /// [`LedgerError::Io`] when the directory cannot be listed.
-    pub(crate) fn kept_pods(&self) -> Result<Vec<Pod>, LedgerError> {
-        let read = |dir: PathBuf| {
-            let uid = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let mut pod = fs::read(dir.join(POD))
-                .ok()
-                .and_then(|json| serde_json::from_slice::<Pod>(&json).ok())
-                .unwrap_or_default();
-            pod.metadata.uid = Some(uid);
-            pod
-        };
-        Ok(entries(&self.root.join("pods"))?.into_iter().map(read).collect())
-    }
-
-    /// Whether the pod's object is kept.
-    pub(crate) fn has_pod(&self, pod_uid: &str) -> bool {
-        self.pod_dir(pod_uid).join(POD).is_file()
-    }
-
-    /// Removes all that is left of a pod that is over: its files and its logs. The pod's attempts
-    /// were removed before.
-    ///
-    /// # Errors
-    /// [`LedgerError::Io`].
-    pub(crate) fn forget_pod(&self, pod: &Pod) -> Result<(), LedgerError> {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let logs = self.log_dir_of(pod, "");
-        for path in [self.pod_memory_dir(uid), logs, self.pod_dir(uid)] {
-            linux::remove_tree(&path).map_err(|source| LedgerError::Io {
-                verb: "remove",
-                path,
-                source,
-            })?;
-        }
-        Ok(())
     }
 
     /// The socket of the sandbox with this container id.

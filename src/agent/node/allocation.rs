@@ -13,10 +13,13 @@ use tokio::task::spawn_blocking;
 use super::agent::Agent;
 use crate::telemetry::chain;
 
-/// What a node says that it can resize beyond main containers and sidecars (upstream
-/// `nodedeclaredfeatures`); the API server refuses it on nodes that do not say so.
-pub(super) const FEATURES: [&str; 2] =
-    ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
+/// What a node says that it can do beyond what all can (upstream `nodedeclaredfeatures`): pods that
+/// need it, and resizes of more than main containers and sidecars, go nowhere else.
+pub(super) const FEATURES: [&str; 3] = [
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
 /// How long after the last try the resizes that wait are decided on again (upstream `retryDelay`).
 const RETRY_EVERY: Duration = Duration::from_secs(180);
 /// The condition by which a pod's object remembers that its resize waits.

@@ -315,6 +315,7 @@ pub(super) fn host(
         mounts: linux::can_mount(),
         die_with_agent: false,
         ordinary: Arc::new(ordinary(config, cgroups.as_ref())),
+        user_ids: None,
         cgroups,
         network: Some(network),
         log_limits: log_limits(config),

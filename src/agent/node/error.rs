@@ -11,6 +11,7 @@ use crate::linux::cgroup::UnknownDriver;
 use crate::runtime::cri::CriError;
 use crate::runtime::wasm::AdoptError;
 use crate::server::StartError;
+use crate::worker::UserIdsError;
 
 /// Why a node does not start.
 #[derive(Debug, Error)]
@@ -36,6 +37,15 @@ pub(crate) enum NodeError {
     /// Nobody knows who makes control groups.
     #[error(transparent)]
     Driver(#[from] UnknownDriver),
+    /// Which ids pods are given.
+    #[error("cannot give pods user namespaces")]
+    UserIds(#[from] UserIdsError),
+    /// The program that knows which of them are the kubelet's.
+    #[error("cannot ask getsubids")]
+    SubIds(#[source] io::Error),
+    /// What it says of users and of groups is not the same; upstream's words.
+    #[error("mismatched subuids and subgids for user \"kubelet\"")]
+    SubIdsDiffer,
     /// One of the servers.
     #[error(transparent)]
     Server(#[from] StartError),

@@ -20,6 +20,7 @@ mod error;
 mod images;
 mod outlet;
 mod supply;
+mod user_ids;
 mod waiting;
 
 use std::sync::Arc;
@@ -97,7 +98,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     for said in enforce::enforce(&config, cgroups.as_ref(), &object) {
         handle.enforced(said);
     }
-    let host = build::host(&config, of_host, cgroups, network.clone());
+    let user_ids = user_ids::open(&config, &ledger).await?;
+    let host = Host { user_ids, ..build::host(&config, of_host, cgroups, network.clone()) };
     let shared = Arc::new(Shared { runtime, images, ledger, host });
     board.serve(Arc::clone(&shared));
     let server = serve(&config, &client, &board, &shared.host).await?;
@@ -191,3 +193,6 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod groups_test;

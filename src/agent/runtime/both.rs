@@ -9,8 +9,8 @@ use super::cri::images::{OrdinaryImage, Wanted};
 use super::cri::{Cri, PodSandbox, SandboxSpec};
 use super::wasm::Wasm;
 use super::{
-    Attach, Exec, ExecError, ExecExit, ExecOutput, Launch, Resources, Runtime, StreamRequest,
-    no_ordinary,
+    Attach, Exec, ExecError, ExecExit, ExecOutput, Features, Launch, Resources, Runtime,
+    StreamRequest, no_ordinary,
 };
 use crate::telemetry::chain;
 
@@ -44,12 +44,18 @@ impl Runtime for Both {
         self.cri.is_some()
     }
 
-    fn recursive_read_only(&self, handler: &str) -> bool {
-        let Some(cri) = &self.cri else { return false };
-        let health = cri.health();
-        let health = health.borrow();
-        let mut found = health.handlers.iter().filter(|known| known.name == handler);
-        found.any(|known| known.features.is_some_and(|f| f.recursive_read_only_mounts))
+    async fn features(&self, handler: &str) -> Features {
+        let Some(cri) = &self.cri else { return Features::default() };
+        let mut health = cri.health();
+        // It ends with the agent.
+        let Ok(health) = health.wait_for(|health| health.asked).await else {
+            return Features::default();
+        };
+        let found = health.handlers.iter().find(|known| known.name == handler);
+        found.and_then(|known| known.features).map_or_else(Features::default, |found| Features {
+            recursive_read_only: found.recursive_read_only_mounts,
+            user_namespaces: found.user_namespaces,
+        })
     }
 
     async fn run_sandbox(&self, spec: SandboxSpec) -> Result<PodSandbox, Failure> {

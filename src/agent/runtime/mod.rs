@@ -156,6 +156,15 @@ pub(crate) enum What {
     },
 }
 
+/// What a handler of ordinary images can do beyond what all can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// It makes mounts read-only with all below them.
+    pub(crate) recursive_read_only: bool,
+    /// It gives pods user namespaces of their own.
+    pub(crate) user_namespaces: bool,
+}
+
 /// A runtime's verbs. Each but `exec` is idempotent and waits for no guest.
 pub(crate) trait Runtime: Send + Sync + 'static {
     /// Whether there is a runtime of ordinary images.
@@ -163,10 +172,10 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         false
     }
 
-    /// Whether the handler of ordinary images makes mounts read-only with all below them.
-    fn recursive_read_only(&self, handler: &str) -> bool {
+    /// What the handler of ordinary images can do; waits until the runtime was asked for it once.
+    fn features(&self, handler: &str) -> impl Future<Output = Features> + Send {
         let _ = handler;
-        false
+        ready(Features::default())
     }
 
     /// The pod's sandbox that stands; a new one where none does. Only pods with ordinary containers

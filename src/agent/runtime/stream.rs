@@ -108,6 +108,9 @@ pub(crate) enum ExecError {
     /// It was started and ended before anything of the guest ran.
     #[error("the command did not start: {0}")]
     NotStarted(String),
+    /// It took longer than it may, and was killed; what the runtime said of that.
+    #[error("command timed out: {0}")]
+    TimedOut(String),
     /// The container's streams cannot be connected to.
     #[error("cannot connect to the streams of the container")]
     Connect(#[source] io::Error),

@@ -53,7 +53,6 @@ pub(crate) fn refusals(
     for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
         for (i, container) in containers.iter().enumerate() {
             let path = format!("spec.{list}[{i}]");
-            lifecycle_refusals(&mut refused, &path, container);
             if is_wasm(&container.name) {
                 container_refusals(&mut refused, &path, container, host);
                 security_refusals(&mut refused, &format!("{path}.securityContext"), container);
@@ -161,16 +160,6 @@ fn volume_refusals(
         format!("{path}.emptyDir.medium"),
         "not possible: a guest has no huge pages",
     );
-}
-
-/// What the pod's own lifecycle does not do yet, whichever runtime has the container.
-fn lifecycle_refusals(refused: &mut Refused, path: &str, one: &Container) {
-    let mut when = |broken: bool, field: &str, text: &str| {
-        refused.when(broken, format!("{path}.{field}"), text)
-    };
-    when(one.restart_policy.is_some(), "restartPolicy", "not served yet: the pod's policy holds");
-    let rules = is_some(one.restart_policy_rules.as_ref());
-    when(rules, "restartPolicyRules", "not served yet: the pod's policy holds");
 }
 
 fn container_refusals(refused: &mut Refused, path: &str, one: &Container, host: HostCapabilities) {
@@ -290,8 +279,6 @@ fn pod_notices(said: &mut Said, spec: &PodSpec) {
     let text = "written into /etc/resolv.conf, but guests cannot look up names yet";
     said.when(spec.dns_config.is_some(), "dnsConfig", text);
     said.when(!dns, "dnsPolicy", text);
-    let deadline = spec.active_deadline_seconds.is_some();
-    said.when(deadline, "activeDeadlineSeconds", "not enforced yet");
     let gates = spec.readiness_gates.is_some();
     said.when(gates, "readinessGates", "no controller sets them, so the pod does not become ready");
     let secrets = spec.image_pull_secrets.is_some();
@@ -351,10 +338,6 @@ fn container_notices(said: &mut Said, one: &Container) {
         ("resources.limits.memory", resource("limits", "memory"), memory),
         ("resources.requests.memory", request("memory"), "not reserved"),
         ("resources.ephemeral-storage", disk, "not enforced"),
-        ("livenessProbe", one.liveness_probe.is_some(), "not run yet"),
-        ("readinessProbe", one.readiness_probe.is_some(), "not run yet: ready while it runs"),
-        ("startupProbe", one.startup_probe.is_some(), "not run yet: started once it runs"),
-        ("lifecycle", one.lifecycle.is_some(), "hooks are not run yet"),
         ("stdin", one.stdin == Some(true), "not connected yet: guests read end of file"),
         ("tty", one.tty == Some(true), "no terminal for a Wasm container"),
     ] {

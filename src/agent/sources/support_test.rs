@@ -34,14 +34,19 @@ fn noticed(spec: Value, container: Value, changes_user: bool) -> Vec<String> {
 fn a_pod_within_the_served_fields_is_neither_refused_nor_noticed() {
     let spec = json!({
         "hostNetwork": true, "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+        "activeDeadlineSeconds": 5,
         "volumes": [{"name": "a"}, {"name": "b", "emptyDir": {}},
                     {"name": "c", "hostPath": {"path": "/srv", "type": "FileOrCreate"}},
                     {"name": "d", "configMap": {"name": "m"}}, {"name": "e", "secret": {"secretName": "s"}},
                     {"name": "f", "downwardAPI": {}}, {"name": "g", "projected": {"sources": [
                         {"configMap": {"name": "m"}}, {"secret": {"name": "s"}}, {"downwardAPI": {}}]}}],
-        "initContainers": [{"name": "i", "image": "./i.wasm"}],
+        "initContainers": [{"name": "i", "image": "./i.wasm", "restartPolicy": "Always"}],
         "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}});
+    let probe = json!({"exec": {"command": ["a"]}});
+    let rule = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}});
     let container = json!({
+        "livenessProbe": probe, "readinessProbe": probe, "startupProbe": probe,
+        "lifecycle": {"preStop": probe}, "restartPolicy": "Never", "restartPolicyRules": [rule],
         "command": ["a"], "args": ["$(B)"], "env": [{"name": "B", "value": "b"},
             {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "envFrom": [{"configMapRef": {"name": "m"}}],
@@ -104,10 +109,6 @@ fn what_would_change_a_pods_meaning_is_refused_by_path() {
             json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages-2Mi"}}]}),
             "spec.volumes[0].emptyDir.medium",
         ),
-        (
-            json!({"initContainers": [{"name": "i", "restartPolicy": "Always"}]}),
-            "spec.initContainers[0].restartPolicy",
-        ),
     ] {
         assert_eq!(refused(spec.clone(), json!({})), [path], "{spec}");
     }
@@ -123,7 +124,6 @@ fn what_would_change_a_containers_meaning_is_refused_by_path() {
     for (container, field) in [
         (json!({"env": [{"name": "A", "value": "a\0"}]}), "env[0].value"),
         (json!({"args": ["a", "\0"]}), "args[1]"),
-        (json!({"restartPolicy": "Always"}), "restartPolicy"),
         (json!({"volumeDevices": [{"name": "d", "devicePath": "/d"}]}), "volumeDevices"),
         (json!({"workingDir": "/srv"}), "workingDir"),
         (
@@ -157,15 +157,12 @@ fn what_would_change_a_containers_meaning_is_refused_by_path() {
 
 #[test]
 fn what_a_node_would_do_is_noticed_once_by_field() {
-    let probe = json!({"exec": {"command": ["a"]}});
     let container = json!({
-        "resources": {"limits": {"cpu": "1"}, "requests": {"memory": "1Mi"}}, "livenessProbe": probe,
-        "readinessProbe": probe, "startupProbe": probe, "lifecycle": {"preStop": probe},
-        "stdin": true, "tty": true, "ports": [{"containerPort": 80, "hostPort": 8080}],
+        "resources": {"limits": {"cpu": "1"}, "requests": {"memory": "1Mi"}}, "stdin": true, "tty": true, "ports": [{"containerPort": 80, "hostPort": 8080}],
         "securityContext": {"runAsUser": 7}});
     let spec = json!({
         "serviceAccountName": "s", "runtimeClassName": "wasm", "hostAliases": [], "dnsConfig": {},
-        "dnsPolicy": "None", "activeDeadlineSeconds": 5, "nodeSelector": {"a": "b"},
+        "dnsPolicy": "None", "nodeSelector": {"a": "b"},
         "affinity": {}, "tolerations": [], "priorityClassName": "p",
         "securityContext": {"runAsUser": 5, "fsGroup": 6},
         "initContainers": [{"name": "i", "image": "i", "resources": {"limits": {"cpu": "2"}}}],
@@ -176,7 +173,6 @@ fn what_a_node_would_do_is_noticed_once_by_field() {
         "hostAliases",
         "dnsConfig",
         "dnsPolicy",
-        "activeDeadlineSeconds",
         "nodeSelector",
         "affinity",
         "tolerations",
@@ -187,10 +183,6 @@ fn what_a_node_would_do_is_noticed_once_by_field() {
         "resources.limits.cpu",
         "hostPort",
         "resources.requests.memory",
-        "livenessProbe",
-        "readinessProbe",
-        "startupProbe",
-        "lifecycle",
         "stdin",
         "tty",
     ];

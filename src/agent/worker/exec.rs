@@ -2,25 +2,39 @@
 //! so no worker decides of it.
 
 use std::fmt::Write as _;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use copepod_pod::container_named;
+use copepod_wasm::GuestKind;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use rustix::net::AddressFamily;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{Shared, blocking, image_request};
 use crate::image::Quiet;
 use crate::linux::network;
+use crate::probe;
 use crate::runtime::{Attach, Exec, ExecError, ExecExit, ExecOutput, Runtime, StreamRequest};
 
 /// How long a connection within a pod may take to be made: nothing but a full backlog holds it up.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// A running container beside which a command is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beside<'a> {
+    pub(super) pod: &'a Pod,
+    /// The folder from which its images' paths start.
+    pub(super) base: &'a Path,
+    pub(super) name: &'a str,
+    pub(super) id: &'a str,
+}
 
 /// The pod that is asked of: its object, its status, and the folder from which its images' paths
 /// start.
@@ -57,14 +71,22 @@ impl<R: Runtime> Shared<R> {
         streams: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
         let id = asked.running(name)?;
-        let spec = container_named(asked.pod, name);
-        let request = image_request(spec.as_deref(), asked.base);
-        let artefact = match command.first() {
-            Some(word) => self.images.prepare_file(request, word, &Quiet).await,
-            None => return Err(ExecError::NoCommand),
-        };
-        let artefact = artefact.map_err(|error| ExecError::Start(Box::new(error)))?;
+        let at = Beside { pod: asked.pod, base: asked.base, name, id: &id };
+        let artefact = self.file_of(at, &command).await?;
         self.runtime.exec(&id, Exec { command, artefact, streams }).await
+    }
+
+    /// The Wasm file of the container's image that the command's first word names, if it is one.
+    async fn file_of(
+        &self,
+        at: Beside<'_>,
+        command: &[String],
+    ) -> Result<Option<(PathBuf, GuestKind)>, ExecError> {
+        let word = command.first().ok_or(ExecError::NoCommand)?;
+        let spec = container_named(at.pod, at.name);
+        let request = image_request(spec.as_deref(), at.base);
+        let file = self.images.prepare_file(request, word, &Quiet).await;
+        file.map_err(|error| ExecError::Start(Box::new(error)))
     }
 
     /// Connects the container `name` to pipes and waits for its end.
@@ -109,11 +131,11 @@ impl<R: Runtime> Shared<R> {
         self.runtime.port_forward_url(asked.uid(), ports).await
     }
 
-    /// Runs `command` in the container `name` and gives what it wrote, at most `limit` bytes of each
-    /// stream. What takes longer than `timeout` (zero: no limit) is killed.
+    /// Runs `command` in the container `name`, as the pod's status has it, and gives what it wrote,
+    /// at most `limit` bytes of each stream. What takes longer than `within` (zero: no limit) is killed.
     ///
     /// # Errors
-    /// As [`Shared::exec`]; [`ExecError::NotStarted`] for one that took too long, in upstream's words.
+    /// As [`Shared::exec`]; [`ExecError::TimedOut`] for one that took too long.
     pub(crate) async fn exec_sync(
         &self,
         asked: Asked<'_>,
@@ -123,30 +145,47 @@ impl<R: Runtime> Shared<R> {
         limit: usize,
     ) -> Result<ExecOutput, ExecError> {
         let id = asked.running(name)?;
-        if let Some(output) = self.runtime.exec_sync(&id, &command, within, limit).await? {
+        let at = Beside { pod: asked.pod, base: asked.base, name, id: &id };
+        self.run(at, command, within, limit).await
+    }
+
+    /// The same of a container whose id is known.
+    ///
+    /// # Errors
+    /// As [`Shared::exec_sync`].
+    pub(super) async fn run(
+        &self,
+        at: Beside<'_>,
+        command: Vec<String>,
+        within: Duration,
+        limit: usize,
+    ) -> Result<ExecOutput, ExecError> {
+        if let Some(output) = self.runtime.exec_sync(at.id, &command, within, limit).await? {
             return Ok(output);
         }
+        // Outside of the command's time: a file that is compiled first is so once.
+        let artefact = self.file_of(at, &command).await?;
         let made = |e: io::Error| ExecError::Start(Box::new(e));
         let (out, stdout) = io::pipe().map_err(made)?;
         let (err, stderr) = io::pipe().map_err(made)?;
+        let out = pipe::Receiver::from_owned_fd(out.into()).map_err(made)?;
+        let err = pipe::Receiver::from_owned_fd(err.into()).map_err(made)?;
         let stdin = std::fs::File::open("/dev/null").map_err(made)?;
         let streams = [stdin.into(), stdout.into(), stderr.into()];
-        let run = async {
-            let (exit, stdout, stderr) = tokio::join!(
-                self.exec(asked, name, command, streams),
-                blocking(move || kept(out, limit)),
-                blocking(move || kept(err, limit)),
-            );
-            Ok(ExecOutput { code: exit?.code, stdout, stderr })
+        let exec = Exec { command, artefact, streams };
+        let ran = async {
+            let ran = self.runtime.exec(at.id, exec);
+            let (exit, stdout, mut stderr) = tokio::join!(ran, kept(out, limit), kept(err, limit));
+            let ExecExit { code, message } = exit?;
+            // Why it did not end by itself: its last word.
+            stderr.extend(message.as_bytes());
+            Ok(ExecOutput { code, stdout, stderr })
         };
         if within.is_zero() {
-            return run.await;
+            return ran.await;
         }
-        let ran = timeout(within, run).await;
-        ran.unwrap_or_else(|_| {
-            let message = format!("command timed out after {within:?}");
-            Err(ExecError::NotStarted(message))
-        })
+        let ran = timeout(within, ran).await;
+        ran.unwrap_or_else(|_| Err(ExecError::TimedOut(too_long(within))))
     }
 
     /// A connection to a port of the pod, made in its network: to its loopback addresses, then to its
@@ -195,12 +234,21 @@ async fn dial(netns: Option<PathBuf>, address: SocketAddr) -> io::Result<TcpStre
 }
 
 /// What comes out of a pipe, cut off at `limit`; the rest is read and dropped.
-fn kept(mut from: io::PipeReader, limit: usize) -> Vec<u8> {
+async fn kept(mut from: pipe::Receiver, limit: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     // What cannot be read is at its end.
-    let _ = from.by_ref().take(limit as u64).read_to_end(&mut bytes);
-    let _ = io::copy(&mut from, &mut io::sink());
+    let _ = (&mut from).take(limit as u64).read_to_end(&mut bytes).await;
+    let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
     bytes
+}
+
+/// What containerd says of a command that took too long.
+fn too_long(within: Duration) -> String {
+    let within = probe::go_duration(within);
+    format!(
+        "rpc error: code = DeadlineExceeded desc = failed to exec in container: timeout {within} \
+         exceeded: context deadline exceeded"
+    )
 }
 
 /// The id of the container if it runs.

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use rustix::system::{sysinfo, uname};
 use tokio::sync::watch;
 
-use super::PodCgroups;
+use super::{PodCgroups, UserIds};
 use crate::linux;
 use crate::network::Network;
 use crate::runtime::LogLimits;
@@ -32,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) network: Option<Network>,
     /// What ordinary containers have in common here.
     pub(crate) ordinary: Arc<NodeOptions>,
+    /// The ids of pods with user namespaces; `None` where no pod has a sandbox.
+    pub(crate) user_ids: Option<Arc<UserIds>>,
     /// How much of each container's log is kept.
     pub(crate) log_limits: LogLimits,
     /// Whether guests end with the agent.
@@ -70,6 +72,7 @@ impl Host {
             cgroups: None,
             network: None,
             ordinary: Arc::default(),
+            user_ids: None,
             log_limits: LogLimits::default(),
             die_with_agent: true,
         }

@@ -7,6 +7,7 @@
 //! Decides nothing: every decision is [`copepod_pod::step`]'s, every effect goes through
 //! [`Worker::apply`].
 
+mod abort;
 mod cgroup;
 mod container;
 mod evict;
@@ -16,11 +17,13 @@ mod kinds;
 mod ordinary;
 mod outlet;
 mod prepare;
+mod probing;
 mod pulling;
 mod resize;
 mod secrets;
 mod set_up;
 mod supply;
+mod userns;
 
 pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
@@ -30,6 +33,7 @@ pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
 pub(crate) use supply::{Given, Supplier};
+pub(crate) use userns::{Pool, UserIds, UserIdsError, default_range, parse_sub_ids};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -40,15 +44,17 @@ use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, Stat
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
 use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
+use abort::Jobs;
 use evict::Limits;
 use prepare::PreparedImage;
+use probing::RunningHook;
 use pulling::Pulling;
 use resize::ResizeJob;
 use set_up::{Ready, SetUpJob};
@@ -152,7 +158,8 @@ impl<R: Runtime> Workers<R> {
             ready: Arc::default(),
             prepared: HashMap::new(),
             trouble: None,
-            jobs: JoinSet::new(),
+            hooks: Vec::new(),
+            jobs: Jobs::new(),
             publish,
             look: Arc::default(),
         };
@@ -212,7 +219,8 @@ struct Worker<R> {
     ready: Arc<Ready>,
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
-    jobs: JoinSet<Done>,
+    hooks: Vec<RunningHook>,
+    jobs: Jobs<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,
 }
@@ -236,6 +244,7 @@ impl<R: Runtime> Worker<R> {
         }
         let mut event = Event::Observed(self.shared.runtime.list(&self.uid));
         loop {
+            self.mind_hooks(&event);
             let (state, actions) = step(self.state, event, clock.now());
             self.state = state;
             let terminated = self.state.is_terminated();
@@ -318,6 +327,7 @@ impl<R: Runtime> Worker<R> {
     /// result comes back as an event.
     fn apply(&mut self, action: Action) {
         tracing::debug!(pod = self.uid, ?action, "apply");
+        self.jobs.before(&action);
         let shared = Arc::clone(&self.shared);
         match action {
             Action::SetUp => {
@@ -332,21 +342,14 @@ impl<R: Runtime> Worker<R> {
             Action::Record(record) => self.outlet.record(self.state.pod(), record),
             Action::PrepareImage { container } => self.prepare_image(container),
             Action::Start { container, attempt } => self.start(container, attempt),
-            // Filled in by the probe engine.
-            Action::Probe { container, id, probe } => {
-                let outcome = copepod_pod::ProbeOutcome::Success;
-                let event = Event::Probed { container, id, probe, outcome };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
-            Action::Hook { container, id, hook } => {
-                let event = Event::Hooked { container, id, hook, result: Ok(()) };
-                self.jobs.spawn(std::future::ready(Done::Event(event)));
-            }
+            Action::Probe { container, id, probe } => self.probe(container, id, probe),
+            Action::Hook { container, id, hook } => self.hook(container, id, hook),
             Action::Resize { containers } => {
                 let job = ResizeJob { shared, pod: Arc::clone(self.state.pod()), containers };
                 self.jobs.spawn(async { Done::Event(Event::Resized(job.run().await)) });
             }
             Action::Stop { id, grace, container: _, attempt: _ } => {
+                self.cut_hooks(&id);
                 shared.runtime.stop(&id, grace);
             }
             Action::Remove { id, container: _, attempt: _ } => {
@@ -361,6 +364,7 @@ impl<R: Runtime> Worker<R> {
                 self.jobs.spawn(async { Done::TearDown(job.tear_down().await) });
             }
         }
+        self.jobs.after();
     }
 
     fn prepare_image(&mut self, container: String) {

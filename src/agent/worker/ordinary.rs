@@ -9,19 +9,19 @@ use super::set_up::no_sandbox;
 use crate::ledger::Ledger;
 use crate::linux;
 use crate::runtime::cri::config::{
-    ContainerInput, ImageFacts, PodInput, SandboxInput, container, sandbox,
+    ContainerInput, IdRange, ImageFacts, PodInput, SandboxInput, container, sandbox,
 };
 use crate::runtime::cri::images::OrdinaryImage;
 use crate::runtime::cri::{Ordinary, SandboxSpec};
 use crate::telemetry::chain;
 use crate::volume::{self, BindInput};
 
-/// The pod's sandbox. Blocks for some file operations.
+/// The sandbox of the pod, which has these ids of its own. Blocks for some file operations.
 ///
 /// # Errors
 /// A [`Failure`] with the reason of upstream's event.
 pub(super) fn sandbox_spec(
-    pod: &Pod,
+    (pod, user_namespace): (&Pod, Option<IdRange>),
     handler: String,
     facts: &Facts,
     ledger: &Ledger,
@@ -30,7 +30,7 @@ pub(super) fn sandbox_spec(
     let (resolver, _) = volume::resolver(pod, facts);
     let parent = host.cgroups.as_ref().map(|cgroups| cgroups.parent(pod)).transpose();
     let parent = parent.map_err(|error| no_sandbox(chain(&error)))?;
-    let of = PodInput { pod, handler: &handler, user_namespace: None, node: &host.ordinary };
+    let of = PodInput { pod, handler: &handler, user_namespace, node: &host.ordinary };
     let config = sandbox(&SandboxInput {
         of,
         // The runtime says which one it is to be.
@@ -83,7 +83,7 @@ pub(super) fn describe(
         of: PodInput {
             pod,
             handler: &ready.kinds.handler,
-            user_namespace: None,
+            user_namespace: ready.user_namespace,
             node: &host.ordinary,
         },
         container: spec,

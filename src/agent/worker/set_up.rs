@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::Pod;
 use super::kinds::{self, Kinds};
 use super::{Shared, Supplier, blocking, failure, ordinary};
 use crate::network::Attachment;
-use crate::runtime::Runtime;
-use crate::runtime::cri::{PodSandbox, SandboxSpec};
+use crate::runtime::cri::PodSandbox;
+use crate::runtime::cri::config::IdRange;
+use crate::runtime::{Features, Runtime};
 use crate::telemetry::chain;
 use crate::volume::{self, Files, Place};
 
@@ -44,6 +45,8 @@ pub(super) struct Ready {
     pub(super) sandbox: Option<PodSandbox>,
     /// Whether the sandbox's handler makes mounts read-only with all below them.
     pub(super) recursive_read_only: bool,
+    /// The ids of its user namespace, if it has one of its own.
+    pub(super) user_namespace: Option<IdRange>,
 }
 
 impl Ready {
@@ -81,7 +84,12 @@ impl<R: Runtime> SetUpJob<R> {
         if addresses.host_ips.is_empty() {
             return Err(no_sandbox("the node has no address yet".into()));
         }
-        let sandbox = self.sandbox(&kinds, &of_node).await?;
+        let features = match kinds.has_sandbox() {
+            true => self.shared.runtime.features(&kinds.handler).await,
+            false => Features::default(),
+        };
+        let user_namespace = self.user_namespace(features).await?;
+        let sandbox = self.sandbox(&kinds, &of_node, user_namespace).await?;
         let attached = match &sandbox {
             Some(sandbox) => {
                 Attachment { netns: sandbox.netns.clone(), pod_ips: sandbox.ips.clone() }
@@ -95,15 +103,14 @@ impl<R: Runtime> SetUpJob<R> {
         let facts = Facts { addresses: addresses.clone(), ..of_node };
         let pod = Arc::clone(&self.pod);
         (files.single, files.warnings) = blocking(move || volume::single(&pod, &facts)).await;
-        let recursive_read_only =
-            sandbox.is_some() && self.shared.runtime.recursive_read_only(&kinds.handler);
         Ok(Ready {
             files: Arc::new(files),
             addresses,
             network: netns,
             kinds,
             sandbox,
-            recursive_read_only,
+            recursive_read_only: features.recursive_read_only,
+            user_namespace,
         })
     }
 
@@ -122,21 +129,44 @@ impl<R: Runtime> SetUpJob<R> {
         Ok(kinds)
     }
 
+    /// The ids of a pod that wants none of the host's, where its handler can give it such; none for
+    /// one whose guests are all Wasm, which have no use for them.
+    async fn user_namespace(&self, features: Features) -> Result<Option<IdRange>, Failure> {
+        let wants = self.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+        let Some(ids) = self.shared.host.user_ids.clone().filter(|_| wants) else {
+            return Ok(None);
+        };
+        // What it has, it keeps: its sandbox stands, whatever the runtime says of itself now.
+        if let Some(kept) = ids.get(&self.uid) {
+            return Ok(Some(kept));
+        }
+        if !features.user_namespaces {
+            return Ok(None);
+        }
+        let (shared, uid) = (Arc::clone(&self.shared), self.uid.clone());
+        let taken = blocking(move || ids.take(&uid, &shared.ledger)).await;
+        let taken = taken.map_err(|e| no_sandbox(format!("create user namespace: {}", chain(&e))));
+        taken.map(Some)
+    }
+
     /// The sandbox of a pod with ordinary containers.
-    async fn sandbox(&self, kinds: &Kinds, facts: &Facts) -> Result<Option<PodSandbox>, Failure> {
+    async fn sandbox(
+        &self,
+        kinds: &Kinds,
+        facts: &Facts,
+        user_namespace: Option<IdRange>,
+    ) -> Result<Option<PodSandbox>, Failure> {
         if !kinds.has_sandbox() {
             return Ok(None);
         }
-        let spec = self.sandbox_spec(kinds, facts).await?;
-        self.shared.runtime.run_sandbox(spec).await.map(Some)
-    }
-
-    async fn sandbox_spec(&self, kinds: &Kinds, facts: &Facts) -> Result<SandboxSpec, Failure> {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (handler, facts) = (kinds.handler.clone(), facts.clone());
-        let spec =
-            move || ordinary::sandbox_spec(&pod, handler, &facts, &shared.ledger, &shared.host);
-        blocking(spec).await
+        let spec = move || {
+            let of = (&*pod, user_namespace);
+            ordinary::sandbox_spec(of, handler, &facts, &shared.ledger, &shared.host)
+        };
+        let spec = blocking(spec).await?;
+        self.shared.runtime.run_sandbox(spec).await.map(Some)
     }
 
     /// What has to be there before anything else of the pod: its record, its control group.
@@ -194,7 +224,10 @@ impl<R: Runtime> SetUpJob<R> {
         let undo = move || {
             volume::tear_down(&place).map_err(|e| failure("FailedKillPod", &e))?;
             let removed = shared.host.cgroups.as_ref().map(|cgroups| cgroups.tear_down(&uid));
-            removed.transpose().map(drop).map_err(|e| failure("FailedKillPod", &e))
+            removed.transpose().map_err(|e| failure("FailedKillPod", &e))?;
+            let ids = shared.host.user_ids.as_ref();
+            let released = ids.map(|ids| ids.release(&uid, &shared.ledger));
+            released.transpose().map(drop).map_err(|e| failure("FailedKillPod", &e))
         };
         blocking(undo).await
     }

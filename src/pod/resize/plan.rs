@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::Container as Spec;
 
 use super::Actuated;
 use crate::backoff::Wake;
-use crate::container::{Container, Known, Role};
+use crate::container::{Container, Role};
+use crate::known::Known;
 use crate::state::State;
 use crate::{Action, AttemptState, Resized, container_named};
 
@@ -85,7 +86,7 @@ fn open(state: &State) -> Vec<Open> {
 fn running(container: &Container) -> Option<(u32, &Known)> {
     let (attempt, known) = container.newest()?;
     let runs = match known.state {
-        AttemptState::Running { .. } => known.kill_at.is_none(),
+        AttemptState::Running { .. } => known.ending.is_none(),
         AttemptState::Starting | AttemptState::Exited(_) => false,
     };
     runs.then_some((attempt, known))

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus, ResourceRequirement
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use super::Actuated;
-use crate::container::{Container, Known};
+use crate::container::Container;
 use crate::container_named;
+use crate::known::Known;
 use crate::phase::Phase;
 use crate::quantity::Quantity;
 use crate::resources::{Amounts, pod_limits, pod_requests};

@@ -12,9 +12,9 @@ fn replace(container: &str) -> Event {
 }
 
 #[test]
-fn an_evicted_pod_is_stopped_within_a_second_and_fails() {
+fn an_evicted_pod_is_stopped_within_the_least_time_and_fails() {
     let mut rig = Rig::running(pod(&["a", "b"], "Always"));
-    assert_eq!(rig.feed(evict()), [stop("a", 0, 1), stop("b", 0, 1)]);
+    assert_eq!(rig.feed(evict()), [stop("a", 0, 2), stop("b", 0, 2)]);
     let status = rig.status();
     assert_eq!((rig.phase().as_str(), status.reason), ("Running", None), "not before the end");
     assert_eq!(rig.exit("a", 0, 0), []);
@@ -39,7 +39,7 @@ fn an_evicted_pod_is_stopped_within_a_second_and_fails() {
 fn an_eviction_shortens_a_deletion_and_comes_too_late_after_the_end() {
     let mut rig = Rig::running(pod(&["a"], "Never"));
     rig.feed(Event::Kill { grace: Duration::from_secs(30) });
-    assert_eq!(rig.feed(evict()), [stop("a", 0, 1)]);
+    assert_eq!(rig.feed(evict()), [stop("a", 0, 2)]);
     let mut rig = Rig::running(pod(&["a"], "Never"));
     rig.exit("a", 0, 0);
     rig.feed(evict());

@@ -21,10 +21,10 @@ fn the_grace_is_the_least_that_was_given() {
     let table = [
         (plain(), deleted(plain(), None), 30),
         (plain(), deleted(plain(), Some(7)), 7),
-        (plain(), deleted(plain(), Some(0)), 1),
-        (plain(), deleted(plain(), Some(-5)), 1),
+        (plain(), deleted(plain(), Some(0)), 2),
+        (plain(), deleted(plain(), Some(-5)), 2),
         (spec(45), deleted(spec(45), None), 45),
-        (spec(-1), deleted(spec(-1), None), 1),
+        (spec(-1), deleted(spec(-1), None), 2),
         (spec(45), kill(60), 60),
         (plain(), kill(0), 0),
     ];

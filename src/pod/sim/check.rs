@@ -3,12 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{runtime::Runtime, script::Script};
-use crate::{
-    Action, Event,
-    container::{Policy, Role},
-    phase::Phase,
-    state::State,
-};
+use crate::{Action, Event, container::Role, life::Policy, phase::Phase, state::State};
 
 /// How often what happened: shows that a test has teeth.
 #[derive(Clone, Debug, Default)]
@@ -380,9 +375,9 @@ impl Check {
             (None, _, _) => true,
             (Some(last), _, _) if is_replaced => last.code.is_some(),
             (Some(_), _, Policy::Never) | (Some(_), Role::Ephemeral, _) => false,
-            (Some(_), Role::Main, Policy::Always) => true,
+            (Some(_), Role::Main | Role::Sidecar, Policy::Always) => true,
             (Some(last), Role::Init, _) => last.code != Some(0) || last.sandbox < sandbox,
-            (Some(last), Role::Main | Role::Unwanted, _) => last.code != Some(0),
+            (Some(last), Role::Main | Role::Sidecar | Role::Unwanted, _) => last.code != Some(0),
         };
         must(may_restart, || format!("started again after {launched:?}"))?;
         must(attempt as usize == launched.len(), || {
@@ -413,7 +408,8 @@ impl Check {
         runtime: &Runtime,
     ) -> Judged {
         let most = most.ok_or("a stop without a reason")?;
-        must(grace <= most, || format!("grace {grace:?}, told {most:?}"))?;
+        let least = Duration::from_secs(2);
+        must(grace <= most.max(least), || format!("grace {grace:?}, told {most:?}"))?;
         let last = self.life.stops.insert(id, grace);
         // Late news of one that vanished bring no harm.
         let is_there = runtime.processes.iter().any(|process| process.id == id);

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::rng::Rng;
-use crate::container::{Policy, Role};
+use crate::{container::Role, life::Policy};
 
 /// Names of the init containers, of the main ones, and of the ephemeral ones that may be added.
 const INITS: [&str; 2] = ["i0", "i1"];

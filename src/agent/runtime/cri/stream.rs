@@ -94,7 +94,7 @@ impl Cri {
         let patience = if timeout.is_zero() { EXEC_MAX } else { timeout + EXEC_SLACK };
         let mut runtime = self.0.client.runtime();
         let answer = call("ExecSync", patience, runtime.exec_sync(within(patience, request))).await;
-        let answer = answer.map_err(|error| refusal(&error))?;
+        let answer = answer.map_err(|error| exec_refusal(&error))?;
         let cut = |mut bytes: Vec<u8>| {
             bytes.truncate(limit);
             bytes
@@ -104,6 +104,14 @@ impl Cri {
             stdout: cut(answer.stdout),
             stderr: cut(answer.stderr),
         })
+    }
+}
+
+/// As [`refusal`], of a command that has a time of its own (upstream's `ExecSync`).
+fn exec_refusal(error: &CriError) -> ExecError {
+    match error.code() == Code::DeadlineExceeded {
+        true => ExecError::TimedOut(error.to_string()),
+        false => refusal(error),
     }
 }
 

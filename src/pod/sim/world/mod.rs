@@ -15,11 +15,7 @@ use super::{
     runtime::Runtime,
     script::{self, Faults, HEALED, Script},
 };
-use crate::{
-    Action, Event, Failure, State,
-    container::{Policy, Role},
-    phase::Phase,
-};
+use crate::{Action, Event, Failure, State, container::Role, life::Policy, phase::Phase};
 
 /// After the faults have ended a pod is at rest within this time: two init containers and a main
 /// one each wait for at most a process (200 s), a crash back-off (300 s), a pull back-off (300 s)

@@ -4,11 +4,7 @@
 use std::time::Duration;
 
 use super::{What, World, failure};
-use crate::{
-    Attempt, AttemptState, Event,
-    container::{Policy, Role},
-    sim::Sabotage,
-};
+use crate::{Attempt, AttemptState, Event, container::Role, life::Policy, sim::Sabotage};
 
 impl World {
     pub(super) fn start(&mut self, container: String, attempt: u32) {
@@ -55,7 +51,9 @@ impl World {
             (Role::Main, Policy::OnFailure) if healed => Some((after, 0)),
             // A shell that somebody has open.
             (Role::Ephemeral, _) if after.as_millis().is_multiple_of(2) => None,
-            (Role::Init | Role::Main | Role::Ephemeral | Role::Unwanted, _) => Some((after, code)),
+            (Role::Init | Role::Sidecar | Role::Main | Role::Ephemeral | Role::Unwanted, _) => {
+                Some((after, code))
+            }
         };
         if let Some((after, code)) = exit {
             self.plan(after, What::Exit(id, code));

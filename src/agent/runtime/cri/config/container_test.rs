@@ -1,8 +1,6 @@
 //! Container attempts, field by field.
 
-use copepod_cri::{
-    IdMapping, Image, ImageSpec, Int64Value, Mount, MountPropagation, Signal, UserNamespace,
-};
+use copepod_cri::{IdMapping, Image, ImageSpec, Int64Value, Mount, MountPropagation, Signal};
 use serde_json::{Value, json};
 
 use super::test_pods::{container_of, node, of, pod, spec_of};
@@ -79,12 +77,12 @@ fn binds_become_mounts() {
         ..bind("/host/c", "/c")
     };
     let range = IdMapping { host_id: 65536, container_id: 0, length: 65536 };
-    let users = UserNamespace { mode: 0, uids: vec![range], gids: vec![range] };
+    let users = IdRange { first: 65536, length: 65536 };
     let (spec, image, node) = (spec_of(&json!({})), ImageFacts::default(), node());
     for apart in [false, true] {
         let pod = pod(json!({"hostUsers": !apart}));
         let found = container(&ContainerInput {
-            of: PodInput { user_namespace: Some(&users), ..of(&pod, &node) },
+            of: PodInput { user_namespace: Some(users), ..of(&pod, &node) },
             container: &spec,
             attempt: 0,
             image: &image,

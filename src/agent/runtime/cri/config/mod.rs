@@ -19,7 +19,6 @@ pub(crate) use sandbox::{SandboxInput, sandbox};
 
 use std::path::PathBuf;
 
-use copepod_cri::UserNamespace;
 use copepod_pod::resources::QuotaPolicy;
 use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, PodSpec};
 
@@ -32,9 +31,18 @@ pub(crate) struct PodInput<'a> {
     pub(crate) handler: &'a str,
     /// The ids of a pod that asks for a user namespace of its own (`hostUsers: false`), for which its
     /// handler must have them; of no account to others.
-    pub(crate) user_namespace: Option<&'a UserNamespace>,
+    pub(crate) user_namespace: Option<IdRange>,
     /// The node.
     pub(crate) node: &'a NodeOptions,
+}
+
+/// Ids of the host, users' and groups' alike, which a pod's namespace counts from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdRange {
+    /// The first.
+    pub(crate) first: u32,
+    /// How many.
+    pub(crate) length: u32,
 }
 
 /// What all pods of a node have in common.

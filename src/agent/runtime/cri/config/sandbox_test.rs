@@ -143,13 +143,14 @@ fn namespaces() {
 fn user_namespaces() {
     let range = IdMapping { host_id: 65536, container_id: 0, length: 65536 };
     let own = UserNamespace { mode: 0, uids: vec![range], gids: vec![range] };
+    let given = IdRange { first: 65536, length: 65536 };
     let (apart, shared) = (pod(json!({"hostUsers": false})), pod(json!({"hostUsers": true})));
     let node = node();
     let with = |pod, handler, user_namespace| {
         security::user_namespace(PodInput { handler, user_namespace, ..of(pod, &node) })
     };
-    assert_eq!(with(&apart, "", Some(&own)), Ok(own.clone()));
-    let of_host = with(&shared, "", Some(&own)).expect("needs none");
+    assert_eq!(with(&apart, "", Some(given)), Ok(own));
+    let of_host = with(&shared, "", Some(given)).expect("needs none");
     assert_eq!((of_host.mode(), of_host.uids), (NamespaceMode::Node, Vec::new()));
     for (handler, expected) in [
         ("", "can't set `spec.hostUsers: false`, runtime does not support user namespaces"),

@@ -2,13 +2,15 @@
 //! `pkg/securitycontext`).
 
 use copepod_cri::{
-    Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
     NamespaceMode, NamespaceOption, SeLinuxOption, SupplementalGroupsPolicy, UserNamespace,
 };
 use k8s_openapi::api::core::v1::{Capabilities, Container, Pod, SELinuxOptions, SecurityContext};
 
 use super::profile;
-use super::{ConfigError, ContainerInput, ImageUser, PodInput, says, security_context, text};
+use super::{
+    ConfigError, ContainerInput, IdRange, ImageUser, PodInput, says, security_context, text,
+};
 
 /// What containers must not see (upstream `defaultMaskedPaths`).
 const MASKED: [&str; 12] = [
@@ -164,7 +166,10 @@ pub(super) fn user_namespace(of: PodInput<'_>) -> Result<UserNamespace, ConfigEr
             let mode = NamespaceMode::Node.into();
             Ok(UserNamespace { mode, ..UserNamespace::default() })
         }
-        Some(own) => Ok(own.clone()),
+        Some(IdRange { first, length }) => {
+            let ids = vec![IdMapping { host_id: first, container_id: 0, length }];
+            Ok(UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids })
+        }
         None if of.handler.is_empty() => Err(ConfigError::UserNamespace),
         None => Err(ConfigError::HandlerUserNamespace(of.handler.into())),
     }

@@ -73,7 +73,7 @@ impl OrdinaryImageError {
 }
 
 /// A runtime's refusal as Go shows it, which is what people know.
-pub(in crate::runtime::cri) fn go_text(status: &Status) -> String {
+pub(crate) fn go_text(status: &Status) -> String {
     let code = match status.code() {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

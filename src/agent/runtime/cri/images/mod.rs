@@ -36,7 +36,7 @@ use crate::image::credentials::{Keyring, PullSecrets};
 use crate::image::gate::Gate;
 
 pub(crate) use self::error::OrdinaryImageError;
-pub(super) use self::error::go_text;
+pub(crate) use self::error::go_text;
 
 /// Largest answer of a runtime (upstream `maxMsgSize`).
 const MESSAGE_MAX: usize = 16 << 20;

@@ -1,0 +1,127 @@
+//! A container's hooks (upstream: `lifecycle.handlerRunner`).
+
+use std::time::Duration;
+
+use copepod_pod::Record;
+use k8s_openapi::api::core::v1::{ExecAction, HTTPGetAction, LifecycleHandler, TCPSocketAction};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::exec::said;
+use super::http::{self, GetError, Request};
+use super::{Commands, OUTPUT_MAX, Target, text};
+use crate::telemetry::chain;
+
+/// How a hook ended.
+#[derive(Debug)]
+pub(crate) struct HookEnd {
+    /// How it failed, in upstream's words for a container's status.
+    pub(crate) result: Result<(), String>,
+    /// What people are to be told besides.
+    pub(crate) told: Option<Record>,
+}
+
+/// Runs a hook to its end, however long that takes.
+pub(crate) async fn hook(
+    handler: &LifecycleHandler,
+    target: Target<'_>,
+    commands: &impl Commands,
+) -> HookEnd {
+    let name = &target.container.name;
+    let pod = text::pod(target.pod);
+    if let Some(action) = &handler.exec {
+        return HookEnd { result: exec(action, name, &pod, commands).await, told: None };
+    }
+    if let Some(action) = &handler.http_get {
+        let (result, told) = get(action, target).await;
+        let path = action.path.as_deref().unwrap_or_default();
+        let result = result.map_err(|error| {
+            format!(
+                "HTTP lifecycle hook ({path}) for Container {name:?} in Pod {pod:?} failed - error: \
+                 {error}"
+            )
+        });
+        return HookEnd { result, told };
+    }
+    // A `sleep` is waited for by `copepod_pod::step`.
+    let result = match handler.sleep {
+        Some(_) => Ok(()),
+        None => Err(format!("Cannot run handler: invalid handler: {}", shown(handler))),
+    };
+    HookEnd { result, told: None }
+}
+
+async fn exec(
+    action: &ExecAction,
+    name: &str,
+    pod: &str,
+    commands: &impl Commands,
+) -> Result<(), String> {
+    // As it was given: no variables are put in.
+    let command = action.command.clone().unwrap_or_default();
+    let failed = |error: String, message: &[u8]| {
+        let (command, message) = (text::list(&command), text::quoted(message));
+        format!(
+            "Exec lifecycle hook ({command}) for Container {name:?} in Pod {pod:?} failed - error: \
+             {error}, message: {message}"
+        )
+    };
+    let output = commands.run(command.clone(), Duration::ZERO).await;
+    let output = output.map_err(|error| failed(chain(&error), b""))?;
+    if output.code == 0 {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let error = format!("command '{}' exited with {}: {stderr}", command.join(" "), output.code);
+    Err(failed(error, &said(output, 2 * OUTPUT_MAX)))
+}
+
+/// Any answer is a success. A server that answers in the open though it was asked by HTTPS is asked
+/// again in the open, without what is secret.
+async fn get(action: &HTTPGetAction, target: Target<'_>) -> (Result<(), String>, Option<Record>) {
+    let request = match Request::new(action, target, "lifecycle") {
+        Ok(request) => request,
+        Err(error) => return (Err(error), None),
+    };
+    let mut at = request.url.to_string();
+    let open = request.clone().in_the_open();
+    let first = match http::get(request, &mut at).await {
+        Ok(mut answer) => {
+            http::discard(&mut answer).await;
+            return (Ok(()), None);
+        }
+        Err(error) => error,
+    };
+    if !matches!(first, GetError::NoTls) {
+        return (Err(http::failed(&at, &first)), None);
+    }
+    let host = open.url.authority();
+    // If that fails too, it is the first failure that is told.
+    match http::get(open, &mut String::new()).await {
+        Ok(mut answer) => http::discard(&mut answer).await,
+        Err(_) => return (Err(http::failed(&at, &first)), None),
+    }
+    let message = format!(
+        "request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded"
+    );
+    let reason = "LifecycleHTTPFallback".to_owned();
+    (Ok(()), Some(Record { warning: true, reason, message, container: None }))
+}
+
+/// A handler that is none, as Go prints it.
+fn shown(handler: &LifecycleHandler) -> String {
+    let socket = match &handler.tcp_socket {
+        None => "nil".to_owned(),
+        Some(TCPSocketAction { host, port }) => {
+            let port = match port {
+                IntOrString::Int(number) => format!("{{0 {number} }}"),
+                IntOrString::String(name) => format!("{{1 0 {name}}}"),
+            };
+            format!("&TCPSocketAction{{Port:{port},Host:{},}}", host.as_deref().unwrap_or_default())
+        }
+    };
+    format!("&LifecycleHandler{{Exec:nil,HTTPGet:nil,TCPSocket:{socket},Sleep:nil,}}")
+}
+
+#[cfg(test)]
+#[path = "hook_test.rs"]
+mod tests;

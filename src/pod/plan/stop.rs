@@ -1,0 +1,212 @@
+//! How what lives comes to its end: people are told, the preStop hook is done, its turn is waited for,
+//! then it is stopped, all within one grace (upstream: `killContainer`, `termination_order.go`).
+
+use std::time::Duration;
+
+use super::Pass;
+use crate::{
+    Action, HookKind, ProbeKind,
+    container::{Container, Culled, Role},
+    known::{Ending, Hook, Known},
+    life::{HookSpec, Life},
+    record,
+    state::State,
+};
+
+/// How long after its SIGKILL was due an attempt that still lives is killed again, and how often
+/// from then on: the runtime has lost the command, or the agent that held it.
+const STOP_AGAIN: Duration = Duration::from_secs(5);
+/// The least time between SIGTERM and SIGKILL, whatever is left of the grace (upstream:
+/// `minimumGracePeriodInSeconds`).
+const LEAST: Duration = Duration::from_secs(2);
+/// Dead attempts kept of a container beside the newest: the one whose logs are the previous ones
+/// (upstream: `maximum-dead-containers-per-container`).
+const KEPT_OLD: usize = 1;
+
+/// How an attempt is to end.
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    /// What people are told.
+    pub(super) why: Option<record::Why>,
+    /// When its grace is used up.
+    pub(super) deadline: Duration,
+    /// Whether SIGTERM may come now; else it comes when the grace is used up.
+    pub(super) is_turn: bool,
+    /// Whether it is killed at once when the grace is used up.
+    pub(super) is_at_once: bool,
+}
+
+impl Pass {
+    /// Stops all attempts of the container.
+    pub(super) fn stop_all(&mut self, container: &mut Container, stop: Stop) {
+        for (number, known) in &mut container.attempts {
+            self.stop((&container.name, &container.life), *number, known, stop);
+        }
+    }
+
+    /// Stops what lives and should not: a container that is not in the spec, an attempt of an old
+    /// definition or in an old sandbox, all attempts but the newest, and what its probes or its
+    /// postStart hook have failed. No start is given while one of them lives.
+    pub(super) fn stop_unfit(&mut self, state: &mut State) {
+        let (grace, generation) = (state.spec_grace(), state.generation());
+        let is_to_run = |main: &&Container| main.is_running() || main.is_wanted(generation);
+        let lasting = state.of_role(Role::Main).filter(is_to_run).count();
+        for container in &mut state.containers {
+            let newest = container.attempts.keys().next_back().copied();
+            let is_last = lasting <= 1;
+            for number in container.attempts.keys().copied().collect::<Vec<_>>() {
+                let unfit = container.unfit(number, newest, generation, is_last);
+                let Some(Unfit { why, given, is_culled }) = unfit else { continue };
+                if is_culled && !container.is_culled(number) {
+                    container.culled = Some(Culled { attempt: number, is_new: true });
+                }
+                let deadline = self.now.saturating_add(given.unwrap_or(grace));
+                let stop = Stop { why, deadline, is_turn: true, is_at_once: false };
+                let who = (container.name.as_str(), &container.life);
+                if let Some(known) = container.attempts.get_mut(&number) {
+                    self.stop(who, number, known, stop);
+                }
+            }
+        }
+    }
+
+    /// Brings a living attempt to its end. Given again it only shortens, or kills again what outlives
+    /// its end. The first is told to people.
+    fn stop(
+        &mut self,
+        (container, life): (&str, &Life),
+        attempt: u32,
+        known: &mut Known,
+        stop: Stop,
+    ) {
+        if !known.is_alive() {
+            return;
+        }
+        let (now, id, is_running) = (self.now, known.id.clone(), known.is_running());
+        if known.ending.is_none() {
+            self.records.extend(stop.why.map(|why| record::killing(container, why)));
+        }
+        let ending = known.ending.get_or_insert_with(|| {
+            let has_time = is_running && stop.deadline > now;
+            let pre_stop = Hook::of(life.pre_stop.filter(|_| has_time));
+            Ending { deadline: stop.deadline, pre_stop, kill_at: None }
+        });
+        ending.deadline = ending.deadline.min(stop.deadline);
+        if self.pre_stop((container, &id), life, ending) {
+            return;
+        }
+        if !stop.is_turn && now < ending.deadline && ending.kill_at.is_none() {
+            return self.wake.at(ending.deadline);
+        }
+        let least = if stop.is_at_once { Duration::ZERO } else { LEAST };
+        let nearest = ending.deadline.max(now.saturating_add(least));
+        let due = match ending.kill_at {
+            None => Some(nearest),
+            Some(kill_at) if kill_at > now => (nearest < kill_at).then_some(nearest),
+            Some(kill_at) => (now >= kill_at + STOP_AGAIN).then_some(now),
+        };
+        if let Some(due) = due {
+            ending.kill_at = Some(due);
+            let (container, grace) = (container.to_owned(), due - now);
+            self.actions.push(Action::Stop { container, attempt, id, grace });
+        }
+        if let Some(kill_at) = ending.kill_at {
+            self.wake.at(kill_at.saturating_add(STOP_AGAIN));
+        }
+    }
+
+    /// Goes on with the preStop hook; whether it is still to be waited for.
+    fn pre_stop(
+        &mut self,
+        (container, id): (&str, &str),
+        life: &Life,
+        ending: &mut Ending,
+    ) -> bool {
+        if ending.pre_stop == Hook::Due {
+            ending.pre_stop = match life.pre_stop {
+                Some(HookSpec::Sleep(time)) => Hook::Doing(Some(self.now.saturating_add(time))),
+                Some(HookSpec::Act) => {
+                    let (container, id) = (container.to_owned(), id.to_owned());
+                    self.actions.push(Action::Hook { container, id, hook: HookKind::PreStop });
+                    Hook::Doing(None)
+                }
+                None => Hook::Done,
+            };
+        }
+        let Hook::Doing(until) = ending.pre_stop else { return false };
+        let until = until.map_or(ending.deadline, |until| until.min(ending.deadline));
+        if until <= self.now {
+            ending.pre_stop = Hook::Done;
+            return false;
+        }
+        self.wake.at(until);
+        true
+    }
+
+    /// Has old dead attempts removed.
+    pub(super) fn remove_old(&mut self, container: &mut Container) {
+        let Some(newest) = container.newest().map(|(number, _)| number) else { return };
+        let dead = container.attempts.iter_mut().rev();
+        let old = dead.filter(|(number, known)| **number < newest && !known.is_alive());
+        for (number, known) in old.skip(KEPT_OLD).filter(|(_, known)| !known.removing) {
+            known.removing = true;
+            self.actions.push(Action::Remove {
+                container: container.name.clone(),
+                attempt: *number,
+                id: known.id.clone(),
+            });
+        }
+    }
+}
+
+/// Why an attempt is not to run on.
+struct Unfit {
+    why: Option<record::Why>,
+    /// Its own grace, if that is not the pod's.
+    given: Option<Duration>,
+    /// It is for its probes.
+    is_culled: bool,
+}
+
+impl Container {
+    /// Why the attempt is not to run on, if so. `is_last`: no other main container is to run.
+    fn unfit(
+        &self,
+        number: u32,
+        newest: Option<u32>,
+        generation: u32,
+        is_last: bool,
+    ) -> Option<Unfit> {
+        let known = self.attempts.get(&number)?;
+        let unfit = |why| Some(Unfit { why, given: None, is_culled: false });
+        if self.role == Role::Unwanted {
+            return unfit(None);
+        }
+        if self.replacing.is_some() && (self.replacing == Some(number) || Some(number) != newest) {
+            return unfit(Some(self.replaced_for()));
+        }
+        if known.is_past {
+            let why = Some((record::RESTART_ALL, ""));
+            return Some(Unfit { why, given: Some(Duration::ZERO), is_culled: false });
+        }
+        if Some(number) != newest || known.is_old(generation) {
+            return unfit(Some(record::STOPPING));
+        }
+        if let Hook::Failed(_) = known.post_start {
+            return unfit(Some((record::POST_START, "")));
+        }
+        let probe = known.probes.as_ref()?.failed(&self.life).filter(|_| known.is_running())?;
+        Some(self.unhealthy(probe, is_last && self.role == Role::Main))
+    }
+
+    fn unhealthy(&self, probe: ProbeKind, is_last: bool) -> Unfit {
+        let restarts = self.life.restarts_after_probe(self.role);
+        // Upstream ends the pod with its last container.
+        if is_last && !restarts {
+            return Unfit { why: Some(record::STOPPING), given: None, is_culled: true };
+        }
+        let why = Some(record::unhealthy(probe, self.role, restarts));
+        let given = self.life.timing(probe).and_then(|timing| timing.grace);
+        Unfit { why, given, is_culled: true }
+    }
+}
