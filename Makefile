@@ -83,7 +83,8 @@ lint: setup ## formatting and clippy, warnings are errors
 	    cargo clippy -q --locked --release --workspace --all-targets -- -D warnings; \
 	    cd wasm-examples; export CARGO_TARGET_DIR='$(GUEST_TARGET)'; \
 	    cargo clippy -q --locked --release --target wasm32-wasip1 $(GUESTS_P1:%=-p %) -- -D warnings; \
-	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings)
+	    cargo clippy -q --locked --release --target wasm32-wasip2 $(GUESTS_P2:%=-p %) -- -D warnings; \
+	    cargo clippy -q --locked --release --target $(HOST) $(GUESTS_LINUX:%=-p %) -- -D warnings)
 
 PROGRAMS = COPEPOD='$(BIN)/copepod' COPEPOD_SANDBOX='$(BIN)/copepod-sandbox' COPEPOD_GUESTS='$(CURDIR)/wasm-examples' \
     COPEPOD_KUBERNETES='$(KUBERNETES)/kubernetes' COPEPOD_CONTAINERD2='$(CONTAINERD2)' \

@@ -9,6 +9,9 @@ pub mod qos;
 pub mod quantity;
 pub mod resources;
 
+#[macro_use]
+mod fault;
+
 mod backoff;
 mod condition;
 mod container;
@@ -23,6 +26,7 @@ mod expand;
 mod known;
 mod life;
 mod message;
+mod mirror;
 mod mount;
 mod network;
 mod object;
@@ -35,7 +39,9 @@ mod reference;
 mod resize;
 mod sandbox;
 mod service_env;
+mod source;
 mod state;
+mod static_pod;
 mod status;
 mod step;
 mod validate;
@@ -52,6 +58,9 @@ pub use event::{
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
+pub use mirror::{
+    Life, MirrorStep, is_mirror, is_mirror_of, mirror_of, mirror_step, mirrored, with_status_of,
+};
 pub use mount::{SubPathError, sub_path};
 pub use network::{
     ClusterDns, HostnameError, Resolver, check_hostname, hostname, hosts_file, resolv_conf,
@@ -66,7 +75,12 @@ pub use reference::{
     object_references, pull_secrets, references,
 };
 pub use resize::{Actuated, Allocation, Decision, Request, decide, first};
+pub use source::{Change, FullName, StaticPods, full_name, next_to_start};
 pub use state::{State, removal_grace, spec_grace};
+pub use static_pod::{
+    FILE_ANNOTATION, HASH_ANNOTATION, MIRROR_ANNOTATION, Origin, SEEN_ANNOTATION,
+    SOURCE_ANNOTATION, Source, StaticPodError, api_reference, static_pod,
+};
 pub use step::step;
 pub use validate::{
     FieldError, dns_subdomain, label_value, qualified_name, validate, validate_config_map,

@@ -173,7 +173,8 @@ impl Life {
     /// container that succeeded is done, whatever is said.
     pub(crate) fn restarts(&self, role: Role, code: i32) -> bool {
         match role {
-            Role::Ephemeral | Role::Unwanted => false,
+            Role::Ephemeral => fault!(EphemeralRestarts),
+            Role::Unwanted => false,
             Role::Sidecar => true,
             Role::Init if code == 0 => false,
             Role::Init | Role::Main => {
@@ -181,7 +182,7 @@ impl Life {
                     || match self.policy {
                         Policy::Always => true,
                         Policy::OnFailure => code != 0,
-                        Policy::Never => false,
+                        Policy::Never => fault!(NeverRestarts),
                     }
             }
         }

@@ -37,6 +37,7 @@ impl Probe {
             self.run = 1;
         }
         let enough = if is_success { timing.success } else { timing.failure };
+        let enough = if fault!(ThresholdShort) { enough.saturating_sub(1) } else { enough };
         if self.run < enough || self.result == Some(is_success) {
             return false;
         }
@@ -63,7 +64,8 @@ impl Probes {
         let due = |kind: ProbeKind| {
             life.timing(kind).map_or(now, |timing| now.saturating_add(timing.initial_delay))
         };
-        Probes(KINDS.map(|kind| Probe { due: due(kind), ..Probe::default() }))
+        let result = |kind| (kind == ProbeKind::Readiness && fault!(ReadinessKept)).then_some(true);
+        Probes(KINDS.map(|kind| Probe { due: due(kind), result: result(kind), ..Probe::default() }))
     }
 
     /// Those of an attempt that an earlier agent started `age` ago. Their first turn comes within a
@@ -143,7 +145,7 @@ impl Probes {
         now: Duration,
         wake: &mut Wake,
     ) -> Vec<ProbeKind> {
-        let has_started = self.has_started(life);
+        let has_started = self.has_started(life) || fault!(StartupNotAwaited);
         let mut asked = Vec::new();
         for kind in KINDS {
             let Some(timing) = life.timing(kind) else { continue };
@@ -157,7 +159,9 @@ impl Probes {
                 continue;
             }
             if probe.due > now {
-                wake.at(probe.due);
+                if !fault!(ProbeForgotten) {
+                    wake.at(probe.due);
+                }
                 continue;
             }
             probe.doing = true;

@@ -219,6 +219,9 @@ impl State {
     pub(crate) fn begin(&mut self, now: Now) {
         // A kubelet sets it when it first sees the pod.
         let start = *self.start_time.get_or_insert(whole_seconds(now.wall));
+        if fault!(DeadlineByWallClock) {
+            self.begun = None;
+        }
         self.begun.get_or_insert_with(|| (now.mono, age(start, now.wall)));
     }
 
@@ -240,7 +243,8 @@ impl State {
     /// The pod is to end within `grace`: an earlier decision can only be shortened.
     pub(crate) fn end_within(&mut self, grace: Duration, now: Duration) {
         let deadline = now.saturating_add(grace);
-        self.deadline = Some(self.deadline.map_or(deadline, |decided| decided.min(deadline)));
+        let decided = self.deadline.filter(|_| !fault!(GraceGrows));
+        self.deadline = Some(decided.map_or(deadline, |decided| decided.min(deadline)));
     }
 }
 

@@ -12,8 +12,12 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::guest_program;
+
 /// Debian's busybox with a link for each of its programs; its command is `sh`.
 pub const BUSYBOX: &str = "docker.io/library/busybox:test";
+/// The guest `actor` as a Linux program; hand over [`actor_archive`].
+pub const ACTOR: &str = "docker.io/library/actor:test";
 /// What holds a pod's namespaces, which nobody can pull.
 pub const PAUSE: &str = "registry.k8s.io/pause:test";
 
@@ -47,6 +51,32 @@ pub fn archive(dir: &Path) -> PathBuf {
         ],
     );
     archive
+}
+
+/// The archive with [`ACTOR`], packed by whoever asks first for it in this directory.
+#[track_caller]
+pub fn actor_archive(dir: &Path) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let archive = dir.join("actor.tar");
+    if !archive.exists() {
+        fs::create_dir_all(dir).expect("made");
+        let work = tempfile::tempdir_in(dir).expect("made");
+        let root = program_root(&work.path().join("actor"), &guest_program("actor"));
+        let config = json!({"Entrypoint": ["/actor"]});
+        pack(&archive, &[Image { names: vec![ACTOR.into()], root, config }]);
+    }
+    archive
+}
+
+/// Makes a root directory with one program and the folders that a runtime mounts on, and gives it.
+#[track_caller]
+pub fn program_root(root: &Path, program: &Path) -> PathBuf {
+    for folder in ["dev", "etc", "proc", "sys", "tmp"] {
+        fs::create_dir_all(root.join(folder)).expect("made");
+    }
+    fs::copy(program, root.join(program.file_name().expect("a name"))).expect("copied");
+    root.to_owned()
 }
 
 /// An image of one layer, to be packed.

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use copepod_tests::cluster::{Node, NodeOptions, leaks};
+use copepod_tests::cluster::images::{ACTOR, actor_archive};
+use copepod_tests::cluster::{Build, Node, NodeOptions, leaks};
 use copepod_tests::holds_within;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -63,8 +64,8 @@ struct Scene {
     log: usize,
 }
 
-pub(crate) fn a_start_outlives_the_agents_death_at_every_boundary(world: &World) {
-    let story = Story {
+fn start() -> Story {
+    Story {
         name: "start",
         spec: || {
             let mut side = actor("side", "append /out/side launched -- wait");
@@ -78,12 +79,11 @@ pub(crate) fn a_start_outlives_the_agents_death_at_every_boundary(world: &World)
         begin: |_, _| {},
         end: Some(ready),
         launches: &[("init", 1), ("side", 1), ("main", 1)],
-    };
-    story.run(world);
+    }
 }
 
-pub(crate) fn a_restart_outlives_the_agents_death_at_every_boundary(world: &World) {
-    let story = Story {
+fn restart() -> Story {
+    Story {
         name: "restart",
         spec: || {
             let steps = "append /out/main launched -- await /out/go -- turn /out/turn 3,- -- wait";
@@ -93,18 +93,17 @@ pub(crate) fn a_restart_outlives_the_agents_death_at_every_boundary(world: &Worl
         begin: |_, scene| fs::write(scene.out.join("go"), "").expect("written"),
         end: Some(|pod| ready(pod) && container(pod, "main")["restartCount"] == 1),
         launches: &[("main", 2)],
-    };
-    story.run(world);
+    }
 }
 
-pub(crate) fn a_liveness_kill_outlives_the_agents_death_at_every_boundary(world: &World) {
-    let story = Story {
+fn liveness_kill() -> Story {
+    Story {
         name: "liveness",
         spec: || {
             let steps = "append /out/main launched -- write /out/ok x -- wait";
             let mut main = actor("main", steps);
             main["livenessProbe"] = json!({
-                "exec": {"command": ["actor", "check", "/out/ok"]},
+                "exec": {"command": ["/actor", "check", "/out/ok"]},
                 "periodSeconds": 1,
                 "failureThreshold": 1,
             });
@@ -114,20 +113,38 @@ pub(crate) fn a_liveness_kill_outlives_the_agents_death_at_every_boundary(world:
         begin: |_, scene| fs::remove_file(scene.out.join("ok")).expect("it was there"),
         end: Some(|pod| ready(pod) && container(pod, "main")["restartCount"] == 1),
         launches: &[("main", 2)],
-    };
-    story.run(world);
+    }
 }
 
-pub(crate) fn a_delete_outlives_the_agents_death_at_every_boundary(world: &World) {
-    let story = Story {
+fn delete() -> Story {
+    Story {
         name: "delete",
         spec: || json!({"containers": [actor("main", "append /out/main launched -- wait")]}),
         from_ready: true,
         begin: |place, scene| place.api().delete("pods", &place.namespace, &scene.name),
         end: None,
         launches: &[("main", 1)],
-    };
-    story.run(world);
+    }
+}
+
+/// Names the tests of a story, one for each kind of pod.
+macro_rules! matrix {
+    ($($story:ident: $wasm:ident, $ordinary:ident;)*) => {$(
+        pub(crate) fn $wasm(world: &World) {
+            $story().run(world, None);
+        }
+
+        pub(crate) fn $ordinary(world: &World) {
+            $story().run(world, Some(Build::Usual));
+        }
+    )*};
+}
+
+matrix! {
+    start: a_start_outlives_each_death, an_ordinary_start_outlives_each_death;
+    restart: a_restart_outlives_each_death, an_ordinary_restart_outlives_each_death;
+    liveness_kill: a_liveness_kill_outlives_each_death, an_ordinary_liveness_kill_outlives_each_death;
+    delete: a_delete_outlives_each_death, an_ordinary_delete_outlives_each_death;
 }
 
 /// A container that does this.
@@ -142,11 +159,11 @@ fn actor(name: &str, steps: &str) -> Value {
 
 impl Story {
     /// Once without a death, which counts the boundaries and says how it ends; then once for each.
-    fn run(&self, world: &World) {
+    fn run(&self, world: &World, containerd: Option<Build>) {
         let started = Instant::now();
         let every = std::env::var("COPEPOD_CRASH_EVERY").ok().and_then(|n| n.parse().ok());
         let every: u64 = every.unwrap_or(EVERY);
-        let mut first = Lane::new(world, self);
+        let mut first = Lane::new(world, self, containerd);
         let (end, boundaries) = first.undisturbed();
         let next = AtomicU64::new(0);
         let missed: Mutex<Vec<u64>> = Mutex::default();
@@ -164,13 +181,14 @@ impl Story {
         thread::scope(|scope| {
             scope.spawn(|| work(first));
             (1..LANES).for_each(|_| {
-                scope.spawn(|| work(Lane::new(world, self)));
+                scope.spawn(|| work(Lane::new(world, self, containerd)));
             });
         });
         let missed = missed.into_inner().expect("all have ended");
         println!(
-            "{}: {boundaries} boundaries, each {every}. with a death, {:.0} s; not come to: {missed:?}",
+            "{} ({}): {boundaries} boundaries, each {every}. with a death, {:.0} s; not come to: {missed:?}",
             self.name,
+            if containerd.is_some() { "ordinary" } else { "Wasm" },
             started.elapsed().as_secs_f64()
         );
         assert!(missed.len() <= 2, "the agent did not come to the boundaries {missed:?}");
@@ -181,14 +199,24 @@ impl Story {
 struct Lane<'a> {
     story: &'a Story,
     place: Place<'a>,
+    image: String,
     runs: u32,
 }
 
 impl<'a> Lane<'a> {
     #[track_caller]
-    fn new(world: &'a World, story: &'a Story) -> Self {
-        let node = Node::prepare(world.plane, NodeOptions::default());
-        let mut lane = Self { story, place: Place::on(world, Box::new(node)), runs: 0 };
+    fn new(world: &'a World, story: &'a Story, containerd: Option<Build>) -> Self {
+        let options = NodeOptions { containerd, ..NodeOptions::default() };
+        let node = Node::prepare(world.plane, options);
+        let image = match containerd {
+            Some(_) => {
+                let archive = actor_archive(&world.plane.dir().join("images"));
+                node.containerd().import(&archive, &[ACTOR]);
+                ACTOR.to_owned()
+            }
+            None => world.image("actor"),
+        };
+        let mut lane = Self { story, place: Place::on(world, Box::new(node)), image, runs: 0 };
         // Here the image is pulled, which later runs have not to do.
         lane.undisturbed();
         lane
@@ -232,11 +260,10 @@ impl<'a> Lane<'a> {
         spec["terminationGracePeriodSeconds"] = json!(2);
         spec["automountServiceAccountToken"] = json!(false);
         spec["volumes"] = json!([{"name": "out", "hostPath": {"path": scene.out}}]);
-        let image = json!(self.place.world.image("actor"));
         for list in ["initContainers", "containers"] {
             for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
             {
-                container["image"] = image.clone();
+                container["image"] = json!(self.image);
             }
         }
         json!({"metadata": {"name": scene.name}, "spec": spec})

@@ -21,6 +21,7 @@ mod resize;
 mod resources;
 mod runtimes;
 mod smoke;
+mod static_pods;
 mod streams;
 mod survive;
 mod users;
@@ -141,6 +142,7 @@ const TESTS: &[Test] = &tests![
     streams::a_log_has_two_hundred_followers,
     smoke::a_node_has_rights_of_its_own_alone,
     ordinary::a_log_is_rotated_and_loses_no_line,
+    ordinary::a_container_without_a_profile_has_the_nodes_default,
     ordinary::a_sandbox_that_dies_is_made_anew_with_all_in_it,
     runtimes::both_give_the_same_statuses,
     runtimes::both_give_the_same_statuses_with_containerd_2,
@@ -200,12 +202,20 @@ const TESTS: &[Test] = &tests![
     refusals::annotations_as_large_as_may_be_do_no_harm,
     refusals::the_server_asks_who_it_is_and_whether_they_may,
     refusals::slow_clients_hold_up_nobody_and_are_let_go,
-    crash::a_start_outlives_the_agents_death_at_every_boundary,
-    crash::a_restart_outlives_the_agents_death_at_every_boundary,
-    crash::a_liveness_kill_outlives_the_agents_death_at_every_boundary,
-    crash::a_delete_outlives_the_agents_death_at_every_boundary,
+    crash::a_start_outlives_each_death,
+    crash::an_ordinary_start_outlives_each_death,
+    crash::a_restart_outlives_each_death,
+    crash::an_ordinary_restart_outlives_each_death,
+    crash::a_liveness_kill_outlives_each_death,
+    crash::an_ordinary_liveness_kill_outlives_each_death,
+    crash::a_delete_outlives_each_death,
+    crash::an_ordinary_delete_outlives_each_death,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
+    static_pods::a_file_is_run_shown_followed_and_removed,
+    static_pods::an_ordinary_static_pod_lives_as_its_file_says,
+    static_pods::static_pods_need_no_api_server,
+    static_pods::an_address_is_followed_and_its_failures_end_nothing,
     outage::pods_outlive_an_absence_of_the_api_server,
     outage::an_api_server_that_says_nothing_is_left_for_another_connection,
     outage::an_agent_starts_while_the_api_server_is_away,

@@ -76,3 +76,22 @@ pub(crate) fn a_sandbox_that_dies_is_made_anew_with_all_in_it(world: &World) {
     assert!(cri.sandboxes().iter().any(|one| one.id != sandbox));
     place.finish();
 }
+
+pub(crate) fn a_container_without_a_profile_has_the_nodes_default(world: &World) {
+    let config = json!({"seccompDefault": true});
+    let options = NodeOptions { containerd: Some(Build::Usual), config, ..NodeOptions::default() };
+    let place = Place::with(world, options);
+    place.node.wait_ready(SOON);
+    let filter = |name: &str, context: Value| {
+        let mut pod = place.shell(name, "grep ^Seccomp: /proc/self/status; sleep 3600");
+        pod["spec"]["containers"][0]["securityContext"] = context;
+        place.create(&pod);
+        let said = place.wait_line(name, "Seccomp:");
+        said.trim().trim_start_matches("Seccomp:").trim().to_owned()
+    };
+    // The kernel's numbers: 2 is a filter, 0 is none.
+    assert_eq!(filter("default", json!({})), "2");
+    assert_eq!(filter("none", json!({"seccompProfile": {"type": "Unconfined"}})), "0");
+    assert_eq!(filter("privileged", json!({"privileged": true})), "0");
+    place.finish();
+}

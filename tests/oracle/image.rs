@@ -5,12 +5,11 @@
 //! that is in the registry only) or `MISSING` (in none).
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use copepod_tests::cluster::images::{Image, pack};
+use copepod_tests::cluster::images::{Image, pack, program_root};
 use copepod_tests::cluster::{Containerd, ControlPlane};
 use copepod_tests::registry::Registry;
 use copepod_tests::{Home, guest, guest_program};
@@ -46,7 +45,7 @@ impl Images {
         let images = Self { registry, archive };
         let pulled: BTreeSet<String> = scenarios.iter().flat_map(|one| one.images(PULL)).collect();
         let folder = images.archive.parent().expect("a folder").to_owned();
-        let root = root(&folder, "actor", &guest_program("actor"));
+        let root = program_root(&folder.join("actor"), &guest_program("actor"));
         pack(&images.archive, &images.usual(&folder, &root));
         let later: Vec<Image> = pulled.iter().map(|word| images.pulled(word, &root)).collect();
         let archive = folder.join("pulled.tar");
@@ -75,7 +74,7 @@ impl Images {
 
     fn usual(&self, folder: &Path, actor: &Path) -> [Image; 3] {
         let e2e = std::env::var_os("COPEPOD_E2E").expect("COPEPOD_E2E: see the Makefile");
-        let grpc = root(folder, "grpc", &Path::new(&e2e).join("agnhost"));
+        let grpc = program_root(&folder.join("grpc"), &Path::new(&e2e).join("agnhost"));
         let image = |word: &str, root: &Path, command: &[&str]| Image {
             names: vec![self.name(word, Column::Ordinary)],
             root: root.to_owned(),
@@ -110,16 +109,6 @@ impl Images {
         let names = USUAL.map(|word| self.name(word, Column::Ordinary));
         containerd.import(&self.archive, &names);
     }
-}
-
-/// A root directory with a program and the folders that a runtime mounts on.
-fn root(folder: &Path, name: &str, program: &Path) -> PathBuf {
-    let root = folder.join(name);
-    for folder in ["dev", "etc", "proc", "sys", "tmp"] {
-        fs::create_dir_all(root.join(folder)).expect("made");
-    }
-    fs::copy(program, root.join(program.file_name().expect("a name"))).expect("copied");
-    root
 }
 
 fn push_ordinary(archive: &Path, name: &str) {

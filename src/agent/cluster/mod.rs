@@ -2,11 +2,11 @@
 //!
 //! Owns: who we are to it ([`kubeconfig`]), the connections ([`client`]), the pods of this node
 //! ([`pods`]), their statuses on the way back ([`status`], [`patch`]), what pods read besides their
-//! own object ([`objects`]), the node object, its status and its lease ([`node`]), events
+//! own object ([`objects`]), the mirrors of static pods ([`mirror`]), the node object, its status and its lease ([`node`]), events
 //! ([`events`]), RuntimeClasses ([`classes`]), reviews of who calls the node's server ([`reviews`]).
 //! In: a kubeconfig, statuses. Out: a `kube::Client`, [`pods::PodChange`]s, objects.
-//! Each says which tasks it starts: one for each connection, one that watches pods, one that writes
-//! statuses with a short one for each request, one for each object that is watched, three of the
+//! Each says which tasks it starts: one for each connection, one that watches pods, one that makes
+//! mirrors, one that writes statuses with a short one for each request, one for each object that is watched, three of the
 //! node's.
 
 mod call;
@@ -14,6 +14,7 @@ pub(crate) mod classes;
 pub(crate) mod client;
 pub(crate) mod events;
 pub(crate) mod kubeconfig;
+pub(crate) mod mirror;
 pub(crate) mod node;
 pub(crate) mod objects;
 pub(crate) mod patch;

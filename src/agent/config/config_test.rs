@@ -147,10 +147,8 @@ fn the_file_that_kubeadm_writes_is_read_with_few_warnings() {
     flags.config = Some("/var/lib/kubelet/config.yaml".into());
     let (config, warnings) = join(&flags, &file, &machine()).unwrap();
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        warnings,
-        ["rotateCertificates: not yet honoured", "staticPodPath: not yet honoured",]
-    );
+    assert_eq!(warnings, ["rotateCertificates: not yet honoured"]);
+    assert_eq!(config.static_pods.path.as_deref(), Some(Path::new("/etc/kubernetes/manifests")));
     assert_eq!(config.server.client_ca.as_deref(), Some(Path::new("/etc/kubernetes/pki/ca.crt")));
     assert_eq!(config.server.tokens, Some(Duration::from_secs(120)));
     assert_eq!(config.node.status_update, Duration::from_secs(10));

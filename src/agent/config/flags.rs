@@ -74,6 +74,21 @@ pub(crate) struct NodeFlags {
     /// Directory of those programs
     #[arg(long, value_name = "DIR")]
     pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
+    /// A file of a static pod, or a directory of them
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pod_manifest_path: Option<String>,
+    /// How often those files are looked at, beside whenever they change [default: 20s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) file_check_frequency: Option<String>,
+    /// An address of static pods: a Pod or a PodList
+    #[arg(long, value_name = "URL")]
+    pub(crate) manifest_url: Option<String>,
+    /// Headers to ask it with: name:value,... may be repeated
+    #[arg(long, value_name = "HEADERS")]
+    pub(crate) manifest_url_header: Vec<String>,
+    /// How often it is asked [default: 20s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) http_check_frequency: Option<String>,
     /// Refused: TLS bootstrap is a later step
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) bootstrap_kubeconfig: Option<String>,

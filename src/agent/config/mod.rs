@@ -27,6 +27,7 @@ mod not_yet;
 mod reserve;
 mod resolve;
 mod server;
+mod static_pods;
 mod types;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub(crate) use flags::NodeFlags;
 pub(crate) use images::ImageConfig;
 pub(crate) use reserve::{Reserved, Signal, Threshold};
 pub(crate) use server::{Authorization, ServerConfig, TlsVersion};
+pub(crate) use static_pods::StaticPodConfig;
 
 use findings::Findings;
 use machine::Machine;
@@ -80,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) logs: LogConfig,
     /// Images: their pulls and their end.
     pub(crate) images: ImageConfig,
+    /// Pods that come from elsewhere than the API server.
+    pub(crate) static_pods: StaticPodConfig,
     /// Most events sent.
     pub(crate) events: Rate,
     /// Most verbose diagnostics, 0 to 10 as klog has them.
@@ -169,6 +173,9 @@ pub(crate) struct PodLimits {
     pub(crate) pids: Option<u64>,
     /// Ids of the host that a pod with a user namespace of its own has (`userNamespaces.idsPerPod`).
     pub(crate) ids_per_pod: u32,
+    /// An ordinary container without a seccomp profile has the runtime's (`seccompDefault`). Guests
+    /// have a filter of their own anyway.
+    pub(crate) seccomp_default: bool,
     /// Sysctls (or prefixes ending in `*`) that pods may set beside the safe ones.
     pub(crate) unsafe_sysctls: Vec<String>,
 }

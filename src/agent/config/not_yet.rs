@@ -48,8 +48,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     let back_off = file.crash_loop_back_off.as_ref().and_then(|b| b.max_container_restart_period);
     for (field, value, default) in [
         ("syncFrequency", file.sync_frequency, 60),
-        ("fileCheckFrequency", file.file_check_frequency, 20),
-        ("httpCheckFrequency", file.http_check_frequency, 20),
         ("volumeStatsAggPeriod", file.volume_stats_agg_period, 60),
         ("cpuManagerReconcilePeriod", file.cpu_manager_reconcile_period, 10),
         ("evictionPressureTransitionPeriod", file.eviction_pressure_transition_period, 300),
@@ -93,7 +91,6 @@ fn flags(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("protectKernelDefaults", file.protect_kernel_defaults, false),
         ("kernelMemcgNotification", file.kernel_memcg_notification, false),
         ("enableSystemLogQuery", file.enable_system_log_query, false),
-        ("seccompDefault", file.seccomp_default, false),
         ("localStorageCapacityIsolation", file.local_storage_capacity_isolation, true),
     ] {
         notes.unless(field, value.as_ref(), &default);
@@ -119,8 +116,6 @@ fn texts(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("volumePluginDir", &file.volume_plugin_dir, VOLUME_PLUGINS),
         ("memoryReservationPolicy", &file.memory_reservation_policy, "None"),
         ("imagePullCredentialsVerificationPolicy", pulls, "NeverVerifyPreloadedImages"),
-        ("staticPodPath", &file.static_pod_path, ""),
-        ("staticPodURL", &file.static_pod_url, ""),
     ] {
         notes.unless(field, value.as_deref().filter(|value| !value.is_empty()), default);
     }
@@ -136,7 +131,6 @@ fn lists(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         };
     }
     any!(
-        "staticPodURLHeader" static_pod_url_header,
         "tlsCipherSuites" tls_cipher_suites,
         "tlsCurvePreferences" tls_curve_preferences,
         "preloadedImagesVerificationAllowlist" preloaded_images_verification_allowlist,

@@ -16,7 +16,7 @@ use super::machine::Machine;
 use super::types::KubeletConfiguration;
 use super::{
     CgroupConfig, CgroupDriver, Config, Dirs, DnsConfig, LogConfig, NodeConfig, PodLimits, Rate,
-    ReservedGroup, RuntimeConfig, images, labels, non_zero, quantity, reserve, server,
+    ReservedGroup, RuntimeConfig, images, labels, non_zero, quantity, reserve, server, static_pods,
 };
 
 /// Upstream's defaults (`SetDefaults_KubeletConfiguration`).
@@ -70,6 +70,7 @@ pub(super) fn resolve(
         cgroups: cgroups(file),
         logs: logs(file, findings),
         images: images::images(flags, file, findings),
+        static_pods: static_pods::static_pods(flags, file, findings),
         events: Rate {
             per_second: findings
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
@@ -251,6 +252,7 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
         pids,
         // Its bounds are looked at elsewhere.
         ids_per_pod: ids.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(IDS_PER_POD),
+        seccomp_default: file.seccomp_default == Some(true),
         unsafe_sysctls,
     }
 }

@@ -8,7 +8,8 @@ use copepod_pod::{Actuated, Allocation};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{Ledger, LedgerError, POD, write_whole};
+use super::pods::POD;
+use super::{Ledger, LedgerError, write_whole};
 
 /// The name of the allocation in its pod's directory.
 const ALLOCATION: &str = "allocation.json";
@@ -27,7 +28,7 @@ impl Ledger {
         uid: &str,
         allocation: &Allocation,
     ) -> Result<(), LedgerError> {
-        self.keep(self.pod_dir(uid).join(ALLOCATION), &allocation.to_json())
+        self.keep_json(self.pod_dir(uid).join(ALLOCATION), &allocation.to_json())
     }
 
     /// What is allocated to a pod that was taken: as it was kept last, else what it asked for when it
@@ -58,7 +59,7 @@ impl Ledger {
         }
         let mut kept = actuated.to_json();
         kept[ATTEMPT] = json!(attempt);
-        self.keep(self.actuated_file(uid, container), &kept)
+        self.keep_json(self.actuated_file(uid, container), &kept)
     }
 
     /// What the newest attempt of a container of the pod has, and which one that is.
@@ -72,7 +73,7 @@ impl Ledger {
         self.pod_dir(uid).join(ACTUATED).join(format!("{container}.json"))
     }
 
-    fn keep(&self, path: PathBuf, value: &Value) -> Result<(), LedgerError> {
+    fn keep_json(&self, path: PathBuf, value: &Value) -> Result<(), LedgerError> {
         let written = || {
             if let Some(dir) = path.parent() {
                 fs::create_dir_all(dir)?;

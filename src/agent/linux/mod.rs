@@ -1,6 +1,6 @@
 //! The kernel's edges that no other room should spell out: descriptors over sockets, process
 //! descriptors, paths below directories that guests write to, their binds and removal, memory as a
-//! directory, network namespaces, the jail of a compile job, control groups, systemd's units; and what
+//! directory, network namespaces, watched directories, the jail of a compile job, control groups, systemd's units; and what
 //! this machine is: its facts and its addresses.
 //!
 //! The only room of the agent where `unsafe` may stand. Starts no task.
@@ -17,6 +17,7 @@ mod remove;
 pub(crate) mod systemd;
 pub(crate) mod terminal;
 mod tmpfs;
+mod watch;
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -38,6 +39,7 @@ pub(crate) use beneath::{
 pub(crate) use bind::bind;
 pub(crate) use remove::remove_tree;
 pub(crate) use tmpfs::{can_mount, is_memory, mount_memory};
+pub(crate) use watch::watch_dir;
 
 /// Most descriptors that go with one frame: the standard streams of an exec.
 const SENT_FDS_MAX: usize = 3;

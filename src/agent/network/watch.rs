@@ -1,28 +1,23 @@
 //! Whether there is a network for pods, told when it changes.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use inotify::{EventStream, Inotify, WatchMask};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::time::sleep;
 
 use super::conf::load;
+use crate::linux::watch_dir;
 use crate::telemetry::chain;
 
 /// What `status` says.
 pub(super) type Status = Result<(), String>;
 
-/// Bytes of inotify events read at once; any of them means another look.
-const INOTIFY_BUFFER: usize = 4 << 10;
 /// From an event to the look, for whoever makes a file and then writes it.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Between two looks where nothing can be watched, such as with too many instances.
 const UNWATCHED: Duration = Duration::from_secs(5);
-/// How often the directory's parents may appear while a watch is put up.
-const CLIMBS: u32 = 64;
 
 /// What the directory `dir` configures; the task that watches it ends with the last receiver.
 /// Outside an event loop it stays as it is now.
@@ -42,7 +37,7 @@ async fn follow(dir: PathBuf, sender: Sender<Status>) {
     let mut is_watched = true;
     loop {
         // First the watch, then the look: what changes between them is an event.
-        let watch = match watch(&dir) {
+        let watch = match watch_dir(&dir) {
             Ok(watch) => Some(watch),
             Err(error) => {
                 if is_watched {
@@ -73,32 +68,4 @@ async fn follow(dir: PathBuf, sender: Sender<Status>) {
             () = changed => {}
         }
     }
-}
-
-/// Events of the directory, or of the lowest of its parents that is there.
-fn watch(dir: &Path) -> io::Result<EventStream<Vec<u8>>> {
-    let inotify = Inotify::init()?;
-    let gone = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
-    let appears = WatchMask::CREATE | WatchMask::MOVED_TO;
-    let of_dir =
-        appears | gone | WatchMask::CLOSE_WRITE | WatchMask::MOVED_FROM | WatchMask::DELETE;
-    for _ in 0..CLIMBS {
-        // Once a parent is watched, what appears below it is seen, or is there now.
-        let mut below = dir;
-        let found = loop {
-            let mask = if below == dir { of_dir } else { appears | gone };
-            match inotify.watches().add(below, mask) {
-                Ok(_) => break below,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    below = below.parent().ok_or(e)?;
-                }
-                Err(e) => return Err(e),
-            }
-        };
-        let next = dir.ancestors().take_while(|part| *part != found).last();
-        if next.is_none_or(|next| !next.exists()) {
-            break;
-        }
-    }
-    inotify.into_event_stream(vec![0; INOTIFY_BUFFER])
 }

@@ -1,16 +1,16 @@
-//! The loop that hands out pods: the API server's word to the workers, their statuses back.
+//! The loop that hands out pods: the sources' words to the workers, their statuses back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::admission::{NODE_AFFINITY, Rejection, rejected_status};
-use copepod_pod::{Allocation, Event, Facts, removal_grace};
+use copepod_pod::{Allocation, Event, Facts, Source, is_mirror, removal_grace};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::End;
 use super::admit::Admission;
@@ -18,12 +18,14 @@ use super::allocation::Allocations;
 use super::board::{Board, Known};
 use super::build;
 use super::outlet::News;
+use super::standing::Standing;
+use super::static_pods::{Statics, of_api};
 use super::waiting::Waiting;
 use crate::cluster::events::{Recorder, pod_reference};
 use crate::cluster::node::NodeHandle;
 use crate::cluster::objects::ObjectStore;
 use crate::cluster::patch::is_terminal;
-use crate::cluster::pods::PodChange;
+use crate::cluster::pods::{self, PodChange};
 use crate::cluster::status::StatusWriter;
 use crate::linux;
 use crate::network::Network;
@@ -33,8 +35,6 @@ use crate::runtime::cri::{Cri, Health};
 use crate::telemetry::chain;
 use crate::worker::{Shared, Snapshot, Supplier, Workers};
 
-/// The grace of a pod of which nobody knows any more (upstream's orphans).
-const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 /// How long what is being cleaned away is waited for at the end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How often the loop goes round without news: what is due by time alone, node-wide.
@@ -50,10 +50,16 @@ pub(super) struct Agent {
     pub(super) status: StatusWriter,
     pub(super) recorder: Recorder,
     pub(super) node: NodeHandle,
+    pub(super) client: kube::Client,
     pub(super) network: Network,
     pub(super) admission: Admission,
     pub(super) allocations: Allocations,
     pub(super) waiting: Waiting,
+    /// Our node as admission is to see it.
+    pub(super) admitting: watch::Sender<Option<Arc<Node>>>,
+    pub(super) statics: Statics,
+    /// The pods of the API were listed once.
+    pub(super) is_synced: bool,
     /// What pods may ask of the node, for the workers.
     pub(super) facts: watch::Sender<Facts>,
     /// The part of it that does not change.
@@ -67,20 +73,24 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Runs until the end is told.
-    pub(super) async fn run(mut self, mut changes: mpsc::Receiver<PodChange>, mut end: End) {
+    pub(super) async fn run(
+        mut self,
+        mut standing: watch::Receiver<Option<Standing>>,
+        mut end: End,
+    ) {
         let mut dirty: BTreeSet<String> = BTreeSet::new();
         // Whether any pod has changed since the last round.
         let mut busy = false;
+        let mut changes = None;
         let mut network = self.network.changes();
-        let mut object = self.node.node();
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut synced = false;
         let mut health = self.shared.runtime.cri.as_ref().map(Cri::health);
         if let Some(health) = &mut health {
             // What was said before anybody listened.
             health.mark_changed();
         }
+        standing.mark_changed();
         loop {
             // Each arm only takes: what it takes is worked on after it.
             tokio::select! {
@@ -90,17 +100,12 @@ impl Agent {
                     let _ = timeout(END_WITHIN, rest).await;
                     return;
                 }
-                Some(change) = changes.recv() => match change {
-                    PodChange::Synced(pods) => {
-                        self.sync(pods).await;
-                        if !synced {
-                            synced = true;
-                            self.adopt_orphans().await;
-                        }
-                    }
-                    PodChange::Set(pod) => self.set(pod).await,
-                    PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
-                },
+                Some(change) = of_api_server(&mut changes) => self.follow(change).await,
+                Some(update) = self.statics.updates.recv() => self.hear(update).await,
+                () = reached(self.statics.held_until) => {
+                    self.statics.held_until = None;
+                    self.start_waiting();
+                }
                 uids = self.news.take() => {
                     busy = true;
                     for uid in uids {
@@ -114,24 +119,19 @@ impl Agent {
                 }
                 Ok(()) = network.changed() => self.judge(health.as_ref()),
                 () = changed(&mut health) => self.judge(health.as_ref()),
-                Ok(()) = object.changed() => {
-                    let node = object.borrow_and_update().clone();
-                    node.into_iter().for_each(|node| self.learn(&node));
+                Ok(()) = standing.changed() => {
+                    let now = standing.borrow_and_update().clone();
+                    now.into_iter().for_each(|now| self.learn(now, &mut changes));
                 }
-                fetched = self.waiting.fetched() => self.ask_again(fetched).await,
+                fetched = self.waiting.fetched() => self.ask_again(fetched),
                 Some(done) = self.collecting.join_next() => {
                     if let Err(error) = done {
                         std::panic::resume_unwind(error.into_panic());
                     }
                 }
-                Some(done) = self.cleaning.join_next() => match done {
-                    Ok((uid, true)) => drop(self.board.lock().remove(&uid)),
-                    // Tried again with the next round.
-                    Ok((uid, false)) => drop(dirty.insert(uid)),
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
+                Some(done) = self.cleaning.join_next() => dirty.extend(self.cleaned(done)),
                 _ = round.tick() => {
-                    self.round(synced, &mut dirty).await;
+                    self.round(&mut dirty).await;
                     if std::mem::take(&mut busy) {
                         linux::trim_heap();
                     }
@@ -140,15 +140,44 @@ impl Agent {
         }
     }
 
+    /// The API server's word of its pods.
+    async fn follow(&mut self, change: PodChange) {
+        match change {
+            PodChange::Synced(pods) => {
+                let (mirrors, pods): (Vec<_>, Vec<_>) =
+                    pods.into_iter().partition(|pod| is_mirror(pod));
+                self.sync_mirrors(&mirrors).await;
+                self.sync(pods).await;
+                if !std::mem::replace(&mut self.is_synced, true) {
+                    self.statics.held_until = None;
+                    self.board.know_all();
+                    self.adopt_orphans().await;
+                    self.start_waiting();
+                }
+                // Once all are there that have an allocation.
+                self.decide_resizes().await;
+            }
+            PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod).await,
+            PodChange::Set(pod) => self.set(pod).await,
+            PodChange::Gone { uid: _, pod } if is_mirror(&pod) => self.lose_mirror(&pod),
+            PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
+        }
+    }
+
+    /// Whether each source was heard.
+    pub(super) fn knows_all(&self) -> bool {
+        self.is_synced && self.statics.wanted.has_seen_all()
+    }
+
     /// What is due by time alone: `dirty` pods are tried again, once more.
-    async fn round(&mut self, synced: bool, dirty: &mut BTreeSet<String>) {
+    async fn round(&mut self, dirty: &mut BTreeSet<String>) {
         self.board.beat();
         self.end_waiting();
         if self.allocations.is_due() {
             self.decide_resizes().await;
         }
         self.share_cpus().await;
-        self.collect(synced).await;
+        self.collect();
         for uid in std::mem::take(dirty) {
             self.clean(&uid);
         }
@@ -166,24 +195,46 @@ impl Agent {
         }
     }
 
-    /// The node's object is another one now.
-    fn learn(&self, node: &Node) {
-        let new = build::facts(node, &self.fixed);
+    /// The node's object is another one now. Once the API server has it, `changes` of its pods are
+    /// followed: they are admitted by it.
+    fn learn(&self, now: Standing, changes: &mut Option<mpsc::Receiver<PodChange>>) {
+        let new = build::facts(&now.node, &self.fixed);
         self.facts.send_if_modified(|old| {
             let changed = *old != new;
             *old = new;
             changed
         });
+        self.admitting.send_replace(Some(now.node));
+        if now.is_registered && changes.is_none() {
+            let (client, name) = (self.client.clone(), &self.fixed.node_name);
+            *changes = Some(pods::watch(client, name, pods::Times::default()));
+        }
     }
 
-    /// These are all pods that there are.
+    /// A pod is cleaned away; gives the uid of one that has to be tried again, with the next round.
+    fn cleaned(&mut self, done: Result<(String, bool), JoinError>) -> Option<String> {
+        let (uid, is_done) = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        if !is_done {
+            return Some(uid);
+        }
+        self.board.lock().remove(&uid);
+        self.start_waiting();
+        None
+    }
+
+    /// These are all pods that the API server has.
     async fn sync(&mut self, pods: Vec<Arc<Pod>>) {
         let uids: BTreeSet<String> =
             pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         let gone: Vec<String> = {
             let known = self.board.lock();
-            let all = known.keys().chain(self.waiting.uids());
-            all.filter(|uid| !uids.contains(*uid)).cloned().collect()
+            let of_api = known.iter().filter(|(_, known)| Source::of(&known.pod).is_none());
+            of_api
+                .map(|(uid, _)| uid)
+                .chain(self.waiting.uids())
+                .filter(|uid| !uids.contains(*uid))
+                .cloned()
+                .collect()
         };
         for uid in gone {
             self.gone(&uid).await;
@@ -195,12 +246,11 @@ impl Agent {
         for pod in pods {
             self.set(pod).await;
         }
-        // Once all are there that have an allocation.
-        self.decide_resizes().await;
     }
 
     /// This pod is there, as it is now.
     async fn set(&mut self, pod: Arc<Pod>) {
+        let pod = of_api(pod);
         let Some(uid) = pod.metadata.uid.clone() else { return };
         self.status.seen(&pod);
         let known = {
@@ -227,13 +277,13 @@ impl Agent {
                 self.tell(&uid, Event::Desired(pod)).await;
             }
             None if self.waiting.set(&uid, &pod) => {}
-            None => self.take(uid, pod).await,
+            None => self.take(uid, pod),
         }
     }
 
     /// Keeps the pod's object anew: an agent that finds only that is to know its ephemeral
     /// containers.
-    async fn keep(&self, pod: Arc<Pod>) {
+    pub(super) async fn keep(&self, pod: Arc<Pod>) {
         let ledger = Arc::clone(&self.shared.ledger);
         match spawn_blocking(move || ledger.keep_pod(&pod)).await {
             Ok(Ok(())) => {}
@@ -243,7 +293,7 @@ impl Agent {
     }
 
     /// A pod that is new to this agent.
-    pub(super) async fn take(&mut self, uid: String, pod: Arc<Pod>) {
+    pub(super) fn take(&mut self, uid: String, pod: Arc<Pod>) {
         // One that an earlier agent took is not asked again whether it fits: it runs.
         let asked = !self.shared.ledger.has_pod(&uid)
             && pod.metadata.deletion_timestamp.is_none()
@@ -251,7 +301,7 @@ impl Agent {
         if asked {
             match self.admission.admit(&pod, &self.active()) {
                 Ok(admitted) if admitted.preempts.is_empty() => {}
-                Ok(admitted) => return self.preempt(uid, pod, &admitted.preempts).await,
+                Ok(admitted) => return self.preempt(uid, pod, &admitted.preempts),
                 // What is known of the node may be older than its labels.
                 Err(rejection) if rejection.reason == NODE_AFFINITY => {
                     return self.waiting.ask(uid, pod, rejection);
@@ -271,7 +321,7 @@ impl Agent {
     }
 
     /// Starts the worker of a pod; `kill` ends it at once within that grace.
-    fn start(&mut self, uid: String, pod: Arc<Pod>, gone: bool, kill: Option<Duration>) {
+    pub(super) fn start(&mut self, uid: String, pod: Arc<Pod>, gone: bool, kill: Option<Duration>) {
         let supplier = Arc::clone(&self.supplier);
         let handle = self.workers.add(self.allocations.apply(&pod), "/".into(), supplier);
         if let Some(grace) = kill {
@@ -289,7 +339,7 @@ impl Agent {
         let status = rejected_status(&pod, rejection, Timestamp::now());
         let snapshot = Snapshot { status: status.clone(), trouble: None, terminated: true };
         let (_, snapshot) = watch::channel(snapshot);
-        self.status.set(&pod, status, true);
+        self.show(&pod, status, true);
         self.board.lock().insert(uid, Known { pod, events: None, snapshot, gone: false });
     }
 
@@ -301,77 +351,24 @@ impl Agent {
         active.chain(self.waiting.holding().map(Arc::clone)).collect()
     }
 
-    /// The API server has the pod no more: what runs of it ends.
-    async fn gone(&mut self, uid: &str) {
+    /// Its source has the pod no more: what runs of it ends.
+    pub(super) async fn gone(&mut self, uid: &str) {
         self.status.forget(uid);
         self.waiting.forget(uid);
-        let (terminated, grace) = {
+        let (pod, terminated, grace) = {
             let mut table = self.board.lock();
             let Some(known) = table.get_mut(uid).filter(|known| !known.gone) else { return };
             known.gone = true;
-            (known.is_terminated(), removal_grace(&known.pod))
+            (Arc::clone(&known.pod), known.is_terminated(), removal_grace(&known.pod))
         };
+        if Source::of(&pod).is_some() {
+            self.statics.mirrors.end(&pod);
+        }
         if terminated {
             self.clean(uid);
         } else {
             self.tell(uid, Event::Kill { grace }).await;
         }
-    }
-
-    /// What is on this machine and belongs to no pod ends.
-    async fn adopt_orphans(&mut self) {
-        let ledger = Arc::clone(&self.shared.ledger);
-        let kept = spawn_blocking(move || ledger.kept_pods()).await;
-        match kept.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
-            Ok(kept) => {
-                for pod in kept {
-                    let uid = pod.metadata.uid.clone().unwrap_or_default();
-                    if self.board.get(&uid).is_none() {
-                        tracing::info!(pod = uid, "ends a pod that was deleted meanwhile");
-                        self.start(uid, Arc::new(pod), true, Some(ORPHAN_GRACE));
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
-        }
-        self.collect(true).await;
-        for uid in self.network.attached() {
-            if self.board.get(&uid).is_some() {
-                continue;
-            }
-            // Beside the loop: a plugin may take its time.
-            let network = self.network.clone();
-            tokio::spawn(async move {
-                if let Err(error) = network.detach(&uid).await {
-                    tracing::warn!(pod = uid, error = chain(&error), "cannot detach an orphan");
-                }
-            });
-        }
-    }
-
-    /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of
-    /// containers, each minute), once all pods are `synced`.
-    async fn collect(&mut self, synced: bool) {
-        let Some(cri) =
-            self.shared.runtime.cri.clone().filter(|_| synced && self.collecting.is_empty())
-        else {
-            return;
-        };
-        let unknown: Vec<String> = {
-            let known = self.board.lock();
-            cri.pods().into_iter().filter(|uid| !known.contains_key(uid)).collect()
-        };
-        self.collecting.spawn(async move {
-            for uid in unknown {
-                tracing::info!(pod = uid, "removes what the container runtime has of no pod");
-                if let Err(error) = cri.remove_pod(&uid).await {
-                    tracing::warn!(pod = uid, error = chain(&error), "cannot remove an orphan");
-                }
-            }
-            if let Err(error) = cri.collect().await {
-                tracing::warn!(error = chain(&error), "cannot remove old sandboxes");
-            }
-        });
     }
 
     /// Tells the pod's worker; one that has ended hears nothing.
@@ -389,11 +386,16 @@ impl Agent {
         let Some(known) = self.board.get(uid) else { return };
         let Snapshot { status, terminated, .. } = known.snapshot.borrow().clone();
         match (known.gone, terminated) {
-            (false, _) => self.status.set(&known.pod, status, terminated),
+            (false, _) => self.show(&known.pod, status, terminated),
             (true, true) => self.clean(uid),
+            // It is shown until it has ended.
+            (true, false) if Source::of(&known.pod).is_some() => {
+                self.show_by_mirror(&known.pod, status, terminated);
+            }
             (true, false) => {}
         }
         if terminated {
+            self.start_waiting();
             self.make_room(uid).await;
         }
     }
@@ -403,6 +405,7 @@ impl Agent {
         let Some(known) = self.board.get(uid) else { return };
         self.objects.forget(uid);
         self.status.forget(uid);
+        self.statics.mirrors.unwant(&known.pod);
         self.allocations.forget(uid);
         let (shared, uid) = (Arc::clone(&self.shared), uid.to_owned());
         self.cleaning.spawn(async move {
@@ -435,6 +438,22 @@ impl Agent {
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot share cpus"),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
+    }
+}
+
+/// The next word of the API server; before it is asked, for ever.
+async fn of_api_server(changes: &mut Option<mpsc::Receiver<PodChange>>) -> Option<PodChange> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a time; for none, for ever.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -26,18 +26,13 @@ const RETRY_EVERY: Duration = Duration::from_secs(180);
 const PENDING: &str = "PodResizePending";
 
 /// The allocations by uid. Changed by the agent's loop alone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Allocations {
     held: BTreeMap<String, Allocation>,
     /// Pods that ask for other resources than they have, and since when that is known to wait.
     pending: BTreeMap<String, Option<Timestamp>>,
-    tried: Instant,
-}
-
-impl Default for Allocations {
-    fn default() -> Self {
-        Self { held: BTreeMap::new(), pending: BTreeMap::new(), tried: Instant::now() }
-    }
+    /// When they were last decided on.
+    tried: Option<Instant>,
 }
 
 impl Allocations {
@@ -70,7 +65,7 @@ impl Allocations {
 
     /// Whether resizes wait that are to be decided on once more.
     pub(super) fn is_due(&self) -> bool {
-        !self.pending.is_empty() && self.tried.elapsed() >= RETRY_EVERY
+        !self.pending.is_empty() && self.tried.is_none_or(|at| at.elapsed() >= RETRY_EVERY)
     }
 
     /// Whether any resize waits.
@@ -89,7 +84,11 @@ fn waiting_since(pod: &Pod) -> Option<Timestamp> {
 impl Agent {
     /// Decides on all resizes that wait, in their order; each pod hears what becomes of its own.
     pub(super) async fn decide_resizes(&mut self) {
-        self.allocations.tried = Instant::now();
+        // Before that, those are not counted that have room already.
+        if !self.knows_all() {
+            return;
+        }
+        self.allocations.tried = Some(Instant::now());
         let mut requests: Vec<(String, Request)> = {
             let table = self.board.lock();
             let request = |(uid, since): (&String, &Option<Timestamp>)| {
@@ -104,14 +103,14 @@ impl Agent {
         requests.sort_by(|(_, one), (_, other)| first(one, other));
         for (uid, request) in requests {
             let decision = self.admission.decide(&request, &self.active());
-            if let Some(news) = self.follow(&uid, request.desired, decision).await {
+            if let Some(news) = self.carry_out(&uid, request.desired, decision).await {
                 self.tell(&uid, Event::Resize(news)).await;
             }
         }
     }
 
     /// Does what was decided; what the pod's worker is to hear of it.
-    async fn follow(
+    async fn carry_out(
         &mut self,
         uid: &str,
         desired: Arc<Pod>,
@@ -129,7 +128,7 @@ impl Agent {
             }
             Decision::Allocated { preempts } if !preempts.is_empty() => {
                 // Decided on again when they have ended.
-                self.evict_for_critical(&preempts).await;
+                self.evict_for_critical(&preempts);
                 None
             }
             Decision::Allocated { preempts: _ } => {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Event, Failure};
+use copepod_pod::{Event, Failure, FullName, full_name, is_mirror_of};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -47,6 +47,10 @@ pub(super) struct Board(Arc<Inner>);
 
 struct Inner {
     pods: Mutex<BTreeMap<String, Known>>,
+    /// The API server's copies of static pods, by the name that both have.
+    mirrors: Mutex<BTreeMap<FullName, Arc<Pod>>>,
+    /// Whether the API server has said which pods it has.
+    known: watch::Sender<bool>,
     ledger: Arc<Ledger>,
     /// What runs commands, once the node is there.
     shared: OnceLock<Arc<Shared<Both>>>,
@@ -58,6 +62,8 @@ impl Board {
     pub(super) fn new(ledger: Arc<Ledger>) -> Self {
         Self(Arc::new(Inner {
             pods: Mutex::default(),
+            mirrors: Mutex::default(),
+            known: watch::Sender::new(false),
             ledger,
             shared: OnceLock::new(),
             beat: Mutex::new(Instant::now()),
@@ -74,6 +80,28 @@ impl Board {
     pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         // A panic elsewhere leaves the table whole: each change is one call.
         self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mirrors, for a look or a change; never held across a wait.
+    pub(super) fn mirrors(&self) -> MutexGuard<'_, BTreeMap<FullName, Arc<Pod>>> {
+        self.0.mirrors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mirror of this static pod, if the API server has it.
+    pub(super) fn mirror_of(&self, pod: &Pod) -> Option<Arc<Pod>> {
+        self.mirrors().get(&full_name(pod)).filter(|mirror| is_mirror_of(mirror, pod)).cloned()
+    }
+
+    /// The API server has said which pods it has; those of other sources are here as soon as they are
+    /// known at all.
+    pub(super) fn know_all(&self) {
+        self.0.known.send_replace(true);
+    }
+
+    /// Waits until it has.
+    pub(super) async fn known(&self) {
+        // The sender is here as long as this is.
+        let _ = self.0.known.subscribe().wait_for(|known| *known).await;
     }
 
     /// What is known of the pod of this uid.
@@ -108,9 +136,12 @@ impl Pods for Board {
         here.sort_by_key(|known| {
             Reverse(known.pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
         });
-        here.into_iter()
-            .map(|known| Served { pod: Arc::clone(&known.pod), snapshot: known.snapshot.clone() })
-            .collect()
+        let served = |known: &Known| Served {
+            pod: Arc::clone(&known.pod),
+            snapshot: known.snapshot.clone(),
+            alias: self.mirror_of(&known.pod).and_then(|mirror| mirror.metadata.uid.clone()),
+        };
+        here.into_iter().map(served).collect()
     }
 
     fn log_dir(&self, pod: &Pod, container: &str) -> PathBuf {

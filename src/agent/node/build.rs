@@ -327,6 +327,7 @@ fn ordinary(config: &Config, cgroups: Option<&PodCgroups>) -> OrdinaryOptions {
     let machine = Machine::read(&config.dirs.root);
     OrdinaryOptions {
         seccomp_root: config.dirs.root.join("seccomp"),
+        seccomp_default: config.pods.seccomp_default,
         memory_bytes: machine.memory_bytes,
         huge_page_bytes: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
         masked_paths: linux::machine::thermal_paths(),

@@ -49,7 +49,11 @@ impl Images {
         let theirs = cri.map(|cri| Arc::new(cri.images().clone()) as Arc<dyn GcStore>);
         let collector = Collector::new([ours].into_iter().chain(theirs).collect(), policy);
         let show = tokio::spawn(self.clone().show());
-        let in_use = async move || self.in_use().await;
+        let in_use = async move || {
+            // What a pod uses of which nobody has told yet is not to go.
+            self.board.known().await;
+            self.in_use().await
+        };
         [show, tokio::spawn(gc::run(collector, in_use, told))].map(AbortOnDropHandle::new)
     }
 

@@ -2,8 +2,9 @@
 //! back.
 //!
 //! Owns: the start of everything that a node has ([`run`], in the order of [`build`]), the loop that
-//! hands out pods ([`agent`]), the table of the pods that are here ([`board`]), which of them the node
-//! takes ([`admit`]; those that wait for that are in [`waiting`]), and what each of them has
+//! hands out pods ([`agent`]), static pods ([`static_pods`]), what belongs to no pod ([`orphans`]), what pods are told of the node
+//! ([`standing`]), the table of the pods that are here ([`board`]), and which of them the
+//! node takes ([`admit`]; those that wait for that are in [`waiting`]), and what each of them has
 //! ([`allocation`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
 //! without it. Starts one task for each pod that is cleaned away, beside those of the rooms that it
 //! joins.
@@ -15,20 +16,27 @@ mod agent;
 mod allocation;
 mod board;
 mod build;
+mod classes;
 mod enforce;
 mod error;
 mod images;
+mod orphans;
 mod outlet;
+mod standing;
+mod static_pods;
 mod supply;
 mod user_ids;
 mod waiting;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
 
 pub(crate) use error::NodeError;
 
@@ -38,15 +46,18 @@ use self::allocation::Allocations;
 use self::board::Board;
 use self::images::Images;
 use self::outlet::News;
+use self::standing::Standing;
+use self::static_pods::Statics;
 use self::supply::ClusterSupplier;
 use self::waiting::Waiting;
 use crate::cluster::client::{self, connect};
 use crate::cluster::events::Recorder;
 use crate::cluster::kubeconfig::Kubeconfig;
+use crate::cluster::mirror::{self, Mirrors};
 use crate::cluster::objects::ObjectStore;
 use crate::cluster::reviews::Reviews;
 use crate::cluster::status::StatusWriter;
-use crate::cluster::{node, pods, status};
+use crate::cluster::{node, status};
 use crate::config::Config;
 use crate::image;
 use crate::ledger::Ledger;
@@ -56,7 +67,14 @@ use crate::runtime::Happening;
 use crate::runtime::both::Both;
 use crate::runtime::wasm::Wasm;
 use crate::server::Server;
+use crate::telemetry::chain;
 use crate::worker::{Host, PodCgroups, Shared, Workers};
+
+/// How long static pods wait at an agent's start for the node that the API server has: what it costs a
+/// board without a link.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long they wait for its pods where it has just told of the node.
+const PATIENCE_WITH_PODS: Duration = Duration::from_secs(5);
 
 /// Runs the node until it is told to end (SIGTERM, SIGINT). Containers outlive it.
 ///
@@ -89,8 +107,11 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     };
 
     // No pod is looked at before the node is there: pods read its addresses, admission its labels.
-    let object = tokio::select! {
-        object = handle.seen() => object,
+    // Static pods run without an API server, and wait for it a moment only.
+    let patience = config.static_pods.is_any().then_some(PATIENCE);
+    let mut standing = standing::follow(handle.clone(), patience);
+    let Standing { node: object, is_registered } = tokio::select! {
+        first = standing::first(&mut standing) => first,
         () = end.wait() => return Ok(()),
     };
     let fixed = build::fixed_facts(&config);
@@ -112,13 +133,25 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let _images = images.start(build::image_policy(&config), name, recorder.clone());
     let objects = ObjectStore::start(client.clone());
     let news = Arc::new(News::new(recorder.clone()));
+    let kept = kept_pods(&shared.ledger).await;
+    let mirrors = Mirrors::start(client.clone(), handle.node(), mirror::Times::default());
+    let held_until = is_registered.then(|| Instant::now() + PATIENCE_WITH_PODS);
+    let (admitting, admission) = watch::channel(Some(object));
     let agent = Agent {
         workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
-        supplier: Arc::new(ClusterSupplier::new(objects.clone(), client.clone())),
+        statics: Statics::start(&config, kept, mirrors, held_until),
+        supplier: Arc::new(ClusterSupplier::new(
+            objects.clone(),
+            client.clone(),
+            &config.dirs.root,
+        )),
         status: StatusWriter::start(client.clone(), status::Times::default()),
-        admission: Admission::new(&config, handle.node()),
+        admission: Admission::new(&config, admission),
         allocations: Allocations::default(),
         waiting: Waiting::new(client.clone(), name),
+        admitting,
+        is_synced: false,
+        client,
         shared,
         board,
         objects,
@@ -131,8 +164,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         cleaning: JoinSet::new(),
         collecting: JoinSet::new(),
     };
-    let changes = pods::watch(client, name, pods::Times::default());
-    agent.run(changes, end).await;
+    agent.run(standing, end).await;
     for server in [health, server].into_iter().flatten() {
         server.end().await;
     }
@@ -162,6 +194,16 @@ async fn runtimes(
     wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
     let cri = build::cri(config, client, (keyring, gate), ledger, wasm.happenings()).await?;
     Ok(Runtimes { runtime: Both { wasm, cri }, happenings, images, cgroups })
+}
+
+/// The pods that an earlier agent has left.
+async fn kept_pods(ledger: &Arc<Ledger>) -> Vec<Pod> {
+    let ledger = Arc::clone(ledger);
+    let kept = spawn_blocking(move || ledger.kept_pods()).await;
+    kept.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())).unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "cannot look for what an earlier agent has left");
+        Vec::new()
+    })
 }
 
 /// The node's own server, if it is to have one.

@@ -1,5 +1,6 @@
 //! What pods of a cluster read besides their own object.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use copepod_pod::{Failure, Objects};
@@ -7,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::cluster::classes;
+use super::classes::Classes;
 use crate::cluster::objects::ObjectStore;
 use crate::image::ImageKind;
 use crate::sources::support::{HostCapabilities, refusals};
@@ -21,11 +22,12 @@ const HERE: HostCapabilities = HostCapabilities { changes_user: true, mounts: tr
 pub(super) struct ClusterSupplier {
     objects: ObjectStore,
     client: kube::Client,
+    classes: Classes,
 }
 
 impl ClusterSupplier {
-    pub(super) fn new(objects: ObjectStore, client: kube::Client) -> Self {
-        Self { objects, client }
+    pub(super) fn new(objects: ObjectStore, client: kube::Client, root: &Path) -> Self {
+        Self { objects, client, classes: Classes::new(root) }
     }
 }
 
@@ -42,13 +44,13 @@ impl Supplier for ClusterSupplier {
     }
 
     fn handler(&self, pod: Arc<Pod>) -> BoxFuture<'static, Result<String, Failure>> {
-        let client = self.client.clone();
+        let (client, classes) = (self.client.clone(), self.classes.clone());
         async move {
             let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone());
             let Some(class) = class.filter(|class| !class.is_empty()) else {
                 return Ok(String::new());
             };
-            classes::handler(client, &class).await.map_err(|error| no_sandbox(chain(&error)))
+            classes.handler(client, &class).await.map_err(|error| no_sandbox(chain(&error)))
         }
         .boxed()
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use copepod_pod::admission::{PREEMPTING, Rejection, preempted};
-use copepod_pod::{Event, spec_grace};
+use copepod_pod::{Event, Source, spec_grace};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 
 use super::agent::Agent;
@@ -77,9 +78,10 @@ impl Waiting {
         self.pods.remove(uid);
     }
 
-    /// The uids of all that wait.
+    /// The uids of those that wait and are the API server's.
     pub(super) fn uids(&self) -> impl Iterator<Item = &String> {
-        self.pods.keys()
+        let of_api = self.pods.iter().filter(|(_, (pod, _))| Source::of(pod).is_none());
+        of_api.map(|(uid, _)| uid)
     }
 
     /// The pods that room is made for: it is theirs.
@@ -116,18 +118,18 @@ impl Waiting {
 
 impl Agent {
     /// Makes room for a critical pod, which waits meanwhile.
-    pub(super) async fn preempt(&mut self, uid: String, pod: Arc<Pod>, preempts: &[Arc<Pod>]) {
+    pub(super) fn preempt(&mut self, uid: String, pod: Arc<Pod>, preempts: &[Arc<Pod>]) {
         let graces = preempts.iter().map(|victim| spec_grace(victim));
         // Upstream waits for half as long again.
         let longest = graces.max().unwrap_or_default();
         let until = Instant::now() + (longest + longest / 2).max(ROOM_WITHIN);
         let victims = preempts.iter().filter_map(|victim| victim.metadata.uid.clone()).collect();
         self.waiting.pods.insert(uid, (pod, Why::Room { victims, until }));
-        self.evict_for_critical(preempts).await;
+        self.evict_for_critical(preempts);
     }
 
     /// Ends pods so that a critical one has room.
-    pub(super) async fn evict_for_critical(&self, preempts: &[Arc<Pod>]) {
+    pub(super) fn evict_for_critical(&self, preempts: &[Arc<Pod>]) {
         for victim in preempts {
             let why = preempted();
             tracing::info!(pod = victim.metadata.name, "ends so that a critical pod has room");
@@ -138,12 +140,17 @@ impl Agent {
                 why.message.clone(),
             );
             let uid = victim.metadata.uid.as_deref().unwrap_or_default();
-            self.tell(uid, Event::Evict(why)).await;
+            let events = self.board.get(uid).and_then(|known| known.events);
+            let Some(events) = events else { continue };
+            // A worker's inbox is hardly ever full. Closed: it has ended.
+            if let Err(TrySendError::Full(evict)) = events.try_send(Event::Evict(why)) {
+                tokio::spawn(async move { events.send(evict).await });
+            }
         }
     }
 
     /// The node's object was asked for, for a pod that does not match it as it was known.
-    pub(super) async fn ask_again(&mut self, Fetched { uid, node }: Fetched) {
+    pub(super) fn ask_again(&mut self, Fetched { uid, node }: Fetched) {
         let Some((pod, why)) = self.waiting.pods.remove(&uid) else { return };
         let Why::Labels(rejection) = why else {
             self.waiting.pods.insert(uid, (pod, why));
@@ -154,14 +161,14 @@ impl Agent {
             None => self.reject(uid, pod, &rejection),
             Some(Err(rejection)) => self.reject(uid, pod, &rejection),
             Some(Ok(admitted)) if admitted.preempts.is_empty() => self.begin(uid, pod),
-            Some(Ok(admitted)) => self.preempt(uid, pod, &admitted.preempts).await,
+            Some(Ok(admitted)) => self.preempt(uid, pod, &admitted.preempts),
         }
     }
 
     /// A pod has ended: who waited for its room is asked about again.
     pub(super) async fn make_room(&mut self, ended: &str) {
         for (uid, pod) in self.waiting.ended(ended) {
-            self.take(uid, pod).await;
+            self.take(uid, pod);
         }
         if self.allocations.is_waiting() {
             self.decide_resizes().await;

@@ -66,8 +66,7 @@ impl<P: Pods> Shared<P> {
 
     /// Whether the pod is the one of the uid that is asked for, and has the container.
     pub(super) fn has(served: &Served, target: &Target) -> bool {
-        let uid = served.pod.metadata.uid.as_deref();
-        target.uid.as_deref().is_none_or(|wanted| uid == Some(wanted))
+        target.uid.as_deref().is_none_or(|wanted| served.is_of(wanted))
             && served.has_container(&target.container)
     }
 

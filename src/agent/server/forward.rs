@@ -73,8 +73,7 @@ impl<P: Pods> Shared<P> {
     ) -> Result<Response<Answer>, Refusal> {
         let ports = if is_websocket(request.headers()) { ports(query)? } else { Vec::new() };
         let served = self.pod(target)?;
-        let uid = served.pod.metadata.uid.as_deref();
-        if target.uid.as_deref().is_some_and(|wanted| uid != Some(wanted)) {
+        if target.uid.as_deref().is_some_and(|wanted| !served.is_of(wanted)) {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "pod not found"));
         }
         let url = self.pods.port_forward_url(&served, &ports).await;

@@ -84,6 +84,8 @@ pub(crate) struct Served {
     pub(crate) pod: Arc<Pod>,
     /// What becomes of it.
     pub(crate) snapshot: watch::Receiver<Snapshot>,
+    /// Another uid that means it: that of a static pod's mirror.
+    pub(crate) alias: Option<String>,
 }
 
 /// The pods that are served, as whoever runs them knows them.
@@ -219,6 +221,11 @@ impl Running {
 }
 
 impl Served {
+    /// Whether the uid means this pod.
+    fn is_of(&self, uid: &str) -> bool {
+        [&self.pod.metadata.uid, &self.alias].into_iter().flatten().any(|known| known == uid)
+    }
+
     /// Whether a container of the pod has a terminal, as its spec says.
     fn has_terminal(&self, name: &str) -> bool {
         let Some(spec) = &self.pod.spec else { return false };

@@ -14,7 +14,7 @@ use super::strict::{self, Problem};
 use super::{Documents, LoadedObject, LoadedPod, Source, absolute};
 
 /// Largest file, in bytes: upstream's bound for a static pod's (`maxConfigLength`).
-const MAX_BYTES: u64 = 10 << 20;
+pub(super) const MAX_BYTES: u64 = 10 << 20;
 /// What stands for standard input.
 const STDIN: &str = "-";
 /// Fields of a list of objects.
@@ -85,7 +85,7 @@ pub(crate) fn read(file: &Path) -> Result<Documents, SourceError> {
 }
 
 /// All bytes, if they are few enough and text; a byte order mark is no part of it.
-fn bounded(source: &Source, from: impl Read) -> Result<String, SourceError> {
+pub(super) fn bounded(source: &Source, from: impl Read) -> Result<String, SourceError> {
     let name = || source.name.clone();
     let mut bytes = Vec::new();
     from.take(MAX_BYTES + 1)

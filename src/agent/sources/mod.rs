@@ -1,5 +1,11 @@
-//! Where pods come from: today files and standard input, read strictly.
+//! Where pods come from beside an API server: files and standard input, read strictly, for a run; a
+//! node's static pods, from files ([`static_files`]) and from an address ([`static_url`]).
 //!
+//! Of a node: in: a path, an address. Out: [`Update`]s, each with all pods of its source, as
+//! [`copepod_pod::static_pod`] makes them; what cannot be read leaves its last good version there.
+//! Starts one task for each of the two sources, which ends with the receiver.
+//!
+//! Of a run:
 //! In: paths. Out: [`Documents`] exactly as written ([`read`]), without defaults and not yet
 //! validated, or one [`file::SourceError`] with all that is wrong in a file; the config maps and
 //! secrets of all files by namespace ([`objects`]); what a pod names that is not among them
@@ -8,10 +14,13 @@
 //! strictly. Starts no task.
 
 mod file;
+mod manifest;
 mod node;
 pub(crate) mod objects;
 pub(crate) mod reference;
 mod single;
+pub(crate) mod static_files;
+pub(crate) mod static_url;
 mod strict;
 pub(crate) mod support;
 
@@ -22,6 +31,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub(crate) use file::{SourceError, read};
 pub(crate) use single::single;
+
+/// Words of sources that wait for who works with them: each replaces all earlier ones of its source.
+pub(crate) const UPDATES: usize = 4;
+
+/// All static pods that a source has.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Update {
+    /// The source.
+    pub(crate) source: copepod_pod::Source,
+    /// Its pods, in its order.
+    pub(crate) pods: Vec<Pod>,
+    /// Whether the source itself said so; else that is what is remembered of it.
+    pub(crate) is_seen: bool,
+}
 
 /// Longest DNS label, which a container's name is.
 const NAME_MAX: usize = 63;

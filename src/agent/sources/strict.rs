@@ -34,7 +34,25 @@ pub(super) struct Problem {
 ///
 /// # Errors
 /// At least one and at most [`MAX_PROBLEMS`] problems.
-pub(super) fn decode<T: DeserializeOwned>(mut node: Node) -> Result<T, Vec<Problem>> {
+pub(super) fn decode<T: DeserializeOwned>(node: Node) -> Result<T, Vec<Problem>> {
+    match decode_known(node)? {
+        (object, unknown) if unknown.is_empty() => Ok(object),
+        (_, mut unknown) => {
+            unknown.sort();
+            unknown.truncate(MAX_PROBLEMS);
+            Err(unknown)
+        }
+    }
+}
+
+/// The same, with unknown fields left out of the object and named beside it, as a kubelet reads
+/// static pods: they may be of a later version.
+///
+/// # Errors
+/// As [`decode`], of what is wrong in known fields.
+pub(super) fn decode_known<T: DeserializeOwned>(
+    mut node: Node,
+) -> Result<(T, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
     duplicates(&mut node, &Path::Root, &mut problems);
     loop {
@@ -42,7 +60,7 @@ pub(super) fn decode<T: DeserializeOwned>(mut node: Node) -> Result<T, Vec<Probl
         let result = T::deserialize(At { node: &node, path: Path::Root, unknown: &unknown });
         let unknown = unknown.into_inner();
         match result {
-            Ok(object) if problems.is_empty() && unknown.is_empty() => return Ok(object),
+            Ok(object) if problems.is_empty() => return Ok((object, unknown)),
             Err(wrong) if problems.len() < MAX_PROBLEMS && take_out(&mut node, &wrong.place) => {
                 problems.push(Problem { line: wrong.line, text: wrong.text() });
             }

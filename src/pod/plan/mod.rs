@@ -29,13 +29,13 @@ const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the speci
 pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
     let (wake, actions) = (Wake::default(), Vec::new());
     let mut pass = Pass { now, wake, actions, records: Vec::new() };
-    if state.observed {
+    if state.observed || fault!(LookNotAwaited) {
         state.pass_time(now);
         pass.decide_end(state);
         for container in &mut state.containers {
             pass.remove_old(container);
         }
-        if state.deadline.is_some() {
+        if state.deadline.is_some() && !fault!(GoesOnAfterDeletion) {
             pass.end(state);
         } else {
             pass.run(state);
@@ -114,10 +114,11 @@ impl Pass {
             is_turn &= container.role != Role::Main || !container.is_busy();
         }
         for container in sidecars.into_iter().rev() {
-            self.stop_all(container, stop(is_turn));
+            self.stop_all(container, stop(is_turn || fault!(SidecarsNotLast)));
             is_turn &= !container.is_busy();
         }
-        if state.is_busy() || state.set_up.doing || state.refresh.doing {
+        let is_busy = state.is_busy() && !fault!(TerminalEarly);
+        if is_busy || state.set_up.doing || state.refresh.doing {
             return;
         }
         if state.ended.is_none() {
@@ -159,7 +160,7 @@ impl Pass {
             let is_its_turn = match container.role {
                 Role::Init => turn == Some(index),
                 Role::Sidecar => turn.is_none_or(|turn| index <= turn),
-                Role::Main => turn.is_none() && !is_held,
+                Role::Main => (turn.is_none() || fault!(InitsNotAwaited)) && !is_held,
                 Role::Ephemeral => true,
                 Role::Unwanted => false,
             };

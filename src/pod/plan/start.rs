@@ -27,7 +27,8 @@ enum Served {
 impl Pass {
     /// Asks for what the container's next start needs, or for the start; whether for that.
     pub(super) fn start(&mut self, rules: &Rules<'_>, container: &mut Container) -> bool {
-        if container.is_busy() || !container.is_wanted(rules.generation) {
+        let is_busy = container.is_busy() && !fault!(StartedTwice);
+        if is_busy || !container.is_wanted(rules.generation) {
             return false;
         }
         let attempt = container.next_attempt();
@@ -132,7 +133,9 @@ impl Container {
                 Some(_) => {}
             }
         }
-        if let Some(until) = Backoff::until(self.crash, event, now) {
+        if let Some(until) = Backoff::until(self.crash, event, now)
+            && !fault!(BackOffNotServed)
+        {
             return Served::Until(until);
         }
         self.crash = Some(Backoff::next(self.crash, event, now));

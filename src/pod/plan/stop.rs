@@ -122,7 +122,8 @@ impl Pass {
         life: &Life,
         ending: &mut Ending,
     ) -> bool {
-        if ending.pre_stop == Hook::Due {
+        let is_again = fault!(PreStopRepeated) && ending.pre_stop == Hook::Doing(None);
+        if ending.pre_stop == Hook::Due || is_again {
             ending.pre_stop = match life.pre_stop {
                 Some(HookSpec::Sleep(time)) => Hook::Doing(Some(self.now.saturating_add(time))),
                 Some(HookSpec::Act) => {
@@ -135,7 +136,7 @@ impl Pass {
         }
         let Hook::Doing(until) = ending.pre_stop else { return false };
         let until = until.map_or(ending.deadline, |until| until.min(ending.deadline));
-        if until <= self.now {
+        if until <= self.now || fault!(PreStopNotAwaited) {
             ending.pre_stop = Hook::Done;
             return false;
         }

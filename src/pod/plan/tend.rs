@@ -17,7 +17,7 @@ impl Pass {
         let (name, life) = (&container.name, &container.life);
         for known in container.attempts.values_mut().filter(|known| known.is_running()) {
             self.post_start((name, life), known);
-            let is_ending = is_ending || known.ending.is_some();
+            let is_ending = (is_ending || known.ending.is_some()) && !fault!(ProbedToTheEnd);
             self.probe((name, life), known, is_ending);
         }
     }
@@ -81,6 +81,9 @@ impl State {
         let Some((source, attempt, at)) = self.containers.iter().find_map(asks) else {
             return false;
         };
+        if fault!(OthersNotBegunAnew) {
+            return false;
+        }
         // Wall times are asked only of what an agent before this one may have begun.
         let at = at.filter(|_| self.is_first_look);
         if self.containers.iter().any(|container| container.starting.is_some()) {

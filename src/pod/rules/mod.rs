@@ -4,11 +4,14 @@ mod adopt;
 mod change;
 mod end;
 mod ephemeral;
+mod hook;
+mod probe;
 mod record;
 mod resize;
 mod restart;
 mod sandbox;
 mod show;
+mod sidecar;
 mod start;
 
 use std::{sync::Arc, time::Duration};
@@ -18,8 +21,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, ImageRef, Now, PodAddresses, Record,
-    SetUpDone, State, step,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
+    ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
 };
 
 /// A machine with a clock. Both clocks run together from a wall time with a broken second.
@@ -97,6 +100,14 @@ fn prepare(container: &str) -> Action {
 fn stop(container: &str, attempt: u32, grace_secs: u64) -> Action {
     let grace = Duration::from_secs(grace_secs);
     Action::Stop { container: container.to_owned(), attempt, id: id(container, attempt), grace }
+}
+
+fn probe_of(container: &str, attempt: u32, probe: ProbeKind) -> Action {
+    Action::Probe { container: container.to_owned(), id: id(container, attempt), probe }
+}
+
+fn hook_of(container: &str, attempt: u32, hook: HookKind) -> Action {
+    Action::Hook { container: container.to_owned(), id: id(container, attempt), hook }
 }
 
 impl Rig {
@@ -186,6 +197,41 @@ impl Rig {
         self.feed(self.attempt(container, number, AttemptState::Exited(exit)))
     }
 
+    /// Tells what came of a probe.
+    fn outcome(
+        &mut self,
+        container: &str,
+        attempt: u32,
+        probe: ProbeKind,
+        outcome: ProbeOutcome,
+    ) -> Vec<Action> {
+        let (id, container) = (id(container, attempt), container.to_owned());
+        self.feed(Event::Probed { container, id, probe, outcome })
+    }
+
+    fn probed(
+        &mut self,
+        container: &str,
+        attempt: u32,
+        probe: ProbeKind,
+        is_success: bool,
+    ) -> Vec<Action> {
+        let failure = || ProbeOutcome::Failure("no luck".to_owned());
+        let outcome = if is_success { ProbeOutcome::Success } else { failure() };
+        self.outcome(container, attempt, probe, outcome)
+    }
+
+    fn hooked(
+        &mut self,
+        container: &str,
+        attempt: u32,
+        hook: HookKind,
+        result: Result<(), &str>,
+    ) -> Vec<Action> {
+        let (id, container) = (id(container, attempt), container.to_owned());
+        self.feed(Event::Hooked { container, id, hook, result: result.map_err(str::to_owned) })
+    }
+
     /// Lets time pass without telling the machine.
     fn pass(&mut self, secs: u64) {
         self.now.mono += Duration::from_secs(secs);
@@ -198,6 +244,14 @@ impl Rig {
         assert_eq!(wait.subsec_nanos(), 0);
         self.pass(wait.as_secs());
         (wait.as_secs(), self.feed(Event::Timer))
+    }
+
+    /// Lets time pass until the machine's timer, and gives the milliseconds and what followed.
+    fn wake(&mut self) -> (u128, Vec<Action>) {
+        let wait = self.state.wake_at().unwrap() - self.now.mono;
+        self.now.mono += wait;
+        self.now.wall += wait;
+        (wait.as_millis(), self.feed(Event::Timer))
     }
 
     fn phase(&self) -> String {

@@ -17,9 +17,23 @@ pub(super) struct Process {
     pub(super) id: u64,
     /// The agent life that started it: only that one is owed an answer.
     pub(super) life: u32,
+    /// What it was made from, and whether the runtime can tell.
+    pub(super) definition: Option<u32>,
     pub(super) state: AttemptState,
+    /// When it was launched.
+    pub(super) launched: Option<Duration>,
     /// When SIGKILL is due.
     pub(super) kill_at: Option<Duration>,
+}
+
+/// What a process is made as.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Made {
+    pub(super) part: usize,
+    pub(super) attempt: u32,
+    pub(super) sandbox: u32,
+    pub(super) life: u32,
+    pub(super) definition: Option<u32>,
 }
 
 impl Process {
@@ -37,6 +51,10 @@ impl Process {
         }
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        self.is_alive() && self.is_launched()
+    }
+
     /// What the runtime says of it.
     pub(super) fn tell(&self, container: &str) -> Attempt {
         Attempt {
@@ -44,7 +62,7 @@ impl Process {
             attempt: self.attempt,
             sandbox: self.sandbox,
             id: self.id.to_string(),
-            definition: None,
+            definition: self.definition,
             state: self.state.clone(),
         }
     }
@@ -83,17 +101,31 @@ impl Runtime {
         self.stands = false;
     }
 
-    /// Makes a process in the sandbox; it is not launched yet.
-    pub(super) fn make(&mut self, part: usize, attempt: u32, sandbox: u32, life: u32) -> &Process {
+    /// Makes a process in a sandbox; it is not launched yet.
+    pub(super) fn make(&mut self, made: Made) -> &Process {
         let id = self.next_id;
         self.next_id += 1;
-        let state = AttemptState::Starting;
-        self.processes.push(Process { part, attempt, sandbox, id, life, state, kill_at: None });
+        let Made { part, attempt, sandbox, life, definition } = made;
+        self.processes.push(Process {
+            part,
+            attempt,
+            sandbox,
+            id,
+            life,
+            definition,
+            state: AttemptState::Starting,
+            launched: None,
+            kill_at: None,
+        });
         self.processes.last().unwrap()
     }
 
     pub(super) fn find(&mut self, id: u64) -> Option<&mut Process> {
         self.processes.iter_mut().find(|process| process.id == id)
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Process> {
+        self.processes.iter().find(|process| process.id == id)
     }
 
     pub(super) fn alive(&self) -> impl Iterator<Item = &Process> {
@@ -106,9 +138,13 @@ impl Runtime {
     }
 
     /// Launches a process that is starting; says whether it did.
-    pub(super) fn launch(&mut self, id: u64, wall: Timestamp) -> bool {
-        let starting = self.find(id).filter(|process| !process.is_launched());
-        starting.map(|process| process.state = AttemptState::Running { started_at: wall }).is_some()
+    pub(super) fn launch(&mut self, id: u64, now: Duration, wall: Timestamp) -> bool {
+        let Some(starting) = self.find(id).filter(|process| !process.is_launched()) else {
+            return false;
+        };
+        starting.state = AttemptState::Running { started_at: wall };
+        starting.launched = Some(now);
+        true
     }
 
     /// Ends a process that runs; says whether it did.

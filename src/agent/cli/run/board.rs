@@ -90,6 +90,7 @@ impl<R: Runtime> Pods for Board<R> {
         let served = |shown: &Shown| Served {
             pod: Arc::clone(&shown.pod),
             snapshot: shown.handle.snapshot.clone(),
+            alias: None,
         };
         self.lock().iter().map(served).collect()
     }

@@ -25,13 +25,16 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
 use tokio::sync::Notify;
 use tokio::sync::watch as channel;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
+use self::address::HostAddresses;
 pub(crate) use self::fetch::fetch;
+use self::object::{Facts, Inputs, Said};
 pub(crate) use self::object::{Handler, RuntimeReport};
-use self::object::{Inputs, Said};
 pub(crate) use self::options::{NodeOptions, Threshold};
+use super::call::now;
 use super::events::{Recorder, node_reference};
+use crate::linux::machine::Machine;
 
 /// The first pause after a failure (upstream's registration and lease).
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -82,9 +85,19 @@ impl NodeHandle {
         self.node.clone()
     }
 
-    /// Waits until our node was seen: no pod is watched before (upstream's `nodeHasSynced`).
-    pub(crate) async fn seen(&self) -> Arc<Node> {
-        known(&mut self.node.clone()).await
+    /// Our node as it would be registered now, for whoever cannot wait for an API server (upstream:
+    /// `initialNode`).
+    pub(crate) async fn expected(&self) -> Arc<Node> {
+        let shared = Arc::clone(&self.shared);
+        let look = move || {
+            let Shared { options, .. } = &*shared;
+            let machine = Machine::read(&options.storage);
+            let facts = Facts { machine, addresses: HostAddresses::read(&options.name) };
+            object::initial(options, &facts, &shared.inputs(), &now()).node
+        };
+        let looked = spawn_blocking(look).await;
+        // The look is not aborted, but for an end of the whole event loop.
+        Arc::new(looked.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic())))
     }
 
     /// Says all that keeps the node from being ready, in upstream's words; nothing makes it ready.

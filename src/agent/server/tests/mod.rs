@@ -220,7 +220,7 @@ impl Fake {
         let (snapshot, seen) = watch::channel(first);
         let logs = dir.join("logs");
         fs::create_dir_all(logs.join("c")).expect("makes");
-        let served = Served { pod: Arc::new(pod), snapshot: seen };
+        let served = Served { pod: Arc::new(pod), snapshot: seen, alias: None };
         Self(Arc::new(FakePods {
             served,
             snapshot,

@@ -4,74 +4,96 @@
 use std::time::Duration;
 
 use super::{What, World, failure};
-use crate::{Attempt, AttemptState, Event, container::Role, life::Policy, sim::Sabotage};
+use crate::{
+    Attempt, AttemptState, Event,
+    sim::{
+        check::{Judged, seen::Happening},
+        dice::{Draw, Trouble},
+        runtime::Made,
+        sabotage::Sabotage,
+        script::{Kind, POD},
+    },
+};
 
 impl World {
-    pub(super) fn start(&mut self, container: String, attempt: u32) {
-        if self.rng.percent(self.faults.start_fails) {
-            let delay = self.delay(500);
-            let event = Event::StartFailed { container, attempt, failure: failure() };
-            return self.plan_for_agent(delay, What::Tell(event));
-        }
-        if self.runtime.sandbox() != Some(self.ready) {
-            let delay = self.delay(500);
-            let event = Event::StartFailed { container, attempt, failure: failure() };
-            return self.plan_for_agent(delay, What::Tell(event));
-        }
+    pub(super) fn start(&mut self, container: String, attempt: u32, definition: Option<u32>) {
         let part = self.script.index(&container);
-        let process = self.runtime.make(part, attempt, self.ready, self.life);
+        let slot = self.slot(part);
+        let fails = self.strikes(Trouble::StartFails, slot);
+        if fails || self.runtime.sandbox() != Some(self.ready) {
+            let delay = self.delay(slot, 500);
+            let event = Event::StartFailed { container, attempt, failure: failure() };
+            return self.plan_for_agent(delay, What::Tell(event));
+        }
+        let is_unknown = self.strikes(Trouble::DefinitionUnknown, slot);
+        let definition = definition.filter(|_| !is_unknown);
+        let (sandbox, life) = (self.ready, self.life);
+        let process = self.runtime.make(Made { part, attempt, sandbox, life, definition });
         let (id, told) = (process.id, process.tell(&container));
-        self.emit(told);
-        let unlaunched = self.rng.percent(self.faults.dies_unlaunched);
-        let delay = self.delay(200);
+        self.emit(told, slot);
+        let unlaunched = self.strikes(Trouble::DiesUnlaunched, slot);
+        let delay = self.delay(slot, 200);
         self.plan(delay, if unlaunched { What::Vanish(id) } else { What::Launch(id) });
     }
 
-    pub(super) fn launch(&mut self, id: u64) -> Result<(), String> {
+    pub(super) fn launch(&mut self, id: u64) -> Judged {
         let wall = self.wall();
+        let Some(process) = self.runtime.get(id) else { return Ok(()) };
+        let (part, attempt, sandbox) = (process.part, process.attempt, process.sandbox);
+        let slot = self.slot(part);
         // Some kinds of containers cannot be launched in a dead sandbox.
-        let sandbox = self.runtime.find(id).map(|process| process.sandbox);
-        if sandbox != self.runtime.sandbox() && self.rng.percent(50) {
+        let is_dead = Some(sandbox) != self.runtime.sandbox();
+        if is_dead && self.draw(Draw::Sandbox, slot).percent(50) {
             return self.vanish(id);
         }
-        if !self.runtime.launch(id, wall) {
+        if !self.runtime.launch(id, self.now, wall) {
             return Ok(());
         }
-        self.tell_of(id);
-        let Some(process) = self.runtime.find(id) else { return Ok(()) };
-        let (part, attempt, sandbox) = (process.part, process.attempt, process.sandbox);
         self.check.launched(part, attempt, sandbox)?;
-        let healed = self.now >= self.script.heal_at;
-        let code = self.rng.pick(&[0, 0, 0, 1, 2, 134]);
-        let after = self.rng.pick(&[0, 1, 10, 200]);
-        let after = self.rng.millis(after * 1000);
-        let exit = match (self.script.parts[part].role, self.script.policy) {
-            (Role::Init, _) if healed => Some((Duration::from_secs(1), 0)),
-            (Role::Main, Policy::Always) if healed => None,
-            (Role::Main, Policy::OnFailure) if healed => Some((after, 0)),
-            // A shell that somebody has open.
-            (Role::Ephemeral, _) if after.as_millis().is_multiple_of(2) => None,
-            (Role::Init | Role::Sidecar | Role::Main | Role::Ephemeral | Role::Unwanted, _) => {
-                Some((after, code))
-            }
-        };
-        if let Some((after, code)) = exit {
+        self.tell_of(id);
+        if let Some((after, code)) = self.lives_for(part) {
             self.plan(after, What::Exit(id, code));
         }
         Ok(())
     }
 
+    /// How long a process runs by itself, and its exit code, if it ends at all.
+    fn lives_for(&mut self, part: usize) -> Option<(Duration, i32)> {
+        let mut rng = self.draw(Draw::Exit, self.slot(part));
+        let code = rng.pick(&[0, 0, 0, 1, 2, 134]);
+        let most = rng.pick(&[0, 1, 10, 200]);
+        let after = rng.millis(most * 1000);
+        let is_open = rng.percent(50);
+        let healed = self.is_healed;
+        let script = &self.script;
+        match script.parts[part].kind {
+            Kind::Init if healed => Some((Duration::from_secs(1), 0)),
+            // Whatever ends it for good; one that always runs again runs on.
+            Kind::Main if healed => {
+                let for_good = [code, 0, 1].into_iter().find(|code| !script.restarts(part, *code));
+                for_good.map(|code| (after, code))
+            }
+            Kind::Sidecar if healed => None,
+            // Most sidecars are meant to run.
+            Kind::Sidecar if is_open => None,
+            // A shell that somebody has open.
+            Kind::Ephemeral if is_open => None,
+            Kind::Init | Kind::Main | Kind::Sidecar | Kind::Ephemeral => Some((after, code)),
+        }
+    }
+
     /// A process ends before its launch. The agent that started it is owed an answer; a later one
     /// that has adopted it learns of it before the next list, or not at all.
-    pub(super) fn vanish(&mut self, id: u64) -> Result<(), String> {
+    pub(super) fn vanish(&mut self, id: u64) -> Judged {
         let Some(process) = self.runtime.vanish(id) else { return Ok(()) };
-        self.check.seen.unlaunched += 1;
+        self.check.seen.saw(Happening::DeathBeforeLaunch);
+        let slot = self.slot(process.part);
         let container = self.script.parts[process.part].name.to_owned();
         let event = Event::StartFailed { container, attempt: process.attempt, failure: failure() };
         if process.life == self.life {
-            let delay = self.delay(500);
+            let delay = self.delay(slot, 500);
             self.plan_for_agent(delay, What::Tell(event));
-        } else if !self.rng.percent(self.faults.event_lost) {
+        } else if !self.strikes(Trouble::EventLost, slot) {
             self.tell(event)?;
         }
         Ok(())
@@ -80,55 +102,61 @@ impl World {
     pub(super) fn exit(&mut self, id: u64, code: i32) {
         let wall = self.wall();
         if self.runtime.exit(id, code, wall)
-            && let Some(process) = self.runtime.find(id)
+            && let Some(process) = self.runtime.get(id)
         {
-            let (part, attempt) = (process.part, process.attempt);
-            self.check.exited(part, attempt, code);
+            self.check.exited(process.part, process.attempt, code, self.now);
             self.tell_of(id);
+            self.cut_hook(id);
         }
     }
 
     pub(super) fn stop(&mut self, id: u64, grace: Duration) {
-        if self.rng.percent(self.faults.stop_lost) {
+        let Some(part) = self.runtime.get(id).map(|process| process.part) else { return };
+        let slot = self.slot(part);
+        self.cut_hook(id);
+        if self.strikes(Trouble::StopLost, slot) {
             return;
         }
         let due = self.now + grace;
         let Some(process) = self.runtime.find(id) else { return };
         let is_first = process.kill_at.is_none();
         process.kill_at = Some(process.kill_at.map_or(due, |already| already.min(due)));
-        if is_first && !grace.is_zero() && !self.rng.percent(self.faults.ignores_term) {
-            let code = self.rng.pick(&[0, 143]);
-            let after = self.rng.millis(3000);
+        if is_first
+            && !grace.is_zero()
+            && let Some((after, code)) = self.heeds(slot)
+        {
             self.plan(after, What::Exit(id, code));
         }
         // The timer of the grace is the agent's, or the sandbox's own.
-        let life = self.rng.percent(50).then_some(self.life);
+        let life = self.draw(Draw::KillTimer, slot).percent(50).then_some(self.life);
         self.push(grace, life, What::Sigkill(id));
     }
 
-    pub(super) fn sigkill(&mut self, id: u64) -> Result<(), String> {
-        let is_alive = self.runtime.find(id).is_some_and(|process| process.is_alive());
-        self.check.seen.forced_kills += u64::from(is_alive);
+    pub(super) fn sigkill(&mut self, id: u64) -> Judged {
+        let is_alive = self.runtime.get(id).is_some_and(super::Process::is_alive);
+        self.check.seen.saw_if(Happening::Sigkill, is_alive);
         self.vanish(id)?;
         self.exit(id, 137);
         Ok(())
     }
 
     /// The sandbox dies, and what runs in it now or when it is told to, by its kind.
-    pub(super) fn sandbox_dies(&mut self) -> Result<(), String> {
-        let Some(sandbox) = self.runtime.sandbox() else { return Ok(()) };
+    pub(super) fn sandbox_dies(&mut self) -> Judged {
+        let sandbox = self.runtime.sandbox().filter(|_| self.script.has_sandbox);
+        let Some(sandbox) = sandbox else { return Ok(()) };
         self.runtime.lose_sandbox();
-        self.check.seen.sandbox_deaths += 1;
+        self.check.seen.saw(Happening::SandboxDeath);
         let in_it = self.runtime.alive().filter(|process| process.sandbox == sandbox);
-        let ids: Vec<u64> = in_it.map(|process| process.id).collect();
-        for id in ids {
-            if self.rng.percent(50) {
+        let ids: Vec<(u64, usize)> = in_it.map(|process| (process.id, process.part)).collect();
+        for (id, part) in ids {
+            let slot = self.slot(part);
+            if self.draw(Draw::Sandbox, slot).percent(50) {
                 self.vanish(id)?;
                 self.exit(id, 137);
             }
         }
-        if self.state.is_some() && !self.rng.percent(self.faults.event_lost) {
-            let delay = self.delay(500);
+        if self.state.is_some() && !self.strikes(Trouble::EventLost, POD) {
+            let delay = self.delay(POD, 500);
             self.plan_for_agent(delay, What::Tell(Event::SandboxChanged { sandbox }));
         }
         Ok(())
@@ -136,23 +164,24 @@ impl World {
 
     /// The runtime's event of what the process now is.
     fn tell_of(&mut self, id: u64) {
-        let Some(process) = self.runtime.find(id) else { return };
-        let told = process.clone();
-        self.emit(told.tell(self.script.parts[told.part].name));
+        let Some(process) = self.runtime.get(id) else { return };
+        let part = &self.script.parts[process.part];
+        let told = process.tell(part.name);
+        self.emit(told, part.slot);
     }
 
     /// An event on its way: it may be lost, doubled, late.
-    fn emit(&mut self, attempt: Attempt) {
+    fn emit(&mut self, attempt: Attempt, slot: usize) {
         if self.state.is_none() {
             return;
         }
-        if self.rng.percent(self.faults.event_lost) {
-            self.check.seen.lost_events += 1;
-            return;
+        let (lost, doubled) =
+            (self.strikes(Trouble::EventLost, slot), self.strikes(Trouble::EventDoubled, slot));
+        if lost {
+            return self.check.seen.saw(Happening::LostEvent);
         }
-        let copies = if self.rng.percent(self.faults.event_doubled) { 2 } else { 1 };
-        for _ in 0..copies {
-            let delay = self.delay(20);
+        for _ in 0..=u32::from(doubled) {
+            let delay = self.delay(slot, 20);
             self.plan_for_agent(delay, What::Tell(Event::Attempt(attempt.clone())));
         }
         if self.sabotage == Sabotage::RewriteLate {
@@ -162,7 +191,7 @@ impl World {
 
     /// The sabotage: exits still on their way are told of the newest process of their container.
     fn rewrite_late(&mut self) {
-        for item in &mut self.queue {
+        for item in self.queue.values_mut() {
             let What::Tell(Event::Attempt(told)) = &mut item.what else { continue };
             let part = self.script.index(&told.container);
             if let (AttemptState::Exited(_), Some(newest)) =
@@ -176,22 +205,22 @@ impl World {
     }
 
     /// The runtime's whole truth, in any order; then the next relist is planned.
-    pub(super) fn relist(&mut self) -> Result<(), String> {
+    pub(super) fn relist(&mut self) -> Judged {
         let Some(state) = &self.state else { return Ok(()) };
         let blind = self.sabotage == Sabotage::EmptyLook && self.life > 0 && !state.observed;
         let is_dead = self.runtime.newest_sandbox().filter(|_| self.runtime.sandbox().is_none());
         let is_first = !state.observed;
         let mut list: Vec<Attempt> = self.truth();
         list.retain(|_| !blind);
+        let mut rng = self.draw(Draw::Relist, POD);
         if !list.is_empty() {
-            let at = self.rng.below(list.len() as u64);
+            let at = rng.below(list.len() as u64);
             list.rotate_left(usize::try_from(at).unwrap_or(0));
         }
-        let healed = self.now >= self.script.heal_at;
-        let next = if healed { Duration::from_secs(30) } else { self.rng.secs(1, 60) };
+        let next = if self.is_healed { Duration::from_secs(30) } else { rng.secs(1, 60) };
         self.plan_for_agent(next, What::Relist);
         // A dead sandbox is told of again, before the list or after it.
-        let before = self.rng.percent(50);
+        let before = rng.percent(50);
         let told = |sandbox| Event::SandboxChanged { sandbox };
         if let Some(sandbox) = is_dead.filter(|_| before) {
             self.tell(told(sandbox))?;
@@ -209,7 +238,7 @@ impl World {
         let listed = processes.filter(|process| match self.sabotage {
             Sabotage::HideOldSandbox => process.sandbox == newest || !process.is_alive(),
             Sabotage::ForgetEphemeral => {
-                self.script.parts[process.part].role != Role::Ephemeral || process.is_alive()
+                self.script.parts[process.part].kind != Kind::Ephemeral || process.is_alive()
             }
             Sabotage::None
             | Sabotage::ForgetExits

@@ -1,0 +1,262 @@
+//! Static pods: from their sources to workers, and to the mirrors that show them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use copepod_pod::{
+    Change, Event, FILE_ANNOTATION, Life, Source, StaticPods, full_name, is_mirror, mirrored,
+    next_to_start, with_status_of,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::agent::Agent;
+use super::board::Known;
+use crate::cluster::events::pod_reference;
+use crate::cluster::mirror::Mirrors;
+use crate::config::Config;
+use crate::sources::static_files::{self, FileOptions};
+use crate::sources::static_url::{self, UrlOptions};
+use crate::sources::{UPDATES, Update};
+
+/// What is known of static pods.
+pub(super) struct Statics {
+    /// Those that are wanted.
+    pub(super) wanted: StaticPods,
+    /// Those of them that have not started: an older one of their name has to end before.
+    pub(super) waiting: Vec<Arc<Pod>>,
+    /// What shows them.
+    pub(super) mirrors: Mirrors,
+    /// What their sources say.
+    pub(super) updates: mpsc::Receiver<Update>,
+    /// None starts before, unless the pods of the API are known before: so a restart of the agent
+    /// moves no time of a pod that the API server has.
+    pub(super) held_until: Option<Instant>,
+}
+
+impl Statics {
+    /// Starts the configured sources; `kept` is what an earlier agent had.
+    pub(super) fn start(
+        config: &Config,
+        kept: Vec<Pod>,
+        mirrors: Mirrors,
+        held_until: Option<Instant>,
+    ) -> Self {
+        let (sender, updates) = mpsc::channel(UPDATES);
+        let (static_pods, node) = (&config.static_pods, &config.node.name);
+        let (mut of_files, mut of_url) = (BTreeMap::new(), Vec::new());
+        let is_here =
+            |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref() == Some(node));
+        for mut pod in kept.into_iter().filter(is_here) {
+            pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
+            match Source::of(&pod) {
+                Some(Source::File) => {
+                    let annotations = pod.metadata.annotations.as_ref();
+                    let path = annotations.and_then(|all| all.get(FILE_ANNOTATION));
+                    if let Some(path) = path.map(PathBuf::from) {
+                        of_files.insert(path, pod);
+                    }
+                }
+                Some(Source::Http) => of_url.push(pod),
+                None => {}
+            }
+        }
+        let mut sources = Vec::new();
+        if let Some(path) = static_pods.path.clone() {
+            sources.push(Source::File);
+            let every = static_pods.path_every;
+            let options = FileOptions { path, node: node.clone(), every, kept: of_files };
+            static_files::follow(options, sender.clone());
+        }
+        if let Some(url) = static_pods.url.clone() {
+            sources.push(Source::Http);
+            let options = UrlOptions {
+                url,
+                headers: static_pods.headers.clone(),
+                every: static_pods.url_every,
+                node: node.clone(),
+                kept: of_url,
+            };
+            static_url::follow(options, sender);
+        }
+        let wanted = StaticPods::of(sources);
+        Self { wanted, waiting: Vec::new(), mirrors, updates, held_until }
+    }
+
+    /// Whether this pod is wanted and has not started yet.
+    pub(super) fn is_waiting(&self, uid: &str) -> bool {
+        self.waiting.iter().any(|pod| pod.metadata.uid.as_deref() == Some(uid))
+    }
+}
+
+/// A pod of the API server: whatever it says of itself, it comes from there.
+pub(super) fn of_api(mut pod: Arc<Pod>) -> Arc<Pod> {
+    if !is_mirror(&pod) && Source::of(&pod).is_some() {
+        let annotations = Arc::make_mut(&mut pod).metadata.annotations.get_or_insert_default();
+        annotations.insert(copepod_pod::SOURCE_ANNOTATION.into(), "api".into());
+    }
+    pod
+}
+
+impl Agent {
+    /// A source says what it has.
+    pub(super) async fn hear(&mut self, update: Update) {
+        let Update { source, pods, is_seen } = update;
+        let was_seen = self.statics.wanted.has_seen(source);
+        let now = Timestamp::now().to_string();
+        let change = self.statics.wanted.set(source, pods, is_seen, &now);
+        let Change { removed, added, updated, doubles } = change;
+        for pod in doubles {
+            let (namespace, name) = full_name(&pod);
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let message = format!(
+                "Error validating pod {name}_{namespace}({uid}) from {source} due to duplicate pod \
+                 name {name:?}, ignoring"
+            );
+            tracing::warn!("{message}");
+            self.recorder.record(pod_reference(&pod, None), true, "FailedValidation", message);
+        }
+        for pod in removed {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            // One that never started is over with that.
+            self.statics.waiting.retain(|waiting| waiting.metadata.uid != pod.metadata.uid);
+            self.gone(&uid).await;
+        }
+        for pod in updated {
+            self.change(pod).await;
+        }
+        self.statics.waiting.extend(added);
+        if !was_seen && self.statics.wanted.has_seen(source) {
+            self.adopt_orphans().await;
+        }
+        self.start_waiting();
+    }
+
+    /// A static pod that brought its uid along is otherwise now.
+    async fn change(&mut self, pod: Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let waits =
+            self.statics.waiting.iter_mut().find(|one| one.metadata.uid == pod.metadata.uid);
+        if let Some(waiting) = waits {
+            *waiting = pod;
+            return;
+        }
+        let is_here = match self.board.lock().get_mut(&uid).filter(|known| !known.gone) {
+            Some(known) => {
+                known.pod = Arc::clone(&pod);
+                true
+            }
+            None => false,
+        };
+        if is_here {
+            self.keep(Arc::clone(&pod)).await;
+            self.objects.register(&pod);
+            self.tell(&uid, Event::Desired(pod)).await;
+        }
+    }
+
+    /// Starts the static pods whose turn it is.
+    pub(super) fn start_waiting(&mut self) {
+        if self.statics.held_until.is_some() {
+            return;
+        }
+        let ready = {
+            let table = self.board.lock();
+            let is_busy = |pod: &Pod| {
+                let name = full_name(pod);
+                let stands = |known: &Known| {
+                    let is_static = Source::of(&known.pod).is_some();
+                    is_static && !known.is_terminated() && full_name(&known.pod) == name
+                };
+                // What is left of the same pod is cleaned away first.
+                let same = pod.metadata.uid.as_ref().is_some_and(|uid| table.contains_key(uid));
+                same || table.values().any(stands)
+            };
+            next_to_start(&mut self.statics.waiting, is_busy)
+        };
+        for pod in ready {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let pod = match self.board.mirror_of(&pod) {
+                Some(mirror) => Arc::new(with_status_of(&pod, &mirror)),
+                None => pod,
+            };
+            self.statics.mirrors.want(&pod, Life::Unknown);
+            self.take(uid, pod);
+        }
+    }
+
+    /// Has the pod's status written where it is shown: a static pod's on its mirror.
+    pub(super) fn show(&self, pod: &Arc<Pod>, status: PodStatus, terminated: bool) {
+        if Source::of(pod).is_none() {
+            return self.status.set(pod, status, terminated);
+        }
+        let runs = status.phase.as_deref() == Some("Running");
+        self.statics.mirrors.want(pod, if runs { Life::Runs } else { Life::Unknown });
+        self.show_by_mirror(pod, status, terminated);
+    }
+
+    /// The same of a static pod, if there is a mirror.
+    pub(super) fn show_by_mirror(&self, pod: &Pod, status: PodStatus, terminated: bool) {
+        if let Some(mirror) = self.board.mirror_of(pod) {
+            self.status.set(&mirror, status, terminated);
+        }
+    }
+
+    /// These are all mirrors that the API server has.
+    pub(super) async fn sync_mirrors(&self, mirrors: &[Arc<Pod>]) {
+        let before = std::mem::take(&mut *self.board.mirrors());
+        let is_there = |old: &Pod| mirrors.iter().any(|new| new.metadata.uid == old.metadata.uid);
+        for gone in before.values().filter(|old| !is_there(old)) {
+            self.status.forget(gone.metadata.uid.as_deref().unwrap_or_default());
+        }
+        self.statics.mirrors.synced(mirrors);
+        for mirror in mirrors {
+            self.see_mirror(mirror).await;
+        }
+    }
+
+    /// A mirror is there, as it is now.
+    pub(super) async fn see_mirror(&self, mirror: &Arc<Pod>) {
+        self.board.mirrors().insert(full_name(mirror), Arc::clone(mirror));
+        self.statics.mirrors.seen(mirror);
+        self.status.seen(mirror);
+        let known = mirrored(mirror).and_then(|uid| self.board.get(uid));
+        let is_its = |known: &Known| full_name(&known.pod) == full_name(mirror);
+        if let Some(known) = known.filter(is_its) {
+            self.remind(&known, mirror).await;
+            let snapshot = known.snapshot.borrow().clone();
+            self.status.set(mirror, snapshot.status, snapshot.terminated);
+        }
+    }
+
+    /// Tells a worker once what the mirror has of its pod: it started when no mirror was known.
+    async fn remind(&self, known: &Known, mirror: &Pod) {
+        let has_told = |pod: &Pod| {
+            pod.status.as_ref().is_some_and(|status| status.container_statuses.is_some())
+        };
+        if has_told(&known.pod) || !has_told(mirror) {
+            return;
+        }
+        let pod = Arc::new(with_status_of(&known.pod, mirror));
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(known) = self.board.lock().get_mut(&uid) {
+            known.pod = Arc::clone(&pod);
+        }
+        self.tell(&uid, Event::Desired(pod)).await;
+    }
+
+    /// A mirror is there no longer: the static pod that it showed goes on.
+    pub(super) fn lose_mirror(&self, mirror: &Arc<Pod>) {
+        let name = full_name(mirror);
+        let mut mirrors = self.board.mirrors();
+        if mirrors.get(&name).is_some_and(|have| have.metadata.uid == mirror.metadata.uid) {
+            mirrors.remove(&name);
+        }
+        drop(mirrors);
+        self.statics.mirrors.gone(mirror);
+        self.status.forget(mirror.metadata.uid.as_deref().unwrap_or_default());
+    }
+}

@@ -1,0 +1,190 @@
+//! Hooks, deadlines and rules of restart.
+
+use super::*;
+
+/// A pod of containers that each have this lifecycle.
+fn hooked(names: &[&str], lifecycle: &Value) -> Pod {
+    let all: Vec<Value> = names
+        .iter()
+        .map(|name| json!({"name": name, "image": format!("{name}.wasm"), "lifecycle": lifecycle}))
+        .collect();
+    pod_with(&[], &json!({"containers": all}), &json!({}))
+}
+
+fn exec() -> Value {
+    json!({"exec": {"command": ["x"]}})
+}
+
+const POST: HookKind = HookKind::PostStart;
+const PRE: HookKind = HookKind::PreStop;
+
+#[test]
+fn until_its_post_start_hook_is_done_a_container_has_not_started() {
+    let mut rig = Rig::up(hooked(&["a", "b"], &json!({"postStart": exec()})));
+    assert_eq!(rig.actions, [Action::SetUp, prepare("a")], "the next waits for it");
+    rig.image("a");
+    assert_eq!(rig.run("a", 0), [hook_of("a", 0, POST)]);
+    assert_eq!(
+        (rig.brief("a").as_str(), rig.phase().as_str()),
+        ("waiting ContainerCreating", "Pending")
+    );
+    assert_eq!(rig.hooked("a", 0, POST, Ok(())), [prepare("b")]);
+    assert_eq!(rig.brief("a"), "running");
+    assert_eq!(rig.hooked("a", 0, POST, Err("late")), [], "said once");
+}
+
+#[test]
+fn a_failed_post_start_hook_stops_its_container() {
+    let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": exec()})));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.records.clear();
+    assert_eq!(rig.hooked("a", 0, POST, Err("why")), [stop("a", 0, 30)]);
+    rig.records.sort();
+    let told =
+        ["N a Killing: FailedPostStartHook", "W a FailedPostStartHook: PostStartHook failed"];
+    assert_eq!(rig.records, told);
+    assert_eq!(rig.exit("a", 0, 143), [prepare("a")], "the first restart is immediate");
+    rig.image("a");
+    rig.run("a", 1);
+    rig.hooked("a", 1, POST, Err("why"));
+    assert_eq!(rig.exit("a", 1, 143), []);
+    assert_eq!(rig.brief("a"), "waiting PostStartHookError: why");
+    rig.timer();
+    assert!(rig.brief("a").starts_with("waiting CrashLoopBackOff"));
+}
+
+#[test]
+fn a_pre_stop_hook_takes_of_the_grace() {
+    let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(20) }), [hook_of("a", 0, PRE)]);
+    rig.pass(5);
+    rig.records.clear();
+    assert_eq!(rig.hooked("a", 0, PRE, Err("why")), [stop("a", 0, 15)], "failed or not");
+    assert_eq!(rig.records, ["W a FailedPreStopHook: PreStopHook failed"]);
+    // One that hangs is cut off.
+    let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
+    rig.feed(Event::Kill { grace: Duration::from_secs(20) });
+    assert_eq!(rig.timer(), (20, vec![stop("a", 0, 2)]), "with the least time for SIGTERM");
+    assert_eq!(rig.hooked("a", 0, PRE, Err("cut")), []);
+    // A container that ends by itself needs none.
+    let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
+    assert_eq!(rig.exit("a", 0, 1), [prepare("a")]);
+    // Nor is there time for one without a grace.
+    let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::ZERO }), [stop("a", 0, 0)]);
+}
+
+#[test]
+fn a_sleep_is_waited_for_and_ends_early_with_a_shorter_grace() {
+    let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": {"sleep": {"seconds": 8}}})));
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(20) }), []);
+    assert_eq!(rig.timer(), (8, vec![stop("a", 0, 12)]));
+    let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": {"sleep": {"seconds": 8}}})));
+    rig.feed(Event::Kill { grace: Duration::from_secs(20) });
+    rig.pass(1);
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(3) }), []);
+    assert_eq!(rig.timer(), (3, vec![stop("a", 0, 2)]));
+    let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": {"sleep": {"seconds": 3}}})));
+    rig.image("a");
+    assert_eq!(rig.run("a", 0), []);
+    assert_eq!(rig.brief("a"), "waiting ContainerCreating");
+    assert_eq!(rig.timer(), (3, Vec::new()));
+    assert_eq!(rig.brief("a"), "running");
+}
+
+#[test]
+fn no_hook_of_what_an_earlier_agent_started() {
+    let mut rig = Rig::new(hooked(&["a"], &json!({"postStart": exec(), "preStop": exec()})));
+    let running = AttemptState::Running { started_at: wall(0) };
+    rig.feed(Event::Observed(vec![attempt("a", 0, running)]));
+    assert_eq!(rig.actions, [Action::SetUp]);
+    assert_eq!(rig.brief("a"), "running");
+    rig.set_up();
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(9) }), [hook_of("a", 0, PRE)]);
+}
+
+#[test]
+fn a_pod_that_has_had_its_time_fails() {
+    let spec = json!({"activeDeadlineSeconds": 60});
+    let mut rig = Rig::running(pod_with(&["a"], &spec, &json!({})));
+    // The wall clock may jump: the time runs on.
+    rig.now.wall += Duration::from_secs(500);
+    assert_eq!(rig.feed(Event::Changed), [Action::Refresh]);
+    rig.feed(Event::Refreshed(Ok(())));
+    rig.records.clear();
+    assert_eq!(rig.wake(), (59_300, vec![stop("a", 0, 30)]), "of a start in whole seconds");
+    let text = "Pod was active on the node longer than the specified deadline";
+    assert!(rig.records.contains(&format!("N - DeadlineExceeded: {text}")));
+    assert_eq!(rig.phase(), "Running");
+    rig.exit("a", 0, 0);
+    let status = rig.status();
+    assert_eq!(rig.phase(), "Failed");
+    assert_eq!(
+        (status.reason.as_deref(), status.message.as_deref()),
+        (Some("DeadlineExceeded"), Some(text))
+    );
+    assert!(status.conditions.unwrap().iter().all(|c| c.type_ != "DisruptionTarget"));
+}
+
+#[test]
+fn a_deadline_may_be_shortened_and_counts_from_the_pods_start() {
+    let with =
+        |seconds: u32| pod_with(&["a"], &json!({"activeDeadlineSeconds": seconds}), &json!({}));
+    let mut rig = Rig::running(with(600));
+    rig.pass(40);
+    rig.feed(Event::Desired(Arc::new(with(50))));
+    assert_eq!(rig.wake(), (9_300, vec![stop("a", 0, 30)]));
+    let mut object = with(50);
+    object.status = Some(Rig::running(with(50)).status());
+    let mut rig = Rig::new(object);
+    rig.now.wall += Duration::from_secs(30);
+    let running = AttemptState::Running { started_at: wall(0) };
+    rig.feed(Event::Observed(vec![attempt("a", 0, running)]));
+    rig.set_up();
+    let left = rig.state.wake_at().unwrap() - rig.now.mono;
+    assert_eq!(left.as_secs(), 19, "a new agent goes on: {left:?}");
+}
+
+#[test]
+fn rules_of_exit_codes_come_before_the_policy() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let container = json!({"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules});
+    let mut rig = Rig::running(pod_with(&[], &json!({"containers": [container]}), &json!({})));
+    assert_eq!(rig.exit("a", 0, 42), [prepare("a")]);
+    rig.image("a");
+    rig.run("a", 1);
+    assert_eq!(rig.exit("a", 1, 1), [Action::TearDown]);
+    assert_eq!(rig.phase(), "Failed");
+}
+
+#[test]
+fn a_rule_may_have_the_whole_pod_begin_anew() {
+    let rules =
+        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]);
+    let spec = json!({
+        "initContainers": [{"name": "i"}],
+        "containers": [
+            {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "b"},
+        ],
+    });
+    let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));
+    rig.image("i");
+    rig.exit("i", 0, 0);
+    for main in ["a", "b"] {
+        rig.image(main);
+        rig.run(main, 0);
+    }
+    rig.actions.clear();
+    assert_eq!(rig.exit("a", 0, 7), [stop("b", 0, 2)]);
+    assert!(rig.brief("a").starts_with("waiting RestartingAllContainers"));
+    assert_eq!(rig.exit("b", 0, 143), [prepare("i")], "in the same sandbox, from the first on");
+    rig.image("i");
+    rig.run("i", 1);
+    assert_eq!(rig.exit("i", 1, 0), [prepare("a"), prepare("b")]);
+    rig.image("a");
+    rig.run("a", 1);
+    rig.image("b");
+    rig.run("b", 1);
+    assert_eq!((rig.cond("Ready").as_str(), rig.shown("b").restart_count), ("True", 1));
+}

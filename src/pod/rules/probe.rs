@@ -1,0 +1,205 @@
+//! Probes: when they are made and what comes of them.
+
+use super::*;
+
+/// A pod of one container with these probes.
+fn probed(probes: &Value, policy: &str) -> Pod {
+    let mut container = json!({"name": "a", "image": "a.wasm"});
+    for (key, value) in probes.as_object().unwrap() {
+        container[key] = value.clone();
+    }
+    pod_with(&[], &json!({"containers": [container], "restartPolicy": policy}), &json!({}))
+}
+
+fn tcp(more: Value) -> Value {
+    let mut probe = json!({"tcpSocket": {"port": 1}});
+    for (key, value) in more.as_object().unwrap() {
+        probe[key] = value.clone();
+    }
+    probe
+}
+
+const LIVENESS: ProbeKind = ProbeKind::Liveness;
+const READINESS: ProbeKind = ProbeKind::Readiness;
+const STARTUP: ProbeKind = ProbeKind::Startup;
+
+#[test]
+fn readiness_comes_with_enough_successes_and_goes_with_enough_failures() {
+    let timing = json!({"periodSeconds": 2, "successThreshold": 2, "failureThreshold": 2});
+    let mut rig = Rig::up(probed(&json!({"readinessProbe": tcp(timing)}), "Always"));
+    rig.image("a");
+    assert_eq!(rig.run("a", 0), [probe_of("a", 0, READINESS)], "at once");
+    let shown = rig.shown("a");
+    assert_eq!((shown.started, shown.ready), (Some(true), false));
+    let mut said = Vec::new();
+    for success in [true, false, true, true, false, true, false, false] {
+        rig.probed("a", 0, READINESS, success);
+        said.push(rig.cond("Ready") == "True");
+        assert_eq!(rig.timer(), (2, vec![probe_of("a", 0, READINESS)]));
+    }
+    assert_eq!(said, [false, false, false, true, true, true, true, false]);
+    assert_eq!(rig.records.last().unwrap(), "W a Unhealthy: Readiness probe failed: no luck");
+}
+
+#[test]
+fn an_error_counts_for_nothing_and_a_warning_as_a_success() {
+    let mut rig = Rig::up(probed(&json!({"readinessProbe": tcp(json!({}))}), "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.records.clear();
+    rig.outcome("a", 0, READINESS, ProbeOutcome::Error("odd".to_owned()));
+    assert!(!rig.shown("a").ready);
+    rig.timer();
+    rig.outcome("a", 0, READINESS, ProbeOutcome::Warning("hm".to_owned()));
+    assert!(rig.shown("a").ready);
+    let told = [
+        "W a Unhealthy: Readiness probe errored and resulted in unknown state: odd",
+        "W a ProbeWarning: Readiness probe warning: hm",
+    ];
+    assert_eq!(rig.records, told);
+}
+
+#[test]
+fn a_liveness_failure_stops_and_restarts_by_the_probes_grace() {
+    let timing = json!({"periodSeconds": 1, "terminationGracePeriodSeconds": 5});
+    let mut rig = Rig::up(probed(&json!({"livenessProbe": tcp(timing)}), "OnFailure"));
+    rig.image("a");
+    rig.run("a", 0);
+    for _ in 0..2 {
+        assert_eq!(rig.probed("a", 0, LIVENESS, false), []);
+        rig.timer();
+    }
+    rig.records.clear();
+    assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 5)]);
+    let told = [
+        "N a Killing: Container a failed liveness probe, will be restarted",
+        "W a Unhealthy: Liveness probe failed: no luck",
+    ];
+    rig.records.sort();
+    assert_eq!(rig.records, told);
+    assert_eq!(rig.exit("a", 0, 0), [prepare("a")], "though it exited with 0");
+    rig.image("a");
+    assert_eq!(rig.run("a", 1), [probe_of("a", 1, LIVENESS)], "of the new one, from the start");
+}
+
+#[test]
+fn one_that_is_stopped_again_and_again_waits_longer_each_time() {
+    let timing = json!({"periodSeconds": 1, "failureThreshold": 1});
+    let mut rig = Rig::up(probed(&json!({"livenessProbe": tcp(timing)}), "Always"));
+    let mut waits = Vec::new();
+    for number in 0..6 {
+        rig.image("a");
+        rig.run("a", number);
+        rig.pass(1);
+        rig.probed("a", number, LIVENESS, false);
+        let begin = rig.now.mono;
+        let mut actions = rig.exit("a", number, 143);
+        while actions.is_empty() {
+            actions = rig.timer().1;
+        }
+        assert_eq!(actions, [prepare("a")]);
+        waits.push((rig.now.mono - begin).as_secs());
+    }
+    assert_eq!(waits, [0, 0, 10, 20, 40, 80], "upstream looks for an end before this one");
+}
+
+#[test]
+fn under_never_a_liveness_failure_is_the_end() {
+    let timing = json!({"failureThreshold": 1, "terminationGracePeriodSeconds": 5});
+    let mut rig = Rig::up(probed(&json!({"livenessProbe": tcp(timing)}), "Never"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.records.clear();
+    assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 30)]);
+    assert!(rig.records.contains(&"N a Killing: Stopping container a".to_owned()));
+    rig.exit("a", 0, 143);
+    assert_eq!(rig.phase(), "Failed");
+}
+
+#[test]
+fn others_are_held_until_the_startup_probe_has_passed() {
+    let probes = json!({
+        "startupProbe": tcp(json!({"initialDelaySeconds": 4, "failureThreshold": 2})),
+        "livenessProbe": tcp(json!({})), "readinessProbe": tcp(json!({})),
+    });
+    let mut rig = Rig::up(probed(&probes, "Always"));
+    rig.image("a");
+    assert_eq!(rig.run("a", 0), [], "not before the initial delay");
+    assert_eq!(rig.timer(), (4, vec![probe_of("a", 0, STARTUP)]));
+    assert_eq!(rig.shown("a").started, Some(false));
+    let then = rig.probed("a", 0, STARTUP, true);
+    assert_eq!(then, [probe_of("a", 0, LIVENESS), probe_of("a", 0, READINESS)]);
+    let shown = rig.shown("a");
+    assert_eq!((shown.started, shown.ready), (Some(true), false));
+    rig.probed("a", 0, READINESS, true);
+    assert!(rig.shown("a").ready);
+    let mut rig = Rig::up(probed(&probes, "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.timer();
+    rig.probed("a", 0, STARTUP, false);
+    rig.timer();
+    assert_eq!(rig.probed("a", 0, STARTUP, false), [stop("a", 0, 30)]);
+}
+
+#[test]
+fn what_is_said_of_another_attempt_counts_for_nothing() {
+    let mut rig = Rig::up(probed(&json!({"readinessProbe": tcp(json!({}))}), "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.exit("a", 0, 1);
+    rig.image("a");
+    rig.run("a", 1);
+    rig.records.clear();
+    rig.probed("a", 0, READINESS, true);
+    assert!(!rig.shown("a").ready);
+    assert_eq!(rig.records, [""; 0]);
+    rig.probed("a", 1, READINESS, true);
+    assert!(rig.shown("a").ready);
+    rig.probed("a", 1, READINESS, false);
+    assert!(rig.shown("a").ready, "nobody asked");
+}
+
+#[test]
+fn an_ending_pod_is_probed_for_readiness_alone() {
+    let probes = json!({
+        "livenessProbe": tcp(json!({"periodSeconds": 3, "failureThreshold": 1})),
+        "readinessProbe": tcp(json!({"periodSeconds": 3, "failureThreshold": 1})),
+    });
+    let mut rig = Rig::up(probed(&probes, "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.probed("a", 0, LIVENESS, true);
+    rig.probed("a", 0, READINESS, true);
+    rig.feed(Event::Kill { grace: Duration::from_secs(20) });
+    assert_eq!(rig.cond("Ready"), "True");
+    assert_eq!(rig.timer(), (3, vec![probe_of("a", 0, READINESS)]));
+    rig.probed("a", 0, READINESS, false);
+    assert!(rig.cond("Ready").starts_with("False"));
+}
+
+#[test]
+fn a_new_agent_believes_what_the_pods_object_says() {
+    let probes = json!({
+        "startupProbe": tcp(json!({})), "readinessProbe": tcp(json!({"periodSeconds": 10})),
+    });
+    let mut object = probed(&probes, "Always");
+    let mut rig = Rig::up(object.clone());
+    rig.image("a");
+    rig.run("a", 0);
+    rig.probed("a", 0, STARTUP, true);
+    rig.probed("a", 0, READINESS, true);
+    object.status = Some(rig.status());
+    let running = AttemptState::Running { started_at: wall(0) };
+    let mut rig = Rig::new(object.clone());
+    assert_eq!(rig.feed(Event::Observed(vec![attempt("a", 0, running.clone())])), [Action::SetUp]);
+    assert_eq!(rig.cond("Ready"), "True");
+    assert!(
+        rig.state.wake_at().unwrap() <= rig.now.mono + Duration::from_secs(10),
+        "within a period"
+    );
+    let other = Attempt { id: "wasm://ff".to_owned(), ..attempt("a", 1, running) };
+    let mut rig = Rig::new(object);
+    rig.feed(Event::Observed(vec![other]));
+    assert_eq!(rig.shown("a").started, Some(false), "of another process it says nothing");
+}

@@ -1,0 +1,163 @@
+//! What a lifetime must come to once the troubles have ended: a pod that runs as it should, or is
+//! over and may be; then its end.
+
+use std::time::Duration;
+
+use super::World;
+use crate::{
+    State,
+    container::Container,
+    phase::Phase,
+    sim::{
+        check::{Broken, Judged, must, seen::Happening},
+        dice::Draw,
+        runtime::Process,
+        script::{Edit, Kind, POD},
+    },
+};
+
+/// After the troubles have ended a pod is at rest within this time: some init containers and a main
+/// one each wait for at most a process (200 s), a crash back-off (300 s), a pull back-off (300 s),
+/// a startup probe and a grace.
+const REST_WITHIN: Duration = Duration::from_secs(4000);
+/// A pod at rest is gone so soon after its last kill: the grace, and what the queue still holds.
+const GONE_WITHIN: Duration = Duration::from_secs(90);
+/// The grace of that kill, in seconds.
+const LAST_GRACE: u64 = 10;
+
+impl World {
+    pub(super) fn come_to_rest(&mut self) -> Judged {
+        self.run_until(self.now + REST_WITHIN, World::is_at_rest)?;
+        self.must_be("not at rest in time", World::is_at_rest)?;
+        self.judge_rest()?;
+        // It stays so, and is probed, for some periods of its slowest probe.
+        let probes = self.script.parts.iter().flat_map(|part| part.probes.iter().flatten());
+        let slowest = probes.map(|probe| probe.period).max();
+        if let (Some(period), false) = (slowest, self.is_over()) {
+            self.run_until(self.now + Duration::from_secs(3 * period + 12), World::is_over)?;
+            // Its active deadline may have passed, or the last of it may have ended for good.
+            if self.check.is_left_alone() && !self.check.is_done(&self.script) {
+                self.must_be("not at rest for long", World::is_at_rest)?;
+            }
+            self.check.is_probed(at!(self))?;
+        }
+        let by_itself = self.is_over() && self.check.is_left_alone();
+        self.check.seen.saw_if(Happening::EndByItself, by_itself);
+        Ok(())
+    }
+
+    /// Somebody ends the pod, and it goes.
+    pub(super) fn end(&mut self) -> Judged {
+        if self.draw(Draw::Last, POD).percent(50) {
+            self.edit(Edit::Kill(LAST_GRACE))?;
+        } else {
+            self.edit(Edit::Delete(LAST_GRACE))?;
+        }
+        self.run_until(self.now + Duration::from_secs(3), |_| false)?;
+        self.run_until(self.now + GONE_WITHIN, World::is_over)?;
+        self.must_be("not over in time", World::is_over)?;
+        self.judge_end()
+    }
+
+    /// Over, or running and with nothing to be done.
+    fn is_at_rest(&self) -> bool {
+        let Some(state) = &self.state else { return false };
+        if self.is_over() {
+            return true;
+        }
+        let sandbox = self.runtime.sandbox();
+        let runs = |name: &str| {
+            let container = state.containers.iter().find(|container| container.name == name);
+            let newest = self.runtime.newest(self.script.index(name));
+            container.is_some_and(Container::is_running) && newest.is_some_and(Process::is_running)
+        };
+        let is_up = state.phase() == Phase::Running
+            && state.deadline.is_none()
+            && state.set_up.done.as_ref().map(|done| done.sandbox) == sandbox
+            && self.runtime.alive().all(|process| Some(process.sandbox) == sandbox)
+            && self.runtime.alive().all(|process| {
+                let wanted = self.check.definition(process.part);
+                wanted.is_none_or(|wanted| process.definition.is_none_or(|of| of == wanted))
+            })
+            && self.script.parts.iter().all(|part| match part.kind {
+                // One that has ended for good while another runs on is at rest.
+                Kind::Main => runs(part.name) || self.is_done_for_good(part.name),
+                Kind::Sidecar => runs(part.name),
+                Kind::Init | Kind::Ephemeral => true,
+            })
+            && self.check.is_replaced();
+        is_up && self.has_added(state) && self.is_ready(state)
+    }
+
+    fn is_done_for_good(&self, name: &str) -> bool {
+        let part = self.script.index(name);
+        let last = self.check.truths[part].launched.last();
+        let code = last.and_then(|last| last.code);
+        code.is_some_and(|code| !self.script.restarts(part, code))
+    }
+
+    /// Each ephemeral container that was added has been started.
+    fn has_added(&self, state: &State) -> bool {
+        let spec = self.pod.spec.iter();
+        let mut added = spec.flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        added.all(|added| {
+            let mut all = state.containers.iter();
+            all.any(|container| container.name == added.name && container.newest().is_some())
+        })
+    }
+
+    /// All that runs is shown as started and ready.
+    fn is_ready(&self, state: &State) -> bool {
+        let status = state.status();
+        let inits = status.init_container_statuses.iter().flatten();
+        let mut all = status.container_statuses.iter().flatten().chain(inits);
+        all.all(|shown| {
+            let part = self.script.index(&shown.name);
+            let is_over = self.script.parts[part].kind == Kind::Init
+                || self.script.parts[part].kind == Kind::Main && self.is_done_for_good(&shown.name);
+            is_over || shown.ready && shown.started == Some(true)
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.as_ref().is_some_and(State::is_terminated)
+    }
+
+    fn must_be(&self, rule: &'static str, holds: fn(&World) -> bool) -> Judged {
+        must(holds(self), rule, || format!("{:?}", self.state))
+    }
+
+    /// A pod that nobody has ended is over only if its policies let it be.
+    fn judge_rest(&self) -> Judged {
+        let may_be_over = self.check.is_told
+            || self.check.has_ended_with_sandbox()
+            || self.check.is_done(&self.script);
+        must(!self.is_over() || may_be_over, "over by itself", || format!("{:?}", self.state))
+    }
+
+    /// The last word: the phase is what the truth says, and the status shows it.
+    fn judge_end(&mut self) -> Judged {
+        let Some(state) = &self.state else {
+            return Err(Broken { rule: "no agent at the end", how: String::new() });
+        };
+        let mains = self.script.parts.iter().zip(&self.check.truths);
+        let well = mains
+            .filter(|(part, _)| part.kind == Kind::Main)
+            .all(|(_, truth)| truth.launched.last().is_some_and(|last| last.code == Some(0)))
+            && !self.check.is_evicted;
+        let status = state.status();
+        let phase = if well { "Succeeded" } else { "Failed" };
+        let mut launched = self.check.truths.iter().flat_map(|truth| &truth.launched);
+        let is_right = status.phase.as_deref() == Some(phase)
+            || status.reason.as_deref() == Some("DeadlineExceeded");
+        let is_dead = launched.all(|one| one.code.is_some());
+        must(is_right && is_dead, "not the right end", || {
+            format!("{:?} {:?}, {:?}", status.phase, status.reason, self.check.truths)
+        })?;
+        let mut shown = status.container_statuses.iter().flatten();
+        let is_ready = shown.any(|one| one.ready || one.started != Some(false));
+        must(!is_ready, "ready at the end", || format!("{status:?}"))?;
+        self.check.seen.saw_if(Happening::Success, well);
+        Ok(())
+    }
+}
