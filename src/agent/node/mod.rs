@@ -4,7 +4,8 @@
 //! Owns: the start of everything that a node has ([`run`], in the order of [`build`]), the loop that
 //! hands out pods ([`agent`]), static pods ([`static_pods`]), what belongs to no pod ([`orphans`]), what pods are told of the node
 //! ([`standing`]), the table of the pods that are here ([`board`]), and which of them the
-//! node takes ([`admit`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
+//! node takes ([`admit`]; those that wait for that are in [`waiting`]), and what each of them has
+//! ([`allocation`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
 //! without it. Starts one task for each pod that is cleaned away, beside those of the rooms that it
 //! joins.
 //! Decides nothing about containers: that is [`copepod_pod::step`]'s, and admission is
@@ -12,6 +13,7 @@
 
 mod admit;
 mod agent;
+mod allocation;
 mod board;
 mod build;
 mod classes;
@@ -24,6 +26,7 @@ mod standing;
 mod static_pods;
 mod supply;
 mod user_ids;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +42,14 @@ pub(crate) use error::NodeError;
 
 use self::admit::Admission;
 use self::agent::Agent;
+use self::allocation::Allocations;
 use self::board::Board;
 use self::images::Images;
 use self::outlet::News;
 use self::standing::Standing;
 use self::static_pods::Statics;
 use self::supply::ClusterSupplier;
+use self::waiting::Waiting;
 use crate::cluster::client::{self, connect};
 use crate::cluster::events::Recorder;
 use crate::cluster::kubeconfig::Kubeconfig;
@@ -142,6 +147,8 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
         )),
         status: StatusWriter::start(client.clone(), status::Times::default()),
         admission: Admission::new(&config, admission),
+        allocations: Allocations::default(),
+        waiting: Waiting::new(client.clone(), name),
         admitting,
         is_synced: false,
         client,
