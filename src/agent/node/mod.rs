@@ -31,8 +31,9 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
+use copepod_pod::Facts;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -57,7 +58,7 @@ use crate::cluster::mirror::{self, Mirrors};
 use crate::cluster::objects::ObjectStore;
 use crate::cluster::reviews::Reviews;
 use crate::cluster::status::StatusWriter;
-use crate::cluster::{node, status};
+use crate::cluster::{node, node::NodeHandle, status};
 use crate::config::Config;
 use crate::image;
 use crate::ledger::Ledger;
@@ -131,44 +132,79 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     }
     let images = Images { shared: Arc::clone(&shared), board: board.clone(), node: handle.clone() };
     let _images = images.start(build::image_policy(&config), name, recorder.clone());
-    let objects = ObjectStore::start(client.clone());
-    let news = Arc::new(News::new(recorder.clone()));
-    let kept = kept_pods(&shared.ledger).await;
-    let mirrors = Mirrors::start(client.clone(), handle.node(), mirror::Times::default());
-    let held_until = is_registered.then(|| Instant::now() + PATIENCE_WITH_PODS);
-    let (admitting, admission) = watch::channel(Some(object));
-    let agent = Agent {
-        workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
-        statics: Statics::start(&config, kept, mirrors, held_until),
-        supplier: Arc::new(ClusterSupplier::new(
-            objects.clone(),
-            client.clone(),
-            &config.dirs.root,
-        )),
-        status: StatusWriter::start(client.clone(), status::Times::default()),
-        admission: Admission::new(&config, admission),
-        allocations: Allocations::default(),
-        waiting: Waiting::new(client.clone(), name),
-        admitting,
-        is_synced: false,
+    let statics = Statics::start(
+        &config,
+        kept_pods(&shared.ledger).await,
+        Mirrors::start(client.clone(), handle.node(), mirror::Times::default()),
+        is_registered.then(|| Instant::now() + PATIENCE_WITH_PODS),
+    );
+    let parts = Parts {
+        happenings,
+        object,
+        statics,
         client,
         shared,
         board,
-        objects,
         recorder,
         node: handle,
         network,
         facts,
         fixed,
-        news,
-        cleaning: JoinSet::new(),
-        collecting: JoinSet::new(),
     };
+    let agent = parts.agent(&config);
     agent.run(standing, end).await;
     for server in [health, server].into_iter().flatten() {
         server.end().await;
     }
     Ok(())
+}
+
+/// What the loop over all pods is made of, once the node is there.
+struct Parts {
+    happenings: mpsc::Receiver<Happening>,
+    object: Arc<Node>,
+    statics: Statics,
+    client: kube::Client,
+    shared: Arc<Shared<Both>>,
+    board: Board,
+    recorder: Recorder,
+    node: NodeHandle,
+    network: Network,
+    facts: watch::Sender<Facts>,
+    fixed: Facts,
+}
+
+impl Parts {
+    fn agent(self, config: &Config) -> Agent {
+        let Self { happenings, object, statics, client, shared, board, recorder, .. } = self;
+        let objects = ObjectStore::start(client.clone());
+        let news = Arc::new(News::new(recorder.clone()));
+        let (admitting, admission) = watch::channel(Some(object));
+        let supplier = ClusterSupplier::new(objects.clone(), client.clone(), &config.dirs.root);
+        Agent {
+            workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
+            statics,
+            supplier: Arc::new(supplier),
+            status: StatusWriter::start(client.clone(), status::Times::default()),
+            admission: Admission::new(config, admission),
+            allocations: Allocations::default(),
+            waiting: Waiting::new(client.clone(), &config.node.name),
+            admitting,
+            is_synced: false,
+            client,
+            shared,
+            board,
+            objects,
+            recorder,
+            node: self.node,
+            network: self.network,
+            facts: self.facts,
+            fixed: self.fixed,
+            news,
+            cleaning: JoinSet::new(),
+            collecting: JoinSet::new(),
+        }
+    }
 }
 
 /// What runs containers, and what that needs.

@@ -52,10 +52,8 @@ impl<R: Runtime> ResizeJob<R> {
             let resources = of_container(&shared, &pod, &spec)?;
             shared.runtime.resize(&one.id, resources).await?;
         }
+        lower(&shared, &pod).await?;
         blocking(move || {
-            if let Some(groups) = &shared.host.cgroups {
-                groups.lower(&pod).map_err(|error| chain(&error))?;
-            }
             for Resized { container, attempt, id: _ } in &*containers {
                 let Some(spec) = container_named(&pod, container) else { continue };
                 let has = Actuated::of(&pod, &spec);
@@ -202,13 +200,20 @@ impl PodCgroups {
         if raised(&limits, held) == limits {
             return Ok(());
         }
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.cgroups.make_pod(uid(pod), class(pod), &limits) {
-                Err(_) if tries < LOWER_TRIES => std::thread::sleep(LOWER_EVERY),
-                done => return done,
-            }
+        self.cgroups.make_pod(uid(pod), class(pod), &limits)
+    }
+}
+
+/// Lowers the pod's group to what it is to have, when the kernel lets that be.
+async fn lower<R: Runtime>(shared: &Arc<Shared<R>>, pod: &Arc<Pod>) -> Result<(), String> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (of_try, pod) = (Arc::clone(shared), Arc::clone(pod));
+        let lower = move || of_try.host.cgroups.as_ref().map_or(Ok(()), |all| all.lower(&pod));
+        match blocking(lower).await {
+            Err(_) if tries < LOWER_TRIES => tokio::time::sleep(LOWER_EVERY).await,
+            done => return done.map_err(|error| chain(&error)),
         }
     }
 }

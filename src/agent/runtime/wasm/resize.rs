@@ -62,7 +62,7 @@ struct Place {
 
 impl Table {
     /// None for one that does not run.
-    fn running(&self, id: &str) -> Option<Place> {
+    fn living(&self, id: &str) -> Option<Place> {
         let entries = self.lock();
         let entry = entries.get(id)?;
         match entry.attempt.state {
@@ -84,7 +84,7 @@ impl Table {
 
 /// Gives the container `id` other resources. One that has ended needs none.
 pub(super) async fn resize(wasm: &Wasm, id: &str, resources: Resources) -> Result<(), ResizeError> {
-    let Some(place) = wasm.table.running(id) else { return Ok(()) };
+    let Some(place) = wasm.table.living(id) else { return Ok(()) };
     let Resources { cgroup, memory_limit_bytes, ordinary: _ } = resources;
     if let Some(spec) = cgroup {
         let (uid, own) = (place.pod_uid, id.to_owned());
