@@ -89,7 +89,8 @@ impl Check {
         let how = || format!("{} after {:?}", script.parts[part].name, self.truths[part].launched);
         must(may, "started again", how)?;
         // Its end was to have all of the pod run anew, unless it was told to end.
-        let is_told = newest.is_none_or(|told| told.stopping.is_some()) || is_replaced || is_killed;
+        let is_told = is_replaced
+            || newest.is_none_or(|told| told.stopping.is_some() || Check::has_failed(&told));
         let asks = last.code.is_some_and(|code| script.restarts_all(part, code));
         let is_alone = asks && !is_told && last.sandbox == sandbox && !is_past;
         self.seen.saw_if(Happening::RestartOfAll, is_past && asks);
@@ -120,7 +121,7 @@ impl Check {
             // A sidecar may start again while a later init container runs; the earlier ones are done.
             let launched = &self.truths[init].launched;
             let is_done = !self.is_past(init) && launched.last().is_some_and(is_done);
-            let is_passed = had_turn || is_done;
+            let is_passed = had_turn || is_done || (init + 1..part).any(has_run);
             must(is_passed, "started before its init containers were done", who)?;
             let succeeded = launched.iter().filter(|launched| launched.code == Some(0)).count();
             is_anew |= succeeded > 1;

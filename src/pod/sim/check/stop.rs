@@ -57,7 +57,7 @@ impl Check {
         // One that is not to run again may be the last of its pod, and end with that.
         let is_last = script.policy_of(part) == Policy::Never;
         for (probing, spec) in probes.take(2).filter(|(probing, _)| probing.has_failed()) {
-            let grace = spec.map_or(spec_grace, |spec| cull_grace(script, part, spec));
+            let grace = spec.and_then(|spec| spec.grace).map_or(spec_grace, Duration::from_secs);
             own.push(probing.since.max(since) + grace);
             own.extend(is_last.then(|| probing.since.max(since) + spec_grace));
         }
@@ -75,14 +75,15 @@ impl Check {
             let at_once = ends.at_once || is_past;
             return Some(Reason { due, is_own: own.is_some(), is_used_up, at_once });
         }
-        if own.is_some() {
-            return own.map(own_reason);
-        }
         let done_by = life.done_by.filter(|_| self.is_done(script));
+        if let Some(due) = own {
+            let end = life.deadline.filter(|_| done_by.is_some());
+            return Some(own_reason(end.map_or(due, |end| end.max(due))));
+        }
         let is_over = self.has_ended_with_sandbox || self.terminal.is_some();
         // The machine learns of it later than it is so.
         let due = since.max(life.deadline.unwrap_or(since + spec_grace));
-        let is_used_up = done_by.is_some_and(|by| at.now >= by);
+        let is_used_up = done_by.into_iter().chain(life.deadline).any(|by| at.now >= by);
         (done_by.is_some() || is_over).then_some(Reason {
             due,
             is_own: false,
@@ -218,6 +219,9 @@ impl Check {
             let replaced = replaced.map(|(_, since)| ((*since).max(told.running), spec_grace));
             let all = probes.chain(hook).chain(replaced);
             let first = all.map(|(since, grace)| since + grace.max(LEAST_GRACE)).min();
+            // What was being stopped already has its time.
+            let begun = told.stopping.map(|begun| begun + spec_grace.max(LEAST_GRACE));
+            let first = first.map(|by| begun.map_or(by, |begun| begun.max(by)));
             must(first.is_none_or(|by| at.now <= by), "what is to be stopped runs on", || {
                 format!("{} {} ({id})", at.script.parts[told.part].name, told.attempt)
             })?;

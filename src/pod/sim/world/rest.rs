@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::World;
+use super::{What, World};
 use crate::{
     State,
     container::Container,
@@ -91,7 +91,27 @@ impl World {
             })
             && self.check.is_replaced()
             && !self.check.is_failing();
-        is_up && self.has_added(state) && self.is_ready(state)
+        is_up && !self.is_to_die() && self.has_added(state) && self.is_ready(state)
+    }
+
+    /// Whether the end of anything that lives is only a matter of time.
+    fn is_to_die(&self) -> bool {
+        self.queue.values().any(|item| match item.what {
+            What::Sigkill(id) | What::Exit(id, _) => {
+                item.life.is_none_or(|of| of == self.life)
+                    && self.runtime.get(id).is_some_and(Process::is_alive)
+            }
+            What::Tell(_)
+            | What::Desire
+            | What::Relist
+            | What::Do(..)
+            | What::Launch(_)
+            | What::Vanish(_)
+            | What::Ends(..)
+            | What::HookEnds(..)
+            | What::AgentStarts
+            | What::Edit(_) => false,
+        })
     }
 
     fn is_done_for_good(&self, name: &str) -> bool {
