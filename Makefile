@@ -148,6 +148,12 @@ e2e: ## upstream's conformance tests, their runner, and the program in most of t
 test: test-setup lint build guests kubernetes kubelet containerd2 e2e ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
+# Each lifetime is its seed's; a failing one is shrunk, and told with what replays it.
+SIM_LIFETIMES ?= 1000000
+sim: setup ## a million simulated lifetimes of a pod (SIM_LIFETIMES=N): 3 minutes, `test` has 100,000 of them
+	@$(TIME) COPEPOD_SIM_LIFETIMES=$(SIM_LIFETIMES) cargo test -q --locked --release -p copepod-pod \
+	    sim::every_lifetime -- --nocapture
+
 conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests of a node on the kubelet (once) and here: who passes what
 	@$(TIME) $(PROGRAMS) cargo test -q --locked --release --workspace --test conformance -- --full
 

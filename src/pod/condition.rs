@@ -7,8 +7,10 @@ use k8s_openapi::{
 };
 
 use crate::{
+    admission::{PREEMPTED, PREEMPTING},
     container::{Container, Role},
     phase::Phase,
+    resize::Resizing,
     state::{Cause, State},
     status::whole_seconds,
 };
@@ -203,7 +205,9 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
     let evicted = disruption(state);
     let is_evicted = evicted.is_some();
     let is_given = |condition: &&PodCondition| {
-        !(is_own(condition) || is_evicted && condition.type_ == DISRUPTION)
+        !(is_own(condition)
+            || Resizing::is_own(&condition.type_)
+            || is_evicted && condition.type_ == DISRUPTION)
     };
     let foreign = given(state.pod.status.as_ref()).filter(is_given).cloned();
     let own = KINDS.into_iter().zip(state.transitions.0).filter(|(kind, _)| kind.is_of(state));
@@ -220,7 +224,7 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
             observed_generation: state.pod.metadata.generation,
         }
     });
-    foreign.chain(evicted).chain(own).collect()
+    foreign.chain(state.resize.conditions()).chain(evicted).chain(own).collect()
 }
 
 /// The condition of a pod that this node has evicted, shown with its end. Of others it is somebody
@@ -228,11 +232,12 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
 fn disruption(state: &State) -> Option<PodCondition> {
     let Cause { why, disrupted } = state.shown_cause()?;
     let since = disrupted.as_ref()?;
+    let message = if why.reason == PREEMPTING { PREEMPTED } else { &why.message };
     Some(PodCondition {
         type_: DISRUPTION.to_owned(),
         status: "True".to_owned(),
         reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(why.message.clone()).filter(|text| !text.is_empty()),
+        message: Some(message.to_owned()).filter(|text| !text.is_empty()),
         last_transition_time: Some(Time(whole_seconds(*since))),
         last_probe_time: None,
         observed_generation: state.pod.metadata.generation,

@@ -8,6 +8,7 @@ use crate::{
     known::{Hook, Known, rank},
     life::Life,
     probe::Probes,
+    record,
 };
 
 /// The failures of an image that upstream backs off from by name; the others keep their own reason
@@ -161,6 +162,8 @@ pub(crate) struct Container {
     pub(crate) waiting: Option<Waiting>,
     /// The attempt of an old definition: it is stopped, and its end calls for another start.
     pub(crate) replacing: Option<u32>,
+    /// It is the resources that are others.
+    pub(crate) is_resized: bool,
     pub(crate) culled: Option<Culled>,
 }
 
@@ -179,6 +182,7 @@ impl Container {
             served: None,
             waiting: None,
             replacing: None,
+            is_resized: false,
             culled: None,
         }
     }
@@ -362,7 +366,19 @@ impl Container {
             self.start = Work::default();
             self.waiting = None;
         }
+        self.is_resized = false;
         self.image.renew();
+    }
+
+    /// Its resources are others, which it gets by a restart alone.
+    pub(crate) fn restart_for_resize(&mut self, attempt: u32) {
+        self.replacing = Some(attempt);
+        self.is_resized = true;
+    }
+
+    /// What people are told of an attempt that is replaced.
+    pub(crate) fn replaced_for(&self) -> record::Why {
+        if self.is_resized { record::RESIZED } else { record::changed(self.role) }
     }
 
     /// Takes the answer of the postStart hook of an attempt: one that failed has it stopped. Whether it

@@ -5,6 +5,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::Actuated;
+
 /// Both clocks of one moment: `wall` for what is shown, `mono` (the time since any fixed start of
 /// this process) for every wait, so that a jumping wall clock moves no deadline.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,8 +26,16 @@ pub struct Now {
 /// may be lost, doubled, late or out of order: an [`Observed`](Event::Observed) repairs that.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A newer object of the same uid: spec, deletion, foreign conditions.
+    /// A newer object of the same uid: spec, deletion, foreign conditions. Its spec has the resources
+    /// that are allocated to the pod.
     Desired(Arc<Pod>),
+    /// The node has decided on what the pod's object asks for beyond its allocation.
+    Resize(ResizeNews),
+    /// What earlier agents made or resized attempts with: container, attempt, resources. Given before
+    /// the first `Observed`.
+    Actuated(Vec<(String, u32, Actuated)>),
+    /// The answer of [`Action::Resize`]; why not, in upstream's words.
+    Resized(Result<(), String>),
     /// The agent's own wish to end the pod (Ctrl-C, later eviction). The grace only ever shrinks;
     /// zero kills at once.
     Kill {
@@ -130,6 +140,24 @@ pub enum Event {
     /// The time that [`State::wake_at`](crate::State::wake_at) asked for has come. One too early or
     /// too many does no harm.
     Timer,
+}
+
+/// What becomes of a resize that the pod's object asks for.
+#[derive(Clone, Debug)]
+pub enum ResizeNews {
+    /// It asks for none, or for none any more.
+    None,
+    /// It is allocated: the pod with its new resources.
+    Allocated(Arc<Pod>),
+    /// It is not allocated now.
+    Pending {
+        /// The pod as it is asked for.
+        desired: Arc<Pod>,
+        /// Why: a reason of admission, or `Infeasible`.
+        reason: String,
+        /// For people.
+        message: String,
+    },
 }
 
 /// One of a container's probes.
@@ -276,6 +304,17 @@ pub struct Record {
     pub container: Option<String>,
 }
 
+/// A running container that is given other resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resized {
+    /// Its name.
+    pub container: String,
+    /// The attempt that runs.
+    pub attempt: u32,
+    /// The id of that.
+    pub id: String,
+}
+
 /// What the agent shall do. None is given again before its answer came, except `Stop` (see there)
 /// and a `Remove` of which the runtime still lists the attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -332,6 +371,13 @@ pub enum Action {
         id: String,
         /// The time between the signals; zero kills at once.
         grace: Duration,
+    },
+    /// Bring the pod's control group and these running containers to the resources that the pod's
+    /// spec has now, in an order in which no container may have more than its pod. Idempotent.
+    /// Answered by [`Event::Resized`].
+    Resize {
+        /// Them.
+        containers: Vec<Resized>,
     },
     /// Forget an old dead attempt. The newest and the one before it (its logs are the previous
     /// ones) are kept.

@@ -36,6 +36,7 @@ mod plan;
 mod probe;
 mod record;
 mod reference;
+mod resize;
 mod sandbox;
 mod service_env;
 mod source;
@@ -53,7 +54,7 @@ pub use env_file::EnvFileError;
 pub use ephemeral::container_named;
 pub use event::{
     Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
-    ProbeKind, ProbeOutcome, Pulled, Record, SetUpDone,
+    ProbeKind, ProbeOutcome, Pulled, Record, ResizeNews, Resized, SetUpDone,
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use message::termination_message;
@@ -73,6 +74,7 @@ pub use reference::{
     Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
     object_references, pull_secrets, references,
 };
+pub use resize::{Actuated, Allocation, Decision, Request, decide, first};
 pub use source::{Change, FullName, StaticPods, full_name, next_to_start};
 pub use state::{State, removal_grace, spec_grace};
 pub use static_pod::{

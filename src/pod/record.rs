@@ -47,6 +47,9 @@ pub(crate) fn changed(role: Role) -> Why {
     if role.is_init() { ("Init container ", " definition changed") } else { CHANGED }
 }
 
+/// Its resources are others.
+pub(crate) const RESIZED: Why = ("Container ", " resize requires restart");
+
 /// How far an attempt is once its guest runs.
 const RUNNING: u8 = 1;
 

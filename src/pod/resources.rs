@@ -111,7 +111,8 @@ fn of_containers(
     total
 }
 
-fn amounts(list: Option<&BTreeMap<String, Raw>>) -> Amounts {
+/// What of a list parses.
+pub(crate) fn amounts(list: Option<&BTreeMap<String, Raw>>) -> Amounts {
     let parsed = |(name, raw): (&String, &Raw)| Some((name.clone(), raw.0.parse().ok()?));
     list.into_iter().flatten().filter_map(parsed).collect()
 }
@@ -232,6 +233,20 @@ fn value(amounts: &Amounts, name: &str) -> Option<u64> {
 /// container has a limit of it, or the pod itself.
 #[must_use]
 pub fn pod_cgroup(pod: &Pod, quota: QuotaPolicy) -> CgroupLimits {
+    let (cpu_request, cpu_limit, memory_limit) = pod_cgroup_amounts(pod);
+    let cpu_shares = cpu_shares(cpu_request);
+    CgroupLimits {
+        cpu_shares,
+        cpu_weight: pod_cpu_weight(cpu_shares),
+        cpu_quota_us: quota.quota_us(cpu_limit),
+        cpu_period_us: quota.period_us,
+        memory_bytes: u64::try_from(memory_limit).ok().filter(|bytes| *bytes > 0),
+    }
+}
+
+/// What the pod's cgroup is made from: milli cpus asked for, milli cpus and bytes at most; zero is
+/// none.
+pub(crate) fn pod_cgroup_amounts(pod: &Pod) -> (i64, i64, i64) {
     let spec = pod.spec.clone().unwrap_or_default();
     let (mut cpu_limited, mut memory_limited) = (true, true);
     let limits = limits_of(&spec, |amounts| {
@@ -244,16 +259,12 @@ pub fn pod_cgroup(pod: &Pod, quota: QuotaPolicy) -> CgroupLimits {
     memory_limited |= value(&own, "memory").is_some();
     let class = qos_class(pod);
     let (guaranteed, best_effort) = (class == GUARANTEED, class == BEST_EFFORT);
-    let cpu_milli = if best_effort { 0 } else { milli(&pod_requests(pod), "cpu") };
-    let cpu_shares = cpu_shares(cpu_milli);
+    let cpu_request = if best_effort { 0 } else { milli(&pod_requests(pod), "cpu") };
     let limited = |declared: bool| !best_effort && (guaranteed || declared);
-    CgroupLimits {
-        cpu_shares,
-        cpu_weight: pod_cpu_weight(cpu_shares),
-        cpu_quota_us: quota.quota_us(milli(&limits, "cpu")).filter(|_| limited(cpu_limited)),
-        cpu_period_us: quota.period_us,
-        memory_bytes: value(&limits, "memory").filter(|_| limited(memory_limited)),
-    }
+    let cpu_limit = if limited(cpu_limited) { milli(&limits, "cpu") } else { 0 };
+    let memory_limit = value(&limits, "memory").filter(|_| limited(memory_limited));
+    let memory_limit = memory_limit.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    (cpu_request, cpu_limit, memory_limit)
 }
 
 /// A container's cgroup (upstream `calculateLinuxResources`): a request that is not given is the

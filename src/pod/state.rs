@@ -7,11 +7,13 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use crate::{
     Failure, Now, PodAddresses, Record, SetUpDone,
+    admission::PREEMPTING,
     backoff::{Wake, Work},
     condition::Transitions,
     container::{Container, Role},
     life::{self, Policy},
     phase::{self, Phase},
+    resize::Resizing,
     sandbox::Sandbox,
     status::{self, whole_seconds},
     step::age,
@@ -61,6 +63,7 @@ pub struct State {
     /// Init containers in the spec's order, then the main ones, then, as they came, the ephemeral
     /// ones and those not in the spec.
     pub(crate) containers: Vec<Container>,
+    pub(crate) resize: Resizing,
     pub(crate) start_time: Option<Timestamp>,
     /// A moment (monotonic), and how long before it the pod began.
     pub(crate) begun: Option<(Duration, Duration)>,
@@ -92,6 +95,7 @@ impl State {
             tear_down: Work::default(),
             containers,
             begun: None,
+            resize: Resizing::of(status),
             start_time: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             transitions: Transitions::of(status),
             wake: Wake::default(),
@@ -195,8 +199,12 @@ impl State {
     /// holds.
     pub(crate) fn evict(&mut self, why: Failure, now: Now) {
         if self.ended.is_none() {
+            // Who goes for another has the time that its own spec gives it (upstream: `killPodNow`).
+            let is_preempted = why.reason == PREEMPTING;
             self.cause.get_or_insert(Cause { why, disrupted: Some(now.wall) });
-            self.end_within(seconds_of(EVICTION_GRACE_SECONDS), now.mono);
+            let grace =
+                if is_preempted { self.spec_grace() } else { seconds_of(EVICTION_GRACE_SECONDS) };
+            self.end_within(grace, now.mono);
         }
     }
 

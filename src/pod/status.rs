@@ -23,7 +23,7 @@ use crate::{
     message::share,
     phase::Phase,
     probe::Before,
-    qos,
+    qos, resize,
     state::State,
     step::{LOST_CODE, LOST_MESSAGE, LOST_REASON},
 };
@@ -95,6 +95,7 @@ pub(crate) fn of(state: &State) -> PodStatus {
         start_time: state.start_time.map(api_time),
         ..PodStatus::default()
     };
+    resize::show_pod(state, &mut status);
     match (&state.addresses, given) {
         (Some(addresses), _) => set_addresses(&mut status, addresses),
         // An earlier agent set it up: its addresses stay, also after the end.
@@ -176,7 +177,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         (None, Some(same)) => (same.image.clone(), same.image_id.clone()),
         (None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
     };
-    ContainerStatus {
+    let mut status = ContainerStatus {
         name: container.name.clone(),
         image,
         image_id,
@@ -195,7 +196,9 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         last_state: last
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
-    }
+    };
+    resize::show_container(state, container, newest, &mut status);
+    status
 }
 
 /// What the status says of a container's mounts (upstream: `convertToAPIContainerStatuses`): of one that

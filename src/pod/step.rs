@@ -33,6 +33,7 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
     state.begin(now);
     merge(&mut state, event, now);
     let mut actions = plan::plan(&mut state, now.mono);
+    state.settle_resize(now.wall);
     actions.extend(state.records.drain(..).map(Action::Record));
     if state.observed {
         let mut transitions = std::mem::take(&mut state.transitions);
@@ -207,6 +208,13 @@ fn merge(state: &mut State, event: Event, now: Now) {
                 state.take(pod);
             }
         }
+        Event::Resize(news) => {
+            if let Some(pod) = state.decide_resize(news, now) {
+                state.take(pod);
+            }
+        }
+        Event::Actuated(known) => state.recall_actuated(known),
+        Event::Resized(result) => state.take_resized(result, now),
         Event::Kill { grace } => {
             state.is_at_once |= grace.is_zero();
             state.end_within(grace, now.mono);

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use copepod_wasm::Description;
-use copepod_wasm::frame::{Attached, FrameError, FromSandbox, HEADER_LEN, ToSandbox, header};
+use copepod_wasm::frame::{
+    Attached, FrameError, FromSandbox, HEADER_LEN, MAX_NEWS, ToSandbox, header,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::net::{
@@ -23,6 +25,7 @@ use thiserror::Error;
 use tokio::io::Interest;
 
 use crate::attached::Input;
+use crate::limit::Budget;
 use crate::linux;
 use crate::log::{Log, NextLog, Stream};
 
@@ -71,8 +74,8 @@ struct Link {
     connection: Option<OwnedFd>,
     /// Whether the present connection was asked for a new log.
     asked: bool,
-    /// The header of a frame as far as it has come, and the descriptors that came with it.
-    head: [u8; HEADER_LEN],
+    /// A frame as far as it has come, and the descriptors that came with it.
+    frame: [u8; HEADER_LEN + MAX_NEWS],
     got: usize,
     came: Vec<OwnedFd>,
     /// A log and copies that came when nobody took them.
@@ -80,6 +83,8 @@ struct Link {
     copies: Vec<(Stream, OwnedFd)>,
     /// What the guest reads.
     input: Option<Input>,
+    /// What its memories may hold.
+    budget: Option<Arc<Budget>>,
     /// Counts connections, and their ends.
     generation: u64,
 }
@@ -88,6 +93,7 @@ struct Link {
 enum Heard {
     Log(OwnedFd),
     Attach(Attached, Vec<OwnedFd>),
+    Limit(Option<u64>),
 }
 
 impl Agent {
@@ -105,7 +111,9 @@ impl Agent {
         let mut reader = Reader { stream: &stream, came: Vec::new() };
         let description = match ToSandbox::read(&mut reader).map_err(AgentError::Describe)? {
             Some(ToSandbox::Describe(description)) => *description,
-            Some(ToSandbox::Log | ToSandbox::Attach(_)) => return Err(AgentError::NotADescription),
+            Some(ToSandbox::Log | ToSandbox::Attach(_) | ToSandbox::Limit(_)) => {
+                return Err(AgentError::NotADescription);
+            }
             None => return Ok(None),
         };
         let streams = match (description.streams, <[OwnedFd; 3]>::try_from(reader.came)) {
@@ -117,12 +125,13 @@ impl Agent {
             listener,
             connection: Some(stream.into()),
             asked: false,
-            head: [0; HEADER_LEN],
+            frame: [0; HEADER_LEN + MAX_NEWS],
             got: 0,
             came: Vec::new(),
             log: None,
             copies: Vec::new(),
             input: None,
+            budget: None,
             generation: 0,
         };
         let agent = Self(Arc::new(Mutex::new(link)));
@@ -142,6 +151,16 @@ impl Agent {
     /// Clients that are attached are read by the guest through this.
     pub(crate) fn set_input(&self, input: Input) {
         self.lock().input = Some(input);
+    }
+
+    /// The agent may change this from now on.
+    pub(crate) fn set_budget(&self, budget: Arc<Budget>) {
+        self.lock().budget = Some(budget);
+    }
+
+    /// Takes what the agent has said and nobody has heard.
+    pub(crate) fn hear(&self) {
+        self.lock().hear_all();
     }
 
     /// Tells the agent, if it is there. The frames are few and small: what does not fit into the
@@ -235,8 +254,10 @@ impl Link {
     /// Reads what has come; `Ok` once a whole frame is there.
     fn receive(&mut self) -> Result<Heard, Errno> {
         let connection = self.connection.as_ref().ok_or(Errno::NOTCONN)?;
-        while self.got < HEADER_LEN {
-            let rest = &mut self.head[self.got..];
+        // The frames that are taken now are short, some with descriptors.
+        let mut whole = HEADER_LEN;
+        while self.got < whole {
+            let rest = &mut self.frame[self.got..whole];
             match receive(connection, rest, RecvFlags::DONTWAIT, &mut self.came)? {
                 0 => return Err(Errno::PIPE),
                 n => self.got += n,
@@ -244,17 +265,32 @@ impl Link {
             if self.came.len() > FDS_MAX {
                 return Err(Errno::PROTO);
             }
+            if self.got >= HEADER_LEN {
+                whole = HEADER_LEN + self.payload_len()?;
+            }
         }
         self.got = 0;
-        // The frames that are taken now are headers alone, with descriptors.
         let mut came = std::mem::take(&mut self.came);
-        header(self.head, 0).map_err(|_| Errno::PROTO)?;
-        match ToSandbox::read(&mut &self.head[..]) {
+        match ToSandbox::read(&mut &self.frame[..whole]) {
             Ok(Some(ToSandbox::Log)) => came.pop().map(Heard::Log).ok_or(Errno::PROTO),
             Ok(Some(ToSandbox::Attach(which))) if which.count() == came.len() => {
                 Ok(Heard::Attach(which, came))
             }
+            Ok(Some(ToSandbox::Limit(limit))) => Ok(Heard::Limit(limit)),
             _ => Err(Errno::PROTO),
+        }
+    }
+
+    /// How long the payload is of the frame whose header has come.
+    fn payload_len(&self) -> Result<usize, Errno> {
+        let mut head = [0; HEADER_LEN];
+        head.copy_from_slice(&self.frame[..HEADER_LEN]);
+        header(head, MAX_NEWS).map(|(_, len)| len).map_err(|_| Errno::PROTO)
+    }
+
+    fn limit(&self, limit: Option<u64>) {
+        if let Some(budget) = &self.budget {
+            budget.set_limit(limit);
         }
     }
 
@@ -281,6 +317,7 @@ impl Link {
             match self.receive() {
                 Ok(Heard::Log(log)) => self.log = Some(log),
                 Ok(Heard::Attach(which, came)) => self.attach(which, came),
+                Ok(Heard::Limit(limit)) => self.limit(limit),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 // Gone, or not to be understood: another agent may be waiting already.
@@ -305,6 +342,7 @@ impl Link {
                     return Some(log);
                 }
                 Ok(Heard::Attach(which, came)) => self.attach(which, came),
+                Ok(Heard::Limit(limit)) => self.limit(limit),
                 Err(Errno::AGAIN) => {
                     let left = until.saturating_duration_since(Instant::now());
                     let connection = self.connection.as_ref()?;

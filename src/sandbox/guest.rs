@@ -20,6 +20,7 @@ use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use crate::agent::Agent;
 use crate::attached::Input;
 use crate::files::{FilesError, OpenDirectory};
 use crate::inline::replace_file_streams;
@@ -203,6 +204,11 @@ impl Template {
             stdio,
             budget: Budget::new(description.memory_limit_bytes),
         })
+    }
+
+    /// The memory limit may be changed by the agent from now on.
+    pub(crate) fn follow(&self, agent: &Agent) {
+        self.budget.follow(agent);
     }
 
     fn builder(&self) -> WasiCtxBuilder {

@@ -3,13 +3,17 @@
 //! One budget per process: the sum over all linear memories of all instances, so that a guest of
 //! many memories or a server of many requests has no more than a guest of one. A refused growth is
 //! `memory.grow` returning -1, which a guest may handle; the refusal is remembered, so that a trap
-//! after it is known to be for want of memory. The cgroup is the backstop for what the engine
+//! after it is known to be for want of memory. The limit may be changed while the guest runs; before
+//! a growth is refused the agent is heard, so that a guest that waits for nothing else has what it
+//! was given. The cgroup is the backstop for what the engine
 //! itself needs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::ResourceLimiter;
+
+use crate::agent::Agent;
 
 /// Elements of all tables of one store: a large Go program has 50,000, and each costs 8 bytes that
 /// the memory limit does not see.
@@ -22,22 +26,50 @@ const TABLES: usize = 1000;
 const MEMORIES: usize = 100;
 
 /// What all memories of the process may hold together.
-#[derive(Debug)]
 pub(crate) struct Budget {
-    limit: u64,
+    limit: AtomicU64,
     used: AtomicU64,
+    /// Who may change the limit.
+    agent: OnceLock<Agent>,
 }
 
 impl Budget {
     /// A budget of `limit` bytes; `None` is no limit.
     pub(crate) fn new(limit: Option<u64>) -> Arc<Self> {
-        Arc::new(Self { limit: limit.unwrap_or(u64::MAX), used: AtomicU64::new(0) })
+        let limit = AtomicU64::new(limit.unwrap_or(u64::MAX));
+        Arc::new(Self { limit, used: AtomicU64::new(0), agent: OnceLock::new() })
+    }
+
+    /// From now on the agent is heard of new limits. Both live as long as the process.
+    pub(crate) fn follow(self: &Arc<Self>, agent: &Agent) {
+        agent.set_budget(Arc::clone(self));
+        // Called once.
+        let _ = self.agent.set(agent.clone());
+    }
+
+    /// Changes the limit to `limit` bytes; `None` is no limit. What is used stays.
+    pub(crate) fn set_limit(&self, limit: Option<u64>) {
+        self.limit.store(limit.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// As [`Budget::take`], with what the agent has said meanwhile.
+    fn take_or_hear(&self, bytes: u64) -> Result<(), u64> {
+        self.take(bytes).or_else(|_| {
+            if let Some(agent) = self.agent.get() {
+                agent.hear();
+            }
+            self.take(bytes)
+        })
     }
 
     /// Takes `bytes` if they are left. `Err` is what all memories would have held.
     fn take(&self, bytes: u64) -> Result<(), u64> {
         let wanted = self.used.load(Ordering::Relaxed).saturating_add(bytes);
-        if wanted > self.limit {
+        if wanted > self.limit() {
             return Err(wanted);
         }
         // One thread runs all guests: nothing comes between the load and the store.
@@ -63,7 +95,6 @@ pub(crate) struct Refused {
 ///
 /// A growth that was granted and that the kernel then could not give stays counted: the engine also
 /// reports failures that were never granted, and a guest must not shrink its count by those.
-#[derive(Debug)]
 pub(crate) struct Limiter {
     budget: Arc<Budget>,
     held: u64,
@@ -95,14 +126,14 @@ impl ResourceLimiter for Limiter {
             return Ok(false);
         }
         let bytes = desired.saturating_sub(current) as u64;
-        match self.budget.take(bytes) {
+        match self.budget.take_or_hear(bytes) {
             Ok(()) => {
                 self.held += bytes;
                 self.refused = None;
                 Ok(true)
             }
             Err(wanted) => {
-                self.refused = Some(Refused { wanted, limit: self.budget.limit });
+                self.refused = Some(Refused { wanted, limit: self.budget.limit() });
                 Ok(false)
             }
         }
@@ -166,6 +197,20 @@ mod tests {
         assert_eq!(b.refused(), None, "who got memory after a refusal has coped");
         drop(b);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_limit_may_change_and_what_is_held_stays() {
+        let budget = Budget::new(Some(4 * PAGE as u64));
+        let mut limiter = Limiter::new(budget.clone());
+        assert!(grow(&mut limiter, 0, 4) && !grow(&mut limiter, 4, 5));
+        budget.set_limit(Some(6 * PAGE as u64));
+        assert!(grow(&mut limiter, 4, 6) && !grow(&mut limiter, 6, 7));
+        budget.set_limit(Some(PAGE as u64));
+        assert!(!grow(&mut limiter, 6, 7));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 6 * PAGE as u64);
+        budget.set_limit(None);
+        assert!(grow(&mut limiter, 6, 7));
     }
 
     #[test]

@@ -245,6 +245,7 @@ fn prepare(accepted: Accepted, log: &Log) -> Result<Option<Ready>, StartError> {
         None => stdio(&agent, log, &description),
     };
     let template = Template::new(&mut description, &directories, stdio)?;
+    template.follow(&agent);
     let entry = match linked {
         Linked::P1(pre) => Entry::Module(template.module_store(pre.module().engine()), pre),
         Linked::P2(pre) => Entry::Component(template.component_store(pre.engine()), pre),

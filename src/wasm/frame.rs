@@ -13,6 +13,8 @@ use crate::{Description, PROTOCOL_VERSION};
 pub const HEADER_LEN: usize = 6;
 /// Largest description: the kernel's own limit on arguments and environment is 2 MiB.
 pub const MAX_TO_SANDBOX: usize = 4 << 20;
+/// Largest payload of a frame that comes after the description: a limit.
+pub const MAX_NEWS: usize = 8;
 /// Largest frame of a sandbox: an error text.
 pub const MAX_FROM_SANDBOX: usize = 8 << 10;
 
@@ -26,6 +28,9 @@ pub enum ToSandbox {
     /// Ends of pipes, in this order, that the guest's streams are connected to beside what they are
     /// connected to already; they travel with the frame.
     Attach(Attached),
+    /// Bytes that all linear memories may hold together from now on; `None` is no limit. What they
+    /// hold beyond it they keep.
+    Limit(Option<u64>),
 }
 
 /// The streams that a client is attached to.
@@ -97,9 +102,10 @@ pub enum FrameError {
 
 const DESCRIBE: u8 = 1;
 const LOG: u8 = 2;
-/// This and the bits of what is attached, so that all but a description is a header alone.
+/// This and the bits of what is attached.
 const ATTACH: u8 = 8;
 const ATTACH_LAST: u8 = ATTACH + 7;
+const LIMIT: u8 = 16;
 const STARTED: u8 = 65;
 const FAILED: u8 = 66;
 const LOG_FULL: u8 = 67;
@@ -156,6 +162,7 @@ impl ToSandbox {
             ),
             Self::Log => encode(LOG, &[]),
             Self::Attach(which) => encode(ATTACH | which.bits(), &[]),
+            Self::Limit(bytes) => encode(LIMIT, &bytes.unwrap_or(u64::MAX).to_le_bytes()),
         };
         let len = bytes.len() - HEADER_LEN;
         if len > MAX_TO_SANDBOX {
@@ -176,6 +183,12 @@ impl ToSandbox {
                 .map_err(|e| FrameError::Payload(e.into())),
             LOG => Ok(Some(Self::Log)),
             ATTACH..=ATTACH_LAST => Ok(Some(Self::Attach(Attached::of_bits(kind - ATTACH)))),
+            LIMIT => {
+                let bytes: Result<[u8; 8], _> = payload.try_into();
+                let bytes = bytes.map_err(|_| FrameError::Payload("a limit is 8 bytes".into()))?;
+                let bytes = u64::from_le_bytes(bytes);
+                Ok(Some(Self::Limit(Some(bytes).filter(|bytes| *bytes != u64::MAX))))
+            }
             other => Err(FrameError::Kind(other)),
         }
     }
@@ -238,6 +251,12 @@ mod tests {
             let bytes = frame.encode().expect("encodes");
             assert_eq!(bytes.len(), HEADER_LEN, "a header alone");
             assert_eq!(ToSandbox::read(&mut &bytes[..]).expect("reads"), Some(frame));
+        }
+        for limit in [None, Some(0), Some(64 << 20)] {
+            let bytes = ToSandbox::Limit(limit).encode().expect("encodes");
+            assert_eq!(bytes.len(), HEADER_LEN + MAX_NEWS);
+            let read = ToSandbox::read(&mut &bytes[..]).expect("reads");
+            assert_eq!(read, Some(ToSandbox::Limit(limit)));
         }
         let which = Attached { stdin: true, stdout: false, stderr: true };
         assert_eq!((which.count(), Attached::of_bits(which.bits())), (2, which));

@@ -350,10 +350,15 @@ impl<'a> Lane<'a> {
         let what = format!("pod {} is where {} ends", scene.name, self.story.name);
         let pod = self.place.node.wait(LONG, &what, || self.ended(scene));
         for (container, times) in self.story.launches {
-            let lines = fs::read_to_string(scene.out.join(container)).unwrap_or_default();
+            let lines = || {
+                let text = fs::read_to_string(scene.out.join(container)).unwrap_or_default();
+                text.lines().count()
+            };
+            // One that runs may not have come to its first line yet.
+            holds_within(LONG, || lines() >= *times);
             let log = self.place.node.whole_log();
             assert_eq!(
-                lines.lines().count(),
+                lines(),
                 *times,
                 "launches of {container} of {}\n{}",
                 scene.name,

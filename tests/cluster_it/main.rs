@@ -17,6 +17,7 @@ mod outage;
 mod place;
 mod probes;
 mod refusals;
+mod resize;
 mod resources;
 mod runtimes;
 mod smoke;
@@ -171,6 +172,8 @@ const TESTS: &[Test] = &tests![
     join::a_node_that_was_deleted_registers_again,
     join::the_lease_is_renewed_and_the_node_says_what_it_is,
     admission::a_pod_that_does_not_fit_fails_and_says_why,
+    admission::a_critical_pod_makes_room_for_itself,
+    admission::labels_of_this_moment_count,
     classes::a_tainted_pool_takes_pods_of_the_class_alone,
     classes::an_ordinary_image_is_refused_before_any_layer,
     objects::every_pod_has_its_account_and_the_services,
@@ -185,6 +188,11 @@ const TESTS: &[Test] = &tests![
     users::a_runtime_without_them_says_so,
     resources::a_pods_group_has_its_limits_and_goes_with_it,
     resources::a_guest_that_takes_too_much_memory_is_oom_killed,
+    resize::cpu_and_memory_go_up_and_down_in_both_runtimes,
+    resize::less_memory_than_is_used_is_refused_until_it_is_taken_back,
+    resize::a_resize_waits_for_room_and_what_never_fits_is_refused,
+    resize::a_container_that_asks_for_it_is_restarted,
+    resize::an_agent_that_is_killed_in_the_middle_goes_on,
     refusals::a_kubeconfig_of_another_node_makes_no_node,
     refusals::a_cluster_of_another_authority_is_not_believed,
     refusals::an_expired_certificate_makes_no_node,

@@ -9,6 +9,8 @@
 //! ROOT/runtime                                       the container runtime's name
 //! ROOT/pods/UID/pod.json                             the pod, for an agent that finds only this
 //! ROOT/pods/UID/kinds.json                           which of its containers are Wasm
+//! ROOT/pods/UID/allocation.json                      its resources, once it was resized
+//! ROOT/pods/UID/actuated/NAME.json                   those of a container's newest attempt
 //! ROOT/pods/UID/userns                               its ids of the host, if it has a user namespace
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/state        one container attempt
 //! ROOT/pods/UID/containers/NAME/ATTEMPT/about        what its agent has to know of it
@@ -22,6 +24,7 @@
 //! RUN/ROOTID/UID/volumes/kubernetes.io~secret/NAME   what is kept off disks
 //! ```
 
+mod allocation;
 mod pods;
 
 use std::fs::{self, DirBuilder, File};

@@ -12,7 +12,7 @@ use super::{Ledger, LedgerError, entries, write_whole};
 use crate::linux;
 
 /// The name of a pod's object in its directory.
-const POD: &str = "pod.json";
+pub(super) const POD: &str = "pod.json";
 /// The name of what is kept of its containers' kinds.
 const KINDS: &str = "kinds.json";
 /// The name of what is kept of its user namespace (upstream `mappingsFile`).

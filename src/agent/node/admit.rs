@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use copepod_pod::admission::{KernelVersion, NodeFacts, Rejection, SysctlAllowList, admit};
+use copepod_pod::admission::{
+    Admitted, KernelVersion, NodeFacts, Rejection, SysctlAllowList, admit,
+};
 use copepod_pod::quantity::Quantity;
+use copepod_pod::{Decision, Request, decide};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use rustix::system::uname;
 use tokio::sync::watch;
@@ -40,19 +43,45 @@ impl Admission {
     ///
     /// # Errors
     /// Why it is refused.
-    pub(super) fn admit(&self, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+    pub(super) fn admit(&self, pod: &Pod, active: &[Arc<Pod>]) -> Result<Admitted, Rejection> {
         let Some(node) = self.node.borrow().clone() else { return Err(Rejection::no_node()) };
+        self.admit_to(&node, pod, active)
+    }
+
+    /// The same by an object of the node that was just asked for.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(super) fn admit_to(
+        &self,
+        node: &Node,
+        pod: &Pod,
+        active: &[Arc<Pod>],
+    ) -> Result<Admitted, Rejection> {
+        admit(pod, &self.facts(node), active)
+    }
+
+    /// Decides on what a pod asks for beyond its allocation; `active` as for [`Admission::admit`].
+    pub(super) fn decide(&self, request: &Request, active: &[Arc<Pod>]) -> Decision {
+        let Some(node) = self.node.borrow().clone() else {
+            let Rejection { reason, message } = Rejection::no_node();
+            return Decision::Pending { reason, message };
+        };
+        decide(&request.desired, &request.allocation, &self.facts(&node), active)
+    }
+
+    fn facts(&self, node: &Node) -> NodeFacts {
         let status = node.status.clone().unwrap_or_default();
         let allocatable = status.allocatable.unwrap_or_default().into_iter();
-        let facts = NodeFacts {
+        NodeFacts {
             labels: node.metadata.labels.clone().unwrap_or_default(),
             taints: node.spec.clone().unwrap_or_default().taints.unwrap_or_default(),
             allocatable: allocatable
                 .filter_map(|(name, text)| Some((name, Quantity::parse(&text.0).ok()?)))
                 .collect(),
+            features: status.declared_features.unwrap_or_default().into_iter().collect(),
             ..self.fixed.clone()
-        };
-        admit(pod, &facts, active)
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::admission::{Rejection, rejected_status};
-use copepod_pod::{Event, Facts, Source, is_mirror, removal_grace};
+use copepod_pod::admission::{NODE_AFFINITY, Rejection, rejected_status};
+use copepod_pod::{Allocation, Event, Facts, Source, is_mirror, removal_grace};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
@@ -14,11 +14,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::End;
 use super::admit::Admission;
+use super::allocation::Allocations;
 use super::board::{Board, Known};
 use super::build;
 use super::outlet::News;
 use super::standing::Standing;
 use super::static_pods::{Statics, of_api};
+use super::waiting::Waiting;
 use crate::cluster::events::{Recorder, pod_reference};
 use crate::cluster::node::NodeHandle;
 use crate::cluster::objects::ObjectStore;
@@ -51,6 +53,8 @@ pub(super) struct Agent {
     pub(super) client: kube::Client,
     pub(super) network: Network,
     pub(super) admission: Admission,
+    pub(super) allocations: Allocations,
+    pub(super) waiting: Waiting,
     /// Our node as admission is to see it.
     pub(super) admitting: watch::Sender<Option<Arc<Node>>>,
     pub(super) statics: Statics,
@@ -105,7 +109,7 @@ impl Agent {
                 uids = self.news.take() => {
                     busy = true;
                     for uid in uids {
-                        self.report(&uid);
+                        self.report(&uid).await;
                     }
                 }
                 uids = self.objects.changed() => {
@@ -119,6 +123,7 @@ impl Agent {
                     let now = standing.borrow_and_update().clone();
                     now.into_iter().for_each(|now| self.learn(now, &mut changes));
                 }
+                fetched = self.waiting.fetched() => self.ask_again(fetched),
                 Some(done) = self.collecting.join_next() => {
                     if let Err(error) = done {
                         std::panic::resume_unwind(error.into_panic());
@@ -149,6 +154,8 @@ impl Agent {
                     self.adopt_orphans().await;
                     self.start_waiting();
                 }
+                // Once all are there that have an allocation.
+                self.decide_resizes().await;
             }
             PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod).await,
             PodChange::Set(pod) => self.set(pod).await,
@@ -165,6 +172,10 @@ impl Agent {
     /// What is due by time alone: `dirty` pods are tried again, once more.
     async fn round(&mut self, dirty: &mut BTreeSet<String>) {
         self.board.beat();
+        self.end_waiting();
+        if self.allocations.is_due() {
+            self.decide_resizes().await;
+        }
         self.share_cpus().await;
         self.collect();
         for uid in std::mem::take(dirty) {
@@ -218,7 +229,12 @@ impl Agent {
         let gone: Vec<String> = {
             let known = self.board.lock();
             let of_api = known.iter().filter(|(_, known)| Source::of(&known.pod).is_none());
-            of_api.map(|(uid, _)| uid).filter(|uid| !uids.contains(*uid)).cloned().collect()
+            of_api
+                .map(|(uid, _)| uid)
+                .chain(self.waiting.uids())
+                .filter(|uid| !uids.contains(*uid))
+                .cloned()
+                .collect()
         };
         for uid in gone {
             self.gone(&uid).await;
@@ -242,11 +258,17 @@ impl Agent {
             table.get_mut(&uid).map(|known| {
                 known.gone = false;
                 let before = std::mem::replace(&mut known.pod, Arc::clone(&pod));
-                ephemeral(&before)
+                (ephemeral(&before), Allocation::of(&before))
             })
         };
         match known {
-            Some(before) => {
+            Some((before, asked_for)) => {
+                if asked_for != Allocation::of(&pod) {
+                    // Before the worker says that it has seen this object.
+                    self.allocations.ask(&uid);
+                    self.decide_resizes().await;
+                }
+                let pod = self.allocations.apply(&pod);
                 if before != ephemeral(&pod) {
                     self.keep(Arc::clone(&pod)).await;
                 }
@@ -254,6 +276,7 @@ impl Agent {
                 self.objects.register(&pod);
                 self.tell(&uid, Event::Desired(pod)).await;
             }
+            None if self.waiting.set(&uid, &pod) => {}
             None => self.take(uid, pod),
         }
     }
@@ -275,9 +298,24 @@ impl Agent {
         let asked = !self.shared.ledger.has_pod(&uid)
             && pod.metadata.deletion_timestamp.is_none()
             && !is_terminal(pod.status.as_ref());
-        if asked && let Err(rejection) = self.admission.admit(&pod, &self.active()) {
-            return self.reject(uid, pod, &rejection);
+        if asked {
+            match self.admission.admit(&pod, &self.active()) {
+                Ok(admitted) if admitted.preempts.is_empty() => {}
+                Ok(admitted) => return self.preempt(uid, pod, &admitted.preempts),
+                // What is known of the node may be older than its labels.
+                Err(rejection) if rejection.reason == NODE_AFFINITY => {
+                    return self.waiting.ask(uid, pod, rejection);
+                }
+                Err(rejection) => return self.reject(uid, pod, &rejection),
+            }
         }
+        self.begin(uid, pod);
+    }
+
+    /// The pod is taken: it has what it was allocated, by an earlier agent or now.
+    pub(super) fn begin(&mut self, uid: String, pod: Arc<Pod>) {
+        let kept = self.shared.ledger.allocation(&uid);
+        self.allocations.add(&uid, &pod, kept.unwrap_or_else(|| Allocation::of(&pod)));
         self.objects.register(&pod);
         self.start(uid, pod, false, None);
     }
@@ -285,7 +323,7 @@ impl Agent {
     /// Starts the worker of a pod; `kill` ends it at once within that grace.
     pub(super) fn start(&mut self, uid: String, pod: Arc<Pod>, gone: bool, kill: Option<Duration>) {
         let supplier = Arc::clone(&self.supplier);
-        let handle = self.workers.add(Arc::clone(&pod), "/".into(), supplier);
+        let handle = self.workers.add(self.allocations.apply(&pod), "/".into(), supplier);
         if let Some(grace) = kill {
             // A new worker's inbox is empty.
             let _ = handle.events.try_send(Event::Kill { grace });
@@ -295,7 +333,7 @@ impl Agent {
     }
 
     /// The pod is not taken: it has failed, and is never run.
-    fn reject(&mut self, uid: String, pod: Arc<Pod>, rejection: &Rejection) {
+    pub(super) fn reject(&mut self, uid: String, pod: Arc<Pod>, rejection: &Rejection) {
         let about = pod_reference(&pod, None);
         self.recorder.record(about, true, &rejection.reason, rejection.message.clone());
         let status = rejected_status(&pod, rejection, Timestamp::now());
@@ -305,16 +343,18 @@ impl Agent {
         self.board.lock().insert(uid, Known { pod, events: None, snapshot, gone: false });
     }
 
-    /// The pods that are here and have not ended.
-    fn active(&self) -> Vec<Arc<Pod>> {
+    /// The pods that are here and have not ended, with what is allocated to them.
+    pub(super) fn active(&self) -> Vec<Arc<Pod>> {
         let table = self.board.lock();
         let active = table.values().filter(|known| !known.is_terminated());
-        active.map(|known| Arc::clone(&known.pod)).collect()
+        let active = active.map(|known| self.allocations.apply(&known.pod));
+        active.chain(self.waiting.holding().map(Arc::clone)).collect()
     }
 
     /// Its source has the pod no more: what runs of it ends.
     pub(super) async fn gone(&mut self, uid: &str) {
         self.status.forget(uid);
+        self.waiting.forget(uid);
         let (pod, terminated, grace) = {
             let mut table = self.board.lock();
             let Some(known) = table.get_mut(uid).filter(|known| !known.gone) else { return };
@@ -342,7 +382,7 @@ impl Agent {
 
     /// The pod has a new snapshot: its status goes to the API server; one that the API server has
     /// no more is cleaned away once it has ended.
-    fn report(&mut self, uid: &str) {
+    async fn report(&mut self, uid: &str) {
         let Some(known) = self.board.get(uid) else { return };
         let Snapshot { status, terminated, .. } = known.snapshot.borrow().clone();
         match (known.gone, terminated) {
@@ -356,6 +396,7 @@ impl Agent {
         }
         if terminated {
             self.start_waiting();
+            self.make_room(uid).await;
         }
     }
 
@@ -365,6 +406,7 @@ impl Agent {
         self.objects.forget(uid);
         self.status.forget(uid);
         self.statics.mirrors.unwant(&known.pod);
+        self.allocations.forget(uid);
         let (shared, uid) = (Arc::clone(&self.shared), uid.to_owned());
         self.cleaning.spawn(async move {
             for attempt in shared.runtime.list(&uid) {

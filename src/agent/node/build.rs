@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{mpsc, watch};
 
 use super::NodeError;
+use super::allocation::FEATURES;
 use crate::cluster::node::{Handler, NodeOptions, RuntimeReport, Threshold};
 use crate::config::{self, CgroupDriver, Config, Signal};
 use crate::image::credentials::plugin::PluginOptions;
@@ -268,6 +269,7 @@ pub(super) fn node(config: &Config) -> NodeOptions {
         .collect(),
         runtime_handlers: vec![WASM_HANDLER.into()],
         supplemental_groups_policy: true,
+        declared_features: FEATURES.map(str::to_owned).into(),
         max_images: node.max_images,
         update_every: node.status_update,
         report_every: node.status_report,

@@ -4,7 +4,8 @@
 //! Owns: the start of everything that a node has ([`run`], in the order of [`build`]), the loop that
 //! hands out pods ([`agent`]), static pods ([`static_pods`]), what belongs to no pod ([`orphans`]), what pods are told of the node
 //! ([`standing`]), the table of the pods that are here ([`board`]), and which of them the
-//! node takes ([`admit`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
+//! node takes ([`admit`]; those that wait for that are in [`waiting`]), and what each of them has
+//! ([`allocation`]). In: a [`Config`]. Out: the node, until it is told to end; containers go on
 //! without it. Starts one task for each pod that is cleaned away, beside those of the rooms that it
 //! joins.
 //! Decides nothing about containers: that is [`copepod_pod::step`]'s, and admission is
@@ -12,6 +13,7 @@
 
 mod admit;
 mod agent;
+mod allocation;
 mod board;
 mod build;
 mod classes;
@@ -24,12 +26,14 @@ mod standing;
 mod static_pods;
 mod supply;
 mod user_ids;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use copepod_pod::Facts;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -39,12 +43,14 @@ pub(crate) use error::NodeError;
 
 use self::admit::Admission;
 use self::agent::Agent;
+use self::allocation::Allocations;
 use self::board::Board;
 use self::images::Images;
 use self::outlet::News;
 use self::standing::Standing;
 use self::static_pods::Statics;
 use self::supply::ClusterSupplier;
+use self::waiting::Waiting;
 use crate::cluster::client::{self, connect};
 use crate::cluster::events::Recorder;
 use crate::cluster::kubeconfig::Kubeconfig;
@@ -52,7 +58,7 @@ use crate::cluster::mirror::{self, Mirrors};
 use crate::cluster::objects::ObjectStore;
 use crate::cluster::reviews::Reviews;
 use crate::cluster::status::StatusWriter;
-use crate::cluster::{node, status};
+use crate::cluster::{node, node::NodeHandle, status};
 use crate::config::Config;
 use crate::image;
 use crate::ledger::Ledger;
@@ -126,42 +132,79 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     }
     let images = Images { shared: Arc::clone(&shared), board: board.clone(), node: handle.clone() };
     let _images = images.start(build::image_policy(&config), name, recorder.clone());
-    let objects = ObjectStore::start(client.clone());
-    let news = Arc::new(News::new(recorder.clone()));
-    let kept = kept_pods(&shared.ledger).await;
-    let mirrors = Mirrors::start(client.clone(), handle.node(), mirror::Times::default());
-    let held_until = is_registered.then(|| Instant::now() + PATIENCE_WITH_PODS);
-    let (admitting, admission) = watch::channel(Some(object));
-    let agent = Agent {
-        workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
-        statics: Statics::start(&config, kept, mirrors, held_until),
-        supplier: Arc::new(ClusterSupplier::new(
-            objects.clone(),
-            client.clone(),
-            &config.dirs.root,
-        )),
-        status: StatusWriter::start(client.clone(), status::Times::default()),
-        admission: Admission::new(&config, admission),
-        admitting,
-        is_synced: false,
+    let statics = Statics::start(
+        &config,
+        kept_pods(&shared.ledger).await,
+        Mirrors::start(client.clone(), handle.node(), mirror::Times::default()),
+        is_registered.then(|| Instant::now() + PATIENCE_WITH_PODS),
+    );
+    let parts = Parts {
+        happenings,
+        object,
+        statics,
         client,
         shared,
         board,
-        objects,
         recorder,
         node: handle,
         network,
         facts,
         fixed,
-        news,
-        cleaning: JoinSet::new(),
-        collecting: JoinSet::new(),
     };
+    let agent = parts.agent(&config);
     agent.run(standing, end).await;
     for server in [health, server].into_iter().flatten() {
         server.end().await;
     }
     Ok(())
+}
+
+/// What the loop over all pods is made of, once the node is there.
+struct Parts {
+    happenings: mpsc::Receiver<Happening>,
+    object: Arc<Node>,
+    statics: Statics,
+    client: kube::Client,
+    shared: Arc<Shared<Both>>,
+    board: Board,
+    recorder: Recorder,
+    node: NodeHandle,
+    network: Network,
+    facts: watch::Sender<Facts>,
+    fixed: Facts,
+}
+
+impl Parts {
+    fn agent(self, config: &Config) -> Agent {
+        let Self { happenings, object, statics, client, shared, board, recorder, .. } = self;
+        let objects = ObjectStore::start(client.clone());
+        let news = Arc::new(News::new(recorder.clone()));
+        let (admitting, admission) = watch::channel(Some(object));
+        let supplier = ClusterSupplier::new(objects.clone(), client.clone(), &config.dirs.root);
+        Agent {
+            workers: Workers::new(Arc::clone(&shared), happenings, news.clone()),
+            statics,
+            supplier: Arc::new(supplier),
+            status: StatusWriter::start(client.clone(), status::Times::default()),
+            admission: Admission::new(config, admission),
+            allocations: Allocations::default(),
+            waiting: Waiting::new(client.clone(), &config.node.name),
+            admitting,
+            is_synced: false,
+            client,
+            shared,
+            board,
+            objects,
+            recorder,
+            node: self.node,
+            network: self.network,
+            facts: self.facts,
+            fixed: self.fixed,
+            news,
+            cleaning: JoinSet::new(),
+            collecting: JoinSet::new(),
+        }
+    }
 }
 
 /// What runs containers, and what that needs.

@@ -9,8 +9,8 @@ use super::cri::images::{OrdinaryImage, Wanted};
 use super::cri::{Cri, PodSandbox, SandboxSpec};
 use super::wasm::Wasm;
 use super::{
-    Attach, Exec, ExecError, ExecExit, ExecOutput, Features, Launch, Runtime, StreamRequest,
-    no_ordinary,
+    Attach, Exec, ExecError, ExecExit, ExecOutput, Features, Launch, Resources, Runtime,
+    StreamRequest, no_ordinary,
 };
 use crate::telemetry::chain;
 
@@ -108,6 +108,16 @@ impl Runtime for Both {
         match self.home(id) {
             Home::Wasm(wasm) => wasm.stop(id, grace),
             Home::Cri(cri) => cri.stop_container(id, grace),
+        }
+    }
+
+    async fn resize(&self, id: &str, resources: Resources) -> Result<(), String> {
+        match self.home(id) {
+            Home::Wasm(wasm) => wasm.resize(id, resources).await,
+            Home::Cri(cri) => {
+                let resized = cri.resize_container(id, resources.ordinary).await;
+                resized.map_err(|error| chain(&error))
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 pub(crate) mod both;
 pub(crate) mod cri;
 mod last_words;
+mod resize;
 mod stream;
 pub(crate) mod wasm;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use self::cri::images::{OrdinaryImage, Wanted};
 use self::cri::{Ordinary, PodSandbox, SandboxSpec};
+pub(crate) use self::resize::Resources;
 pub(crate) use self::stream::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, RefusalKind, StreamKind, StreamRequest,
 };
@@ -227,6 +229,16 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     /// Asks the container `id` to end and kills it after `grace`; a shorter grace may follow.
     /// An id that does not run is no error.
     fn stop(&self, id: &str, grace: Duration);
+
+    /// Gives the running container `id` other resources. An id that does not run is no error.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn resize(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Forgets the dead container `id` and removes what it left on disk, its logs too.
     fn remove(&self, id: &str) -> impl Future<Output = ()> + Send;

@@ -30,15 +30,13 @@ pub(crate) struct PodCgroups {
 }
 
 impl PodCgroups {
-    /// Makes the pod's group, or sets its limits. Blocks for some file operations.
+    /// Makes the pod's group, or sets the limits of the one that is there as far as what runs in it
+    /// lets them be set. Blocks for some file operations.
     ///
     /// # Errors
     /// A [`Failure`] with upstream's reason and words.
     pub(crate) fn set_up(&self, pod: &Pod) -> Result<(), Failure> {
-        let limits = self.limits(resources::pod_cgroup(pod, self.quota));
-        let huge_pages = Some(huge_pages(&resources::pod_requests(pod)));
-        let limits = Limits { pids: self.pod_pids, huge_pages, ..limits };
-        self.cgroups.make_pod(uid(pod), class(pod), &limits).map_err(|error| Failure {
+        self.make_or_raise(pod).map_err(|error| Failure {
             reason: "FailedCreatePodContainer".into(),
             message: format!("unable to ensure pod container exists: {}", chain(&error)),
         })
@@ -88,6 +86,13 @@ impl PodCgroups {
         resources::oom_score_adj(pod, container, self.node_memory_bytes)
     }
 
+    /// What the pod's group is to have.
+    pub(super) fn pod_limits(&self, pod: &Pod) -> Limits {
+        let limits = self.limits(resources::pod_cgroup(pod, self.quota));
+        let huge_pages = Some(huge_pages(&resources::pod_requests(pod)));
+        Limits { pids: self.pod_pids, huge_pages, ..limits }
+    }
+
     fn limits(&self, of: CgroupLimits) -> Limits {
         let CgroupLimits { cpu_shares, cpu_weight, cpu_quota_us, cpu_period_us, memory_bytes } = of;
         Limits {
@@ -129,11 +134,11 @@ fn huge_pages(amounts: &Amounts) -> HugePages {
     HugePages::Only(amounts.iter().filter_map(of).collect())
 }
 
-fn uid(pod: &Pod) -> &str {
+pub(super) fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn class(pod: &Pod) -> Class {
+pub(super) fn class(pod: &Pod) -> Class {
     match qos_class(pod) {
         GUARANTEED => Class::Guaranteed,
         BEST_EFFORT => Class::BestEffort,

@@ -359,7 +359,8 @@ fn stdin(container: &ContainerSpec) -> Stdin {
     }
 }
 
-fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError> {
+/// The container's own memory limit in bytes.
+pub(super) fn memory_limit(container: &ContainerSpec) -> Result<Option<u64>, DescribeError> {
     let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
     let Some(limit) = limits.and_then(|limits| limits.get("memory")) else { return Ok(None) };
     let quantity = Quantity::parse(&limit.0)

@@ -19,6 +19,7 @@ mod outlet;
 mod prepare;
 mod probing;
 mod pulling;
+mod resize;
 mod secrets;
 mod set_up;
 mod supply;
@@ -56,6 +57,7 @@ use kinds::Unresolved;
 use prepare::PreparedImage;
 use probing::RunningHook;
 use pulling::Pulling;
+use resize::ResizeJob;
 use set_up::{Ready, SetUpJob};
 
 /// Events waiting for one worker. It never waits for anything but events, so they are few.
@@ -231,6 +233,10 @@ impl<R: Runtime> Worker<R> {
         if kinds::may_be_ordinary(self.state.pod(), kept.as_ref()) {
             self.shared.runtime.looked().await;
         }
+        let attempts = self.shared.runtime.list(&self.uid);
+        if let Some(known) = self.shared.actuated(&self.uid, &attempts).await {
+            (self.state, _) = step(self.state, Event::Actuated(known), clock.now());
+        }
         // Nothing before the first look: what an earlier agent started must not start twice. What
         // was told already is known by then: nothing of a pod that is to end is set up.
         while let Ok(event) = inbox.try_recv() {
@@ -347,6 +353,10 @@ impl<R: Runtime> Worker<R> {
             Action::Start { container, attempt } => self.start(container, attempt),
             Action::Probe { container, id, probe } => self.probe(container, id, probe),
             Action::Hook { container, id, hook } => self.hook(container, id, hook),
+            Action::Resize { containers } => {
+                let job = ResizeJob { shared, pod: Arc::clone(self.state.pod()), containers };
+                self.jobs.spawn(async { Done::Event(Event::Resized(job.run().await)) });
+            }
             Action::Stop { id, grace, container: _, attempt: _ } => {
                 self.cut_hooks(&id);
                 shared.runtime.stop(&id, grace);
@@ -405,8 +415,11 @@ impl<R: Runtime> Worker<R> {
                     container::Context { pod, name, attempt, prepared, objects, ready, target };
                 let of_job = Arc::clone(&shared);
                 let described = blocking(move || {
-                    container::describe(context, &of_job.ledger, &of_job.host)
-                        .map_err(|e| failure(e.reason(), &e))
+                    let (pod, name) = (Arc::clone(&context.pod), context.name.clone());
+                    let launch = container::describe(context, &of_job.ledger, &of_job.host)
+                        .map_err(|e| failure(e.reason(), &e))?;
+                    of_job.keep_made(&pod, &name, attempt)?;
+                    Ok(launch)
                 });
                 shared.runtime.start(described.await?).await
             };

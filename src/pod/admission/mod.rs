@@ -2,23 +2,27 @@
 //! (`pkg/kubelet/kubelet.go` and its admit handlers, `pkg/scheduler.AdmissionCheck`), its reasons
 //! and messages to the letter, for everything that there is without device and CPU managers.
 //!
-//! Pods with defaults applied. Critical pods do not preempt others here: they are refused where
-//! nothing is free.
+//! Pods with defaults applied; those that the node has already with the resources that they were
+//! allocated. A critical pod for which nothing is free but room is taken, and others go for it
+//! ([`Admitted::preempts`]).
 
 mod affinity;
 mod apparmor;
+mod features;
 mod ports;
+mod preempt;
 mod rejected;
 mod resources;
 mod sysctl;
 mod taints;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
 
+pub use preempt::{PREEMPTED, PREEMPTING, preempted};
 pub use rejected::rejected_status;
 pub use sysctl::{KernelVersion, SysctlAllowList, SysctlError};
 
@@ -59,6 +63,8 @@ pub struct NodeFacts {
     pub strict_groups: bool,
     /// The kernel enforces AppArmor profiles.
     pub apparmor: bool,
+    /// What the node has declared (`status.declaredFeatures`).
+    pub features: BTreeSet<String>,
     /// The machine is going down.
     pub shutting_down: bool,
 }
@@ -111,35 +117,48 @@ impl Rejection {
     }
 }
 
+/// A pod that is taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admitted {
+    /// Pods that have to end before this one starts, since it is critical and has no room beside
+    /// them. Each ends as [`preempted`] says.
+    pub preempts: Vec<Arc<Pod>>,
+}
+
 /// Takes the pod or refuses it. `active` are the node's other pods that are admitted and have not
-/// ended; the pod itself may be among them.
+/// ended, with their allocated resources; the pod itself may be among them.
 ///
 /// Where the reason is [`NODE_AFFINITY`], the node's object may be older than its labels: fetch it
 /// and ask once more, as upstream does.
 ///
 /// # Errors
 /// The first check that fails.
-pub fn admit(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rejection> {
-    let Some(spec) = &pod.spec else { return Ok(()) };
-    let others: Vec<&Pod> =
-        active.iter().map(AsRef::as_ref).filter(|other| !is_same(other, pod)).collect();
+pub fn admit(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<Admitted, Rejection> {
+    let Some(spec) = &pod.spec else { return Ok(Admitted::default()) };
+    let others: Vec<&Arc<Pod>> = active.iter().filter(|other| !is_same(other, pod)).collect();
     pressure(pod, spec, node)?;
     sysctl::check(spec, &node.sysctls)?;
     operating_system(pod, spec, node)?;
     groups(spec, node)?;
-    resources::check(pod, node, &others)?;
+    let short = resources::shortages(pod, node, &others);
+    let is_critical = is_critical(pod);
+    if let Some(first) = short.first().filter(|_| !is_critical) {
+        return Err(first.rejection());
+    }
     affinity::check(spec, node)?;
     node_name(spec, node)?;
     ports::check(spec, &others)?;
     if !is_static(pod) {
         taints::check(spec, node)?;
     }
+    let preempts = preempt::victims(pod, &others, &short)?;
     apparmor::check(pod, spec, node)?;
+    features::check(spec, node)?;
     if node.shutting_down {
         let message = "Pod was rejected as the node is shutting down.";
         return Err(Rejection::new("NodeShutdown", message));
     }
-    Ok(())
+    Ok(Admitted { preempts })
 }
 
 fn is_same(one: &Pod, other: &Pod) -> bool {

@@ -1,5 +1,7 @@
 //! Ports of the host: one pod has each (upstream `HostPortInfo`).
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::Rejection;
@@ -25,7 +27,7 @@ impl HostPort<'_> {
 
 /// Refuses a pod that wants a port that another has. What it wants twice itself is the API
 /// server's to refuse.
-pub(super) fn check(spec: &PodSpec, others: &[&Pod]) -> Result<(), Rejection> {
+pub(super) fn check(spec: &PodSpec, others: &[&Arc<Pod>]) -> Result<(), Rejection> {
     let taken = || others.iter().filter_map(|pod| pod.spec.as_ref()).flat_map(of);
     if of(spec).any(|wanted| taken().any(|other| wanted.clashes(other))) {
         let why = "node(s) didn't have free ports for the requested pod ports";

@@ -1,6 +1,7 @@
 //! Room for a pod beside those that the node has (upstream `noderesources.Fits`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -8,15 +9,44 @@ use super::{NodeFacts, Rejection};
 use crate::quantity::Quantity;
 use crate::resources::{Amounts, pod_requests};
 
+/// The resource that a place for a pod is.
+const PODS: &str = "pods";
 /// Checked first and in this order; what else is asked for follows by name.
 const FIRST: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
-/// Refuses a pod that the node has no room for.
-pub(super) fn check(pod: &Pod, node: &NodeFacts, others: &[&Pod]) -> Result<(), Rejection> {
-    let most = node.allocatable.get("pods").map_or(0, Quantity::value);
+/// What a node has too little of for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shortage {
+    /// The resource.
+    pub(super) name: String,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
+impl Shortage {
+    /// How much would have to be given back (upstream `GetInsufficientAmount`).
+    pub(super) fn amount(&self) -> i64 {
+        self.requested.saturating_sub(self.capacity.saturating_sub(self.used))
+    }
+
+    pub(super) fn rejection(&self) -> Rejection {
+        let Self { name, requested, used, capacity } = self;
+        let message = format!(
+            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, \
+             capacity: {capacity}"
+        );
+        Rejection::new(format!("OutOf{name}"), message)
+    }
+}
+
+/// What the node has too little of for the pod, in upstream's order.
+pub(super) fn shortages(pod: &Pod, node: &NodeFacts, others: &[&Arc<Pod>]) -> Vec<Shortage> {
+    let mut found = Vec::new();
+    let most = node.allocatable.get(PODS).map_or(0, Quantity::value);
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count >= most {
-        return Err(out_of("pods", 1, count, most));
+        found.push(Shortage { name: PODS.into(), requested: 1, used: count, capacity: most });
     }
     let requests = counted(pod_requests(pod));
     // What the node does not know is the cluster's to give.
@@ -24,23 +54,23 @@ pub(super) fn check(pod: &Pod, node: &NodeFacts, others: &[&Pod]) -> Result<(), 
     let others: Vec<Amounts> = others.iter().map(|pod| pod_requests(pod)).collect();
     let first = FIRST.iter().filter_map(|name| requests.get_key_value(*name));
     let rest = requests.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
-    for (name, requested) in first.chain(rest).filter(|(name, _)| is_known(name)) {
+    for (name, &requested) in first.chain(rest).filter(|(name, _)| is_known(name)) {
         let used = others.iter().filter_map(|amounts| amounts.get(name.as_str()));
         let used = used.fold(0_i64, |sum, amount| sum.saturating_add(units(name, amount)));
         let capacity = node.allocatable.get(name).map_or(0, |amount| units(name, amount));
-        if *requested > capacity.saturating_sub(used) {
-            return Err(out_of(name, *requested, used, capacity));
+        if requested > capacity.saturating_sub(used) {
+            found.push(Shortage { name: name.clone(), requested, used, capacity });
         }
     }
-    Ok(())
+    found
 }
 
-fn out_of(name: &str, requested: i64, used: i64, capacity: i64) -> Rejection {
-    let message = format!(
-        "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, \
-         capacity: {capacity}"
-    );
-    Rejection::new(format!("OutOf{name}"), message)
+/// What a pod gives back of a resource when it goes (upstream `GetResourceRequest`).
+pub(super) fn given_back(pod: &Pod, name: &str) -> i64 {
+    if name == PODS {
+        return 1;
+    }
+    pod_requests(pod).get(name).map_or(0, |amount| units(name, amount))
 }
 
 /// Thousandths of cores, whole units of all else.

@@ -12,7 +12,7 @@ use crate::{
     Action, Failure, Record,
     backoff::Wake,
     container::{Container, Role},
-    phase, record,
+    phase, record, resize,
     state::{Cause, State},
 };
 
@@ -142,16 +142,19 @@ impl Pass {
             && !self.lacks_image(state)
             && state.set_up.ask(self.now, &mut self.wake)
         {
+            state.resize.set_up(&state.pod);
             self.actions.push(Action::SetUp);
         }
         if state.set_up.done.is_some() && state.stale && self.may_refresh(state) {
             self.actions.push(Action::Refresh);
         }
         let is_to_begin_anew = state.begin_anew();
+        self.actions.extend(resize::wanted_actuation(state, self.now, &mut self.wake));
         self.stop_unfit(state);
         let generation = state.generation();
         let (pod, turn) = (Arc::clone(&state.pod), state.current_init());
-        if state.set_up.done.is_none() || state.has_old() || is_to_begin_anew {
+        let is_held = state.resize.is_doing();
+        if state.set_up.done.is_none() || state.has_old() || is_to_begin_anew || is_held {
             return;
         }
         let rules = Rules { pod: &pod, generation };
@@ -166,8 +169,9 @@ impl Pass {
                 Role::Ephemeral => true,
                 Role::Unwanted => false,
             };
-            if is_its_turn {
-                self.start(&rules, container);
+            if is_its_turn && self.start(&rules, container) {
+                let attempt = container.starting.unwrap_or_default();
+                state.resize.start(&pod, &container.name, attempt);
             }
             is_held |= container.role == Role::Main && container.holds_next();
         }

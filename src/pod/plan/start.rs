@@ -25,22 +25,23 @@ enum Served {
 }
 
 impl Pass {
-    /// Asks for what the container's next start needs, or for the start.
-    pub(super) fn start(&mut self, rules: &Rules<'_>, container: &mut Container) {
+    /// Asks for what the container's next start needs, or for the start; whether for that.
+    pub(super) fn start(&mut self, rules: &Rules<'_>, container: &mut Container) -> bool {
         let is_busy = container.is_busy() && !fault!(StartedTwice);
         if is_busy || !container.is_wanted(rules.generation) {
-            return;
+            return false;
         }
         let attempt = container.next_attempt();
         if !self.serve_crash_back_off(rules, container, attempt)
             || container.start.waits(self.now, &mut self.wake)
             || !self.prepare_image(rules.pod, container)
         {
-            return;
+            return false;
         }
         container.image.ready = false;
         container.starting = Some(attempt);
         self.actions.push(Action::Start { container: container.name.clone(), attempt });
+        true
     }
 
     /// Whether the restart back-off of the attempt is over.

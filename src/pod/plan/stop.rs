@@ -188,7 +188,7 @@ impl Container {
             return unfit(None);
         }
         if self.replacing.is_some() && (self.replacing == Some(number) || Some(number) != newest) {
-            return unfit(Some(record::changed(self.role)));
+            return unfit(Some(self.replaced_for()));
         }
         if known.is_past {
             let why = Some((record::RESTART_ALL, ""));

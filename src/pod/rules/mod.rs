@@ -7,6 +7,7 @@ mod ephemeral;
 mod hook;
 mod probe;
 mod record;
+mod resize;
 mod restart;
 mod sandbox;
 mod show;

@@ -122,6 +122,7 @@ fn a_container_status_shows_the_newest_attempt() {
         json!({
             "name": "b", "image": "file:///b.wasm", "imageID": "sha256:abc",
             "containerID": "wasm://6231", "restartCount": 1, "started": true, "ready": true,
+            "resources": {},
             "state": {"running": {"startedAt": "2023-11-14T22:13:23Z"}},
             "lastState": {"terminated": {
                 "containerID": "wasm://6230", "exitCode": 5, "reason": "Error",

@@ -9,8 +9,10 @@ use copepod_wasm::frame::MAX_FROM_SANDBOX;
 use copepod_wasm::{GuestKind, Stdin};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
 use tempfile::TempDir;
+use wasmtime::ResourceLimiter;
 
 use super::*;
+use crate::limit::Limiter;
 
 fn description() -> Description {
     Description {
@@ -149,6 +151,27 @@ fn a_frame_that_is_none_ends_the_connection() {
     peer.send(&ToSandbox::Log);
     assert!(agent.next_log(Duration::ZERO).is_none(), "a log frame without a log");
     assert!(agent.gone());
+}
+
+#[test]
+fn a_limit_is_heard_when_the_guest_wants_more() {
+    let (mut peer, agent) = Peer::new().0.described();
+    let budget = Budget::new(Some(1 << 20));
+    budget.follow(&agent);
+    let mut limiter = Limiter::new(budget);
+    let mut grow = |from: usize, to: usize| limiter.memory_growing(from, to, None).expect("says");
+    assert!(grow(0, 1 << 20) && !grow(1 << 20, 2 << 20));
+    let bytes = ToSandbox::Limit(Some(2 << 20)).encode().expect("encodes");
+    peer.stream.write_all(&bytes[..HEADER_LEN + 3]).expect("writes");
+    assert!(!grow(1 << 20, 2 << 20), "the frame is not whole");
+    peer.stream.write_all(&bytes[HEADER_LEN + 3..]).expect("writes");
+    assert!(grow(1 << 20, 2 << 20));
+    // What came before is heard as well.
+    peer.send_log(&peer.dir.path().join("log"));
+    peer.send(&ToSandbox::Limit(None));
+    assert!(grow(2 << 20, 64 << 20));
+    assert!(agent.clone().next_log(Duration::ZERO).is_some(), "the log is kept");
+    assert!(!agent.gone());
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod address;
 mod condition;
+mod fetch;
 mod lease;
 mod object;
 mod options;
@@ -27,6 +28,7 @@ use tokio::sync::watch as channel;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use self::address::HostAddresses;
+pub(crate) use self::fetch::fetch;
 use self::object::{Facts, Inputs, Said};
 pub(crate) use self::object::{Handler, RuntimeReport};
 pub(crate) use self::options::{NodeOptions, Threshold};

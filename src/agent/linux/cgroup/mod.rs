@@ -19,6 +19,7 @@ mod huge;
 mod leaf;
 mod limits;
 mod name;
+mod resize;
 mod units;
 mod v1;
 mod v2;
@@ -39,6 +40,7 @@ use leaf::Units;
 pub(crate) use limits::{Class, Controller, HugePages, Limits, PodLimits};
 use limits::{Level, Setting};
 use name::Group;
+pub(crate) use resize::Held;
 
 use super::systemd::{Property, Systemd};
 

@@ -20,6 +20,7 @@ mod container;
 pub(crate) mod health;
 pub(crate) mod images;
 mod relist;
+mod resize;
 mod rotate;
 mod sandbox;
 mod status;

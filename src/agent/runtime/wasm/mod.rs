@@ -3,7 +3,7 @@
 //! Owns: the table of attempts of this agent, the start of a sandbox ([`spawn`]), the one task per
 //! living sandbox that waits for it ([`monitor`]), the rotation of its log, commands beside it
 //! ([`exec`]), clients of its own streams ([`attach`]), its last words (`last_words`), who was killed
-//! for want of memory ([`oom`]), what of
+//! for want of memory ([`oom`]), other resources for one that runs ([`resize`]), what of
 //! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
 //! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
@@ -15,6 +15,7 @@ mod kept;
 mod leftovers;
 mod monitor;
 mod oom;
+mod resize;
 mod spawn;
 mod waited;
 
@@ -37,7 +38,7 @@ pub(crate) use leftovers::end_leftovers;
 
 use super::{
     Attach, Container, Exec, ExecError, ExecExit, ExecOutput, Happening, Launch, LogLimits,
-    Runtime, StreamRequest, What, no_ordinary,
+    Resources, Runtime, StreamRequest, What, no_ordinary,
 };
 use crate::ledger::Ledger;
 use crate::{linux, logs};
@@ -196,6 +197,11 @@ impl Runtime for Wasm {
         let stop = own(id).and_then(|id| Some(self.table.lock().get(id)?.stop.clone()));
         // Full: eight orders wait already and the worker gives the stop again; closed: it ended.
         let _ = stop.map(|stop| stop.try_send(grace));
+    }
+
+    async fn resize(&self, id: &str, resources: Resources) -> Result<(), String> {
+        let Some(id) = own(id) else { return Ok(()) };
+        resize::resize(self, id, resources).await.map_err(|e| crate::telemetry::chain(&e))
     }
 
     async fn remove(&self, id: &str) {

@@ -328,6 +328,7 @@ impl Check {
                 Ok(())
             }
             Action::Record(_) => Ok(()),
+            Action::Resize { .. } => must(is_up, "resized after the end", String::new),
             Action::PrepareImage { container } => {
                 let part = at.script.index(container);
                 must(is_up, "image prepared after the end", || container.clone())?;

@@ -193,6 +193,9 @@ impl Check {
             | Event::Evict(_)
             | Event::Replace { .. }
             | Event::Changed
+            | Event::Resize(_)
+            | Event::Actuated(_)
+            | Event::Resized(_)
             | Event::Pulling { .. }
             | Event::Timer => {}
             Event::TornDown(result) => {

@@ -292,9 +292,11 @@ fn draw_part(rng: &mut Rng, name: &'static str, slot: usize, kind: Kind, pace: u
     };
     let probes = [probe(25, false), probe(30, false), probe(30, true)];
     let mut hook = || {
-        rng.percent(25).then(|| match rng.pick(&[None, None, None, Some(0), Some(2), Some(50)]) {
-            Some(secs) => HookSpec::Sleep(secs),
-            None => HookSpec::Exec,
+        rng.percent(25).then(|| {
+            match rng.pick(&[None, None, None, None, Some(0), Some(2), Some(50)]) {
+                Some(secs) => HookSpec::Sleep(secs),
+                None => HookSpec::Exec,
+            }
         })
     };
     let (post_start, pre_stop) = (hook(), hook());
@@ -336,7 +338,7 @@ fn draw_chances(rng: &mut Rng) -> [u64; Trouble::ALL.len()] {
             Trouble::ProbeErrs | Trouble::ProbeWarns => &[0, 0, 10, 30],
             Trouble::ProbeForged => &[0, 50],
             Trouble::HookFails => &[0, 30],
-            Trouble::HookHangs => &[0, 40],
+            Trouble::HookHangs => &[0, 70],
             Trouble::DefinitionUnknown => &[0, 0, 50],
         };
         chances[*trouble as usize] = rng.pick(of);
@@ -368,7 +370,7 @@ fn draw_edits(rng: &mut Rng, parts: &[Part], heal_at: Duration, has_sandbox: boo
     some(40, &|_| Edit::AgentDies);
     some(8, &|rng| Edit::Deadline(rng.pick(&[5, 20, 60, 300])));
     if has_sandbox {
-        some(45, &|_| Edit::SandboxDies);
+        some(55, &|_| Edit::SandboxDies);
     }
     if !ephemeral.is_empty() {
         some(60, &|rng| Edit::Add(rng.pick(&ephemeral)));

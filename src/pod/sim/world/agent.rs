@@ -74,7 +74,10 @@ impl World {
                     self.check.told_to_end(removal_grace(state.pod()), now);
                 }
             }
-            Event::Attempt(_)
+            Event::Resize(_)
+            | Event::Actuated(_)
+            | Event::Resized(_)
+            | Event::Attempt(_)
             | Event::SetUp(Err(_))
             | Event::NoImage { .. }
             | Event::SandboxChanged { .. }
@@ -177,6 +180,10 @@ impl World {
                 let result = self.outcome(POD);
                 self.answer(POD, Event::Refreshed(result));
             }
+            Action::Resize { .. } => {
+                let result = self.outcome(POD).map_err(|failure| failure.message);
+                self.answer(POD, Event::Resized(result));
+            }
             Action::TearDown => {
                 let result = self.outcome(POD);
                 self.answer(POD, Event::TornDown(result));
@@ -220,7 +227,7 @@ impl World {
 fn container_of(action: &Action) -> Option<Option<&str>> {
     match action {
         Action::Record(_) => None,
-        Action::SetUp | Action::Refresh | Action::TearDown => Some(None),
+        Action::SetUp | Action::Refresh | Action::Resize { .. } | Action::TearDown => Some(None),
         Action::PrepareImage { container }
         | Action::Start { container, .. }
         | Action::Probe { container, .. }

@@ -79,6 +79,10 @@ impl World {
                 let wanted = self.check.definition(process.part);
                 wanted.is_none_or(|wanted| process.definition.is_none_or(|of| of == wanted))
             })
+            && state.containers.iter().all(|container| {
+                let part = self.script.index(&container.name);
+                container.is_busy() == self.runtime.alive().any(|process| process.part == part)
+            })
             && self.script.parts.iter().all(|part| match part.kind {
                 // One that has ended for good while another runs on is at rest.
                 Kind::Main => runs(part.name) || self.is_done_for_good(part.name),

@@ -18,8 +18,8 @@ const HUGE_PAGES: &str = "hugepages-";
 /// The kernel's units of their sizes, each 1024 of the one before.
 const UNITS: [&str; 6] = ["B", "KB", "MB", "GB", "TB", "PB"];
 
-/// A container's.
-pub(super) fn of_container(
+/// A container's, for its start and for a resize.
+pub(crate) fn of_container(
     pod: &Pod,
     container: &Container,
     node: &NodeOptions,
