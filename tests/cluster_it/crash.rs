@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use copepod_tests::cluster::images::{ACTOR, actor_archive};
 use copepod_tests::cluster::{Build, Node, NodeOptions, leaks};
-use copepod_tests::holds_within;
+use copepod_tests::{holds_within, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -106,14 +106,16 @@ fn liveness_kill() -> Story {
                 "exec": {"command": ["/actor", "check", "/out/ok"]},
                 "periodSeconds": 1,
                 "failureThreshold": 1,
+                // Longer than it takes to write the file, on a machine with other work too.
+                "initialDelaySeconds": 2,
             });
             json!({"containers": [main]})
         },
         from_ready: true,
         begin: |_, scene| {
-            // One that runs may not have written it yet.
-            let is_gone = holds_within(LONG, || fs::remove_file(scene.out.join("ok")).is_ok());
-            assert!(is_gone, "it was never there");
+            let ok = scene.out.join("ok");
+            wait_until(SOON, "the container has written its file", || ok.exists());
+            fs::remove_file(ok).expect("it is there");
         },
         end: Some(|pod| ready(pod) && container(pod, "main")["restartCount"] == 1),
         launches: &[("main", 2)],

@@ -7,6 +7,10 @@
 //! values that both show one side shows something and the other something else, that is a difference
 //! however brief they were; but not of a condition, which names what is not ready at the moment.
 //!
+//! The kubelet makes a status before it acts: a container that is to wait for its restart is shown as
+//! ended until the kubelet looks at its pod again, 10 s and more later. This is as brief as that may be,
+//! too.
+//!
 //! Events are compared as a set, however often each was told and in which order, but for the order in
 //! which the containers are first said to have started. The main ones among each other have no order:
 //! the kubelet starts one after the other, this node side by side.
@@ -43,8 +47,20 @@ fn shown(shape: &Value, track: &str) -> Vec<(u64, Value)> {
 }
 
 fn timed(values: &[(u64, Value)]) -> Vec<Shown<'_>> {
-    let ends = values.iter().skip(1).map(|(at, _)| *at).chain(std::iter::once(u64::MAX));
-    values.iter().zip(ends).map(|((at, value), end)| Shown { value, time: end - at }).collect()
+    let next = values.iter().skip(1).map(Some).chain(std::iter::once(None));
+    let each = values.iter().zip(next).map(|((at, value), next)| {
+        let waits = |next: &Value| {
+            value["state"]["terminated"].is_object()
+                && next["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        };
+        let time = match next {
+            Some((_, next)) if waits(next) => 0,
+            Some((end, _)) => end - at,
+            None => u64::MAX,
+        };
+        Shown { value, time }
+    });
+    each.collect()
 }
 
 /// All of them.
