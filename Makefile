@@ -148,13 +148,19 @@ e2e: ## upstream's conformance tests, their runner, and the program in most of t
 test: test-setup lint build guests kubernetes kubelet containerd2 e2e ## lint, build, and every test
 	@$(TIME) $(PROGRAMS) cargo test --locked --release --workspace
 
+# Each lifetime is its seed's; a failing one is shrunk, and told with what replays it.
+SIM_LIFETIMES ?= 1000000
+sim: setup ## a million simulated lifetimes of a pod (SIM_LIFETIMES=N): 3 minutes, `test` has 100,000 of them
+	@$(TIME) COPEPOD_SIM_LIFETIMES=$(SIM_LIFETIMES) cargo test -q --locked --release -p copepod-pod \
+	    sim::every_lifetime -- --nocapture
+
 conformance: test-setup build guests kubernetes kubelet e2e ## upstream's tests of a node on the kubelet (once) and here: who passes what
 	@$(TIME) $(PROGRAMS) cargo test -q --locked --release --workspace --test conformance -- --full
 
 # What the kubelet did with each scenario, by what the scenario says: a changed one alone is run anew.
 ORACLE := $(CACHE)/oracle
 
-oracle: test-setup build guests kubernetes kubelet ## tests/oracle's pods on the kubelet (kept), here, and here as Wasm: what differs
+oracle: test-setup build guests kubernetes kubelet e2e ## tests/oracle's pods on the kubelet (kept), here, and here as Wasm: what differs
 	@$(TIME) $(PROGRAMS) cargo test -q --locked --release --workspace --test oracle -- --full
 
 crash-matrix: test-setup build guests kubernetes ## the agent's death at every boundary of four stories; `test` has a part of them
@@ -167,7 +173,7 @@ VM_TOOLS := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2
 VM_KERNEL_PACKAGE := linux-image-cloud-amd64
 VM_GROUPS = tests/vm/boot.sh tests/vm/groups.sh '$(BIN)/copepod-test' '$(BIN)/copepod' '$(BIN)/copepod-sandbox' wasm-examples/hog/hog.wasm "$$(command -v busybox)"
 
-test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 5 minutes, not part of `test`
+test-vm: build guests ## control groups with systemd, v2 and v1, in virtual machines without KVM: 8 minutes, not part of `test`
 	@$(call INSTALL,$(VM_TOOLS),make test-vm)
 	@ls /boot/vmlinuz-*cloud-amd64 >/dev/null 2>&1 || \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(VM_KERNEL_PACKAGE) >/dev/null

@@ -23,15 +23,18 @@ pub(crate) enum Kind {
     Ready,
     ContainersReady,
     Scheduled,
+    /// Of pods with such a rule alone.
+    AllContainersRestarting,
 }
 
 /// In the order in which upstream lists them.
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind::ReadyToStartContainers,
     Kind::Initialized,
     Kind::Ready,
     Kind::ContainersReady,
     Kind::Scheduled,
+    Kind::AllContainersRestarting,
 ];
 
 /// The condition that names whoever disrupted the pod.
@@ -45,6 +48,21 @@ impl Kind {
             Kind::Ready => "Ready",
             Kind::ContainersReady => "ContainersReady",
             Kind::Scheduled => "PodScheduled",
+            Kind::AllContainersRestarting => "AllContainersRestarting",
+        }
+    }
+
+    /// Whether the pod has it at all (upstream: `AllContainersCouldRestart`).
+    fn is_of(self, state: &State) -> bool {
+        match self {
+            Kind::AllContainersRestarting => {
+                state.containers.iter().any(|container| container.life.may_restart_all())
+            }
+            Kind::ReadyToStartContainers
+            | Kind::Initialized
+            | Kind::Ready
+            | Kind::ContainersReady
+            | Kind::Scheduled => true,
         }
     }
 
@@ -72,6 +90,13 @@ impl Kind {
                 state.ended.is_none() && state.lasting().all(Container::is_ready)
             }
             Kind::Scheduled => true,
+            Kind::AllContainersRestarting => {
+                let is_past = |container: &Container| {
+                    container.role.is_work()
+                        && container.newest().is_some_and(|(_, newest)| newest.is_past)
+                };
+                state.ended.is_none() && state.containers.iter().any(is_past)
+            }
         }
     }
 
@@ -79,13 +104,22 @@ impl Kind {
     fn why(self, state: &State, holds: bool) -> (&'static str, String) {
         match (self, holds, state.ended) {
             (Kind::ReadyToStartContainers | Kind::Scheduled, _, _) => ("", String::new()),
+            (Kind::AllContainersRestarting, true, _) => {
+                let message = "container exited with restart policy rule".to_owned();
+                ("RestartAllContainersStarted", message)
+            }
             (Kind::Initialized, true, Some(Phase::Succeeded))
-            | (Kind::Ready | Kind::ContainersReady, false, Some(Phase::Succeeded)) => {
-                ("PodCompleted", String::new())
-            }
-            (Kind::Ready | Kind::ContainersReady, false, Some(Phase::Failed)) => {
-                ("PodFailed", String::new())
-            }
+            | (
+                Kind::Ready | Kind::ContainersReady | Kind::AllContainersRestarting,
+                false,
+                Some(Phase::Succeeded),
+            ) => ("PodCompleted", String::new()),
+            (
+                Kind::Ready | Kind::ContainersReady | Kind::AllContainersRestarting,
+                false,
+                Some(Phase::Failed),
+            ) => ("PodFailed", String::new()),
+            (Kind::AllContainersRestarting, false, _) => ("", String::new()),
             (Kind::Initialized | Kind::Ready | Kind::ContainersReady, true, _) => {
                 ("", String::new())
             }
@@ -176,7 +210,8 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
             || is_evicted && condition.type_ == DISRUPTION)
     };
     let foreign = given(state.pod.status.as_ref()).filter(is_given).cloned();
-    let own = KINDS.into_iter().zip(state.transitions.0).map(|(kind, since)| {
+    let own = KINDS.into_iter().zip(state.transitions.0).filter(|(kind, _)| kind.is_of(state));
+    let own = own.map(|(kind, since)| {
         let holds = kind.holds(state);
         let (reason, message) = kind.why(state, holds);
         PodCondition {

@@ -265,10 +265,10 @@ impl Container {
         if self.role == Role::Init && newest.is_old(generation) {
             return true;
         }
-        if self.is_culled(number) {
-            return self.life.restarts_after_probe(self.role);
-        }
-        self.life.restarts(self.role, exit.code)
+        // Upstream starts it again in one go with the stop, by the policy alone; if not, its next look
+        // sees an end like any other.
+        self.is_culled(number) && self.life.restarts_after_probe(self.role)
+            || self.life.restarts(self.role, exit.code)
     }
 
     /// Whether it has run to success.

@@ -1,5 +1,7 @@
 //! What tells a container's definition from a later one.
 
+use std::fmt::{self, Write as _};
+
 use k8s_openapi::api::core::v1::Container;
 
 /// The number of a container's definition: of all that a pod may change in place only the image asks
@@ -14,10 +16,35 @@ pub fn definition(container: &Container) -> u32 {
 
 /// The same of a container's name and image.
 pub(crate) fn number(name: &str, image: &str) -> u32 {
+    let json = serde_json::json!({"image": image, "name": name}).to_string();
+    let mut hash = Fnv(Fnv::OFFSET_BASIS);
+    hash.add("([]uint8)[");
+    for (index, byte) in json.bytes().enumerate() {
+        hash.add(if index == 0 { "" } else { " " });
+        // Nothing is written that could fail.
+        let _ = write!(hash, "{byte}");
+    }
+    hash.add("]");
+    hash.0
+}
+
+/// The hash so far, of what was written.
+struct Fnv(u32);
+
+impl Fnv {
     const OFFSET_BASIS: u32 = 0x811c_9dc5;
     const PRIME: u32 = 0x0100_0193;
-    let json = serde_json::json!({"image": image, "name": name}).to_string();
-    let numbers: Vec<_> = json.bytes().map(|byte| byte.to_string()).collect();
-    let shown = format!("([]uint8)[{}]", numbers.join(" "));
-    shown.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
+
+    fn add(&mut self, text: &str) {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u32::from(byte)).wrapping_mul(Fnv::PRIME);
+        }
+    }
+}
+
+impl fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.add(text);
+        Ok(())
+    }
 }

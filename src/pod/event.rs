@@ -63,9 +63,19 @@ pub enum Event {
     Observed(Vec<Attempt>),
     /// One attempt has changed.
     Attempt(Attempt),
-    /// The answer of [`Action::SetUp`]: what stands now. A generation that is newer than what the pod's
+    /// The answer of [`Action::SetUp`]: what stands now; one that failed for want of an image is an
+    /// [`Event::NoImage`] instead. A generation that is newer than what the pod's
     /// attempts were made in means the same as [`SandboxChanged`](Event::SandboxChanged) of theirs.
     SetUp(Result<SetUpDone, Failure>),
+    /// The answer of [`Action::SetUp`] where the image of a container was not to be had, by which the
+    /// set-up has to go (which runtime it is for): the container shows why, and the set-up is asked for
+    /// again when another pull would be.
+    NoImage {
+        /// The container.
+        container: String,
+        /// Why.
+        failure: Failure,
+    },
     /// The runtime saw that this generation of the pod's sandbox does not stand any more: it is not
     /// ready or gone, or its network is. All that lives in it is stopped, then the pod is set up
     /// again and runs from its first init container on (upstream: `PodSandboxChanged`,

@@ -197,6 +197,11 @@ impl Life {
         }
     }
 
+    /// Whether any end has the whole pod run anew.
+    pub(crate) fn may_restart_all(&self) -> bool {
+        self.rules.iter().any(|rule| rule.ask == Ask::RestartAll)
+    }
+
     /// Whether an end with this code has the whole pod run anew (upstream:
     /// `ShouldAllContainersRestart`): the first rule that matches says so.
     pub(crate) fn restarts_all(&self, code: i32) -> bool {

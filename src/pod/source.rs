@@ -34,6 +34,8 @@ pub struct Change {
 #[derive(Clone, Debug, Default)]
 pub struct StaticPods {
     sources: BTreeMap<Source, Known>,
+    /// What an earlier agent had, by uid.
+    kept: BTreeMap<String, FullName>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,11 +48,16 @@ struct Known {
 }
 
 impl StaticPods {
-    /// None yet, of these sources.
+    /// None yet, of these sources; `kept` is what an earlier agent had.
     #[must_use]
-    pub fn of(sources: impl IntoIterator<Item = Source>) -> Self {
+    pub fn of<'a>(
+        sources: impl IntoIterator<Item = Source>,
+        kept: impl IntoIterator<Item = &'a Pod>,
+    ) -> Self {
         let sources = sources.into_iter().map(|source| (source, Known::default()));
-        Self { sources: sources.collect() }
+        let kept = kept.into_iter();
+        let kept = kept.filter_map(|pod| Some((pod.metadata.uid.clone()?, full_name(pod))));
+        Self { sources: sources.collect(), kept: kept.collect() }
     }
 
     /// Whether the source has said at least once what it has; one that is not configured has nothing
@@ -69,12 +76,18 @@ impl StaticPods {
     /// These are all pods of `source`. `is_seen` is false for what is only remembered of it. `now`
     /// is the time for [`SEEN_ANNOTATION`] of those that are new.
     ///
-    /// Of several pods of one name the one that is there already stays, else the first is taken: a
-    /// new file harms no pod that runs.
+    /// Of several pods of one name the one that is there already stays, also over a restart of the
+    /// agent, else the first is taken: a new file harms no pod that runs.
     pub fn set(&mut self, source: Source, pods: Vec<Pod>, is_seen: bool, now: &str) -> Change {
         let known = self.sources.entry(source).or_default();
+        let kept = if known.is_seen { &BTreeMap::new() } else { &self.kept };
         known.is_seen |= is_seen;
-        let (pods, doubles) = singled(pods, &known.pods);
+        let is_known = |pod: &Pod| {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let before = known.pods.get(uid).map(|before| full_name(before));
+            before.as_ref().or_else(|| kept.get(uid)) == Some(&full_name(pod))
+        };
+        let (pods, doubles) = singled(pods, is_known);
         let mut change = Change::default();
         let mut next = BTreeMap::new();
         for mut pod in pods {
@@ -110,11 +123,7 @@ impl StaticPods {
 }
 
 /// One pod of each name and uid, in their order, and the others.
-fn singled(pods: Vec<Pod>, known: &BTreeMap<String, Arc<Pod>>) -> (Vec<Pod>, Vec<Pod>) {
-    let is_known = |pod: &Pod| {
-        let before = pod.metadata.uid.as_ref().and_then(|uid| known.get(uid));
-        before.is_some_and(|before| full_name(before) == full_name(pod))
-    };
+fn singled(pods: Vec<Pod>, is_known: impl Fn(&Pod) -> bool) -> (Vec<Pod>, Vec<Pod>) {
     // Of each name: who has it.
     let mut owners: BTreeMap<FullName, usize> = BTreeMap::new();
     for (index, pod) in pods.iter().enumerate() {

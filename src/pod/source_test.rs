@@ -18,7 +18,7 @@ fn uids(pods: &[Arc<Pod>]) -> Vec<&str> {
 
 #[test]
 fn a_source_adds_changes_and_removes_its_own_pods_alone() {
-    let mut all = StaticPods::of([File, Http]);
+    let mut all = StaticPods::of([File, Http], []);
     assert!(!all.has_seen_all() && !all.has_seen(File));
     let change = all.set(File, vec![pod("a", "1", "x"), pod("b", "2", "x")], true, "t1");
     assert_eq!(uids(&change.added), ["1", "2"]);
@@ -38,17 +38,17 @@ fn a_source_adds_changes_and_removes_its_own_pods_alone() {
 
 #[test]
 fn what_is_remembered_does_not_say_that_a_source_was_seen() {
-    let mut all = StaticPods::of([Http]);
+    let mut all = StaticPods::of([Http], []);
     assert_eq!(uids(&all.set(Http, vec![pod("a", "1", "x")], false, "t").added), ["1"]);
     assert!(!all.has_seen_all());
     assert_eq!(all.set(Http, vec![pod("a", "1", "x")], true, "t"), Change::default());
     assert!(all.has_seen_all());
-    assert!(StaticPods::of([]).has_seen_all());
+    assert!(StaticPods::of([], []).has_seen_all());
 }
 
 #[test]
 fn a_second_pod_of_a_name_stands_behind_the_first_and_is_named_once() {
-    let mut all = StaticPods::of([File]);
+    let mut all = StaticPods::of([File], []);
     let change = all.set(File, vec![pod("a", "2", "x")], true, "t");
     assert_eq!(uids(&change.added), ["2"]);
     // Though it sorts first.
@@ -60,6 +60,17 @@ fn a_second_pod_of_a_name_stands_behind_the_first_and_is_named_once() {
     // Once the first is gone, its turn has come.
     let change = all.set(File, vec![pod("a", "1", "x")], true, "t");
     assert_eq!((uids(&change.added), uids(&change.removed)), (vec!["1"], vec!["2"]));
+}
+
+#[test]
+fn what_an_earlier_agent_had_stands_before_its_doubles() {
+    let both = || vec![pod("a", "1", "x"), pod("a", "2", "x")];
+    let mut all = StaticPods::of([File], [&both()[1]]);
+    let change = all.set(File, both(), true, "t");
+    assert_eq!((uids(&change.added), uids(&change.doubles)), (vec!["2"], vec!["1"]));
+    // That is of its first word alone.
+    all.set(File, vec![], true, "t");
+    assert_eq!(uids(&all.set(File, both(), true, "t").added), ["1"]);
 }
 
 #[test]
@@ -76,7 +87,10 @@ fn a_pod_waits_for_an_older_one_of_its_name() {
     assert_eq!((uids(&ready), uids(&waiting)), (vec!["3"], vec!["1", "2"]));
 }
 
-fn words() -> impl Strategy<Value = Vec<(bool, Vec<(u8, u8, u8)>)>> {
+/// What one word of a source says: which it is, and its pods by name, content and kind.
+type Word = (bool, Vec<(u8, u8, u8)>);
+
+fn words() -> impl Strategy<Value = Vec<Word>> {
     let one = (0..4_u8, 0..6_u8, 0..2_u8);
     vec((any::<bool>(), vec(one, 0..6)), 0..12)
 }
@@ -86,7 +100,7 @@ proptest! {
     /// that was not heard touched, a pod that is still wanted never removed.
     #[test]
     fn changes_lead_to_what_is_wanted(words in words()) {
-        let mut all = StaticPods::of([File, Http]);
+        let mut all = StaticPods::of([File, Http], []);
         let mut have: BTreeMap<Source, BTreeMap<String, Arc<Pod>>> = BTreeMap::new();
         for (is_file, pods) in words {
             let source = if is_file { File } else { Http };

@@ -8,7 +8,7 @@ use k8s_openapi::{
     api::core::v1::{
         Container as ContainerSpec, ContainerState, ContainerStateRunning,
         ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, EphemeralContainer,
-        HostIP, Pod, PodIP, PodStatus,
+        HostIP, Pod, PodIP, PodStatus, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -18,6 +18,7 @@ use crate::{
     backoff::go_duration,
     condition,
     container::{Container, Role, Waiting},
+    container_named,
     known::Known,
     message::share,
     phase::Phase,
@@ -191,12 +192,32 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
             Role::Ephemeral => false,
         },
         state: Some(current),
+        volume_mounts: volume_mounts(&state.pod, &container.name),
         last_state: last
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
     };
     resize::show_container(state, container, newest, &mut status);
     status
+}
+
+/// What the status says of a container's mounts (upstream: `convertToAPIContainerStatuses`): of one that
+/// is read-only also whether all below it is, which it says only of those that ask for it in any case.
+fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
+    let spec = container_named(pod, container)?;
+    let all = spec.volume_mounts.iter().flatten().map(|mount| {
+        let read_only = mount.read_only.filter(|read_only| *read_only);
+        let whole = mount.recursive_read_only.as_deref() == Some("Enabled");
+        let mode = if whole { "Enabled" } else { "Disabled" };
+        VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only,
+            recursive_read_only: read_only.map(|_| mode.to_owned()),
+            ..VolumeMountStatus::default()
+        }
+    });
+    Some(all.collect::<Vec<_>>()).filter(|all| !all.is_empty())
 }
 
 fn is_passed(state: &State, container: &Container) -> bool {

@@ -68,7 +68,7 @@ impl State {
         for (name, role, life) in pod.spec.iter().flat_map(life::all) {
             match self.container(name) {
                 Some(known) => {
-                    if known.life.definition != life.definition && role.is_lasting() {
+                    if known.life.definition != life.definition {
                         changed.push(name.to_owned());
                     }
                     known.life = life;
@@ -90,16 +90,12 @@ impl State {
     /// object says of it, and one of another definition is run anew (upstream: `containerChanged`).
     fn adopt(&mut self, now: Now) {
         let pod = Arc::clone(&self.pod);
-        let is_to_end = self.deadline.is_some();
         let seed = self.seed();
         for (index, container) in self.containers.iter_mut().enumerate() {
-            let (life, mut is_changed) = (container.life.clone(), false);
+            let life = container.life.clone();
             let before = before(&pod, container);
-            let newest = container.newest().map(|(number, _)| number);
-            for (number, known) in &mut container.attempts {
+            for known in container.attempts.values_mut() {
                 let AttemptState::Running { started_at } = known.state else { continue };
-                is_changed |= Some(*number) == newest
-                    && known.definition.is_some_and(|made| made != life.definition);
                 if known.probes.is_none() {
                     if fault!(AdoptedHookRun) {
                         known.post_start = Hook::of(life.post_start);
@@ -110,7 +106,20 @@ impl State {
                     known.probes = Some(Probes::adopted(&life, before, age, seed, now.mono));
                 }
             }
-            if is_changed && !is_to_end && container.replacing.is_none() {
+        }
+        self.replace_changed();
+    }
+
+    /// Has what runs and was made from another definition run anew.
+    fn replace_changed(&mut self) {
+        let is_to_end = self.deadline.is_some();
+        for container in self.containers.iter_mut().filter(|_| !is_to_end) {
+            let definition = container.life.definition;
+            let is_changed = container.newest().is_some_and(|(number, known)| {
+                let is_other = known.definition.is_some_and(|made| made != definition);
+                is_other && known.is_running() && container.replacing != Some(number)
+            });
+            if is_changed {
                 container.replace();
             }
         }
@@ -153,6 +162,18 @@ impl State {
         }
     }
 
+    /// The set-up has failed for want of the container's image.
+    fn lack_image(&mut self, name: &str, failure: Failure, now: Duration) {
+        if !self.set_up.doing {
+            return;
+        }
+        self.set_up.fail(now);
+        if let Some(container) = self.container(name) {
+            container.image.fail(failure.clone(), now);
+            self.record_image(name, &Err(failure));
+        }
+    }
+
     /// One attempt has changed.
     fn hear(&mut self, attempt: Attempt, now: Duration) {
         if self.is_stale(attempt.sandbox, &attempt.state) {
@@ -169,6 +190,7 @@ impl State {
         if asked {
             self.record_start(&name, before, after, error);
         }
+        self.replace_changed();
     }
 }
 
@@ -208,6 +230,7 @@ fn merge(state: &mut State, event: Event, now: Now) {
         Event::SetUp(result) => {
             state.take_set_up(result, now.mono);
         }
+        Event::NoImage { container, failure } => state.lack_image(&container, failure, now.mono),
         Event::SandboxChanged { sandbox } => state.lose_sandbox(sandbox),
         Event::Changed => {
             state.stale = true;

@@ -3,7 +3,7 @@
 //! `make bench` builds and installs what this needs, runs the criterion benches (`step.rs`,
 //! `log.rs`) and then this: [`start`] (from command to first line or first answer), [`serve`]
 //! (requests per second), [`memory`] (of idle sandboxes, and after many requests), [`node`] (a node
-//! of a cluster, beside a kubelet, with Wasm pods and with ordinary ones). It prints a table, or with `--output json` the JSON that it always writes into a file. Arguments name the
+//! of a cluster, beside a kubelet, with Wasm pods and with ordinary ones), [`probes`] (many probed pods on one node). It prints a table, or with `--output json` the JSON that it always writes into a file. Arguments name the
 //! parts to be run; none is all of them.
 //!
 //! Machines drift, so whatever is compared is measured in turn, round by round; figures are
@@ -14,6 +14,7 @@ mod machine;
 mod measure;
 mod memory;
 mod node;
+mod probes;
 mod program;
 mod report;
 mod serve;
@@ -30,15 +31,16 @@ use program::Programs;
 use report::Report;
 
 const USAGE: &str =
-    "usage: figures [--output table|json] [--file FILE] [start|serve|memory|node]...";
+    "usage: figures [--output table|json] [--file FILE] [start|serve|memory|node|probes]...";
 
 /// A part of the bench, by the name it has on the command line.
 type Part = (&'static str, fn(&Programs, &mut Report) -> Result<()>);
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("start", start::measure),
     ("serve", serve::measure),
     ("memory", memory::measure),
     ("node", node::measure),
+    ("probes", probes::measure),
 ];
 
 struct Options {

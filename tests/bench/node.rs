@@ -34,7 +34,7 @@ const AT_ONCE: usize = 40;
 /// Clients that make those at once: one alone would be slower than a node.
 const CLIENTS: usize = 4;
 /// Longest time for anything here.
-const LONG: Duration = Duration::from_secs(180);
+pub(crate) const LONG: Duration = Duration::from_secs(180);
 /// How long an agent that has nothing to do is looked at.
 const IDLE: Duration = Duration::from_secs(20);
 /// How long it is left alone before that, for what it does after its last pod.
@@ -68,7 +68,6 @@ impl Side<'_> {
 
     /// What the node is made of, without its pods: its agent, and its containerd if it has one.
     fn pids(&self) -> Vec<u32> {
-        let raw = |pid: Pid| pid.as_raw_nonzero().get().cast_unsigned();
         match self {
             Self::Wasm { node, .. } => vec![raw(node.pid())],
             Self::Ordinary(node) => vec![raw(node.pid()), raw(node.containerd().pid())],
@@ -185,11 +184,16 @@ fn one_node(plane: &ControlPlane, side: &Side<'_>) -> Result<Whole> {
     let before = processor_ms(&side.pids())?;
     thread::park_timeout(IDLE);
     let idle = (processor_ms(&side.pids())? - before) / IDLE.as_secs_f64();
-    delete(api)?;
+    delete(api, LONG)?;
     Ok(Whole { host, bridge, empty, full, idle, agent })
 }
 
-fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
+/// A process's number.
+pub(crate) fn raw(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().cast_unsigned()
+}
+
+pub(crate) fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
     holds_within(time, || {
         let held = holds();
         if !held {
@@ -203,16 +207,16 @@ fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
 fn pods(api: &Api, side: &Side<'_>, host_network: bool) -> Result<Figures> {
     let mut figures = Figures::default();
     in_turn(api, side, host_network, WARM_UP)?;
-    delete(api)?;
+    delete(api, LONG)?;
     let before = api.metrics();
     for (ready, bound) in in_turn(api, side, host_network, IN_TURN)? {
         figures.ready.push(ready);
         figures.bound.push(bound);
     }
-    delete(api)?;
+    delete(api, LONG)?;
     figures.writes = writes(&before, &api.metrics()) / IN_TURN as f64;
     figures.all = at_once(api, side, host_network, "at-once")?;
-    delete(api)?;
+    delete(api, LONG)?;
     Ok(figures)
 }
 
@@ -233,7 +237,7 @@ fn in_turn(api: &Api, side: &Side<'_>, host: bool, count: usize) -> Result<Vec<(
                 if bound.is_none() && object["spec"]["nodeName"].is_string() {
                     bound = Some(seen);
                 }
-                if ready(&object) {
+                if is_ready(&object) {
                     let ms = |since: Instant| (seen - since).as_secs_f64() * 1000.0;
                     return Ok((ms(begin), ms(bound.unwrap_or(begin))));
                 }
@@ -254,7 +258,7 @@ fn at_once(api: &Api, side: &Side<'_>, host: bool, name: &str) -> Result<f64> {
         let mut seen: BTreeMap<String, bool> = BTreeMap::new();
         loop {
             let (object, at) = next(&mut watch)?;
-            seen.insert(object["metadata"]["uid"].to_string(), ready(&object));
+            seen.insert(object["metadata"]["uid"].to_string(), is_ready(&object));
             if seen.len() == AT_ONCE && seen.values().all(|ready| *ready) {
                 return Ok((at - begin).as_secs_f64());
             }
@@ -275,14 +279,14 @@ fn next(watch: &mut Watch) -> Result<(Value, Instant)> {
     }
 }
 
-fn ready(pod: &Value) -> bool {
+pub(crate) fn is_ready(pod: &Value) -> bool {
     condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
 }
 
 /// Deletes all pods and waits until they are gone.
-fn delete(api: &Api) -> Result<()> {
+pub(crate) fn delete(api: &Api, within_time: Duration) -> Result<()> {
     api.delete_all("pods", NAMESPACE);
-    ensure!(within(LONG, || api.list("pods", NAMESPACE).is_empty()), "pods are not deleted");
+    ensure!(within(within_time, || api.list("pods", NAMESPACE).is_empty()), "pods are not deleted");
     Ok(())
 }
 
@@ -300,7 +304,7 @@ fn writes(before: &Metrics, after: &Metrics) -> f64 {
 }
 
 /// MiB of processes, what they share with others divided among all of them.
-fn pss(pids: &[u32]) -> Result<f64> {
+pub(crate) fn pss(pids: &[u32]) -> Result<f64> {
     let each = pids.iter().map(|pid| {
         let file = format!("/proc/{pid}/smaps_rollup");
         let text = fs::read_to_string(&file).context(file)?;
@@ -311,7 +315,7 @@ fn pss(pids: &[u32]) -> Result<f64> {
 }
 
 /// Milliseconds of processor time that processes have used.
-fn processor_ms(pids: &[u32]) -> Result<f64> {
+pub(crate) fn processor_ms(pids: &[u32]) -> Result<f64> {
     let tick = 1000.0 / rustix::param::clock_ticks_per_second() as f64;
     let each = pids.iter().map(|pid| {
         let file = format!("/proc/{pid}/stat");

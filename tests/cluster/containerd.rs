@@ -164,6 +164,13 @@ impl Containerd {
         text(&output.stdout)
     }
 
+    /// Whether it forgets how a container ended that did so while it was away: from version 2 on, it
+    /// takes a shim without processes for one that was never used (`core/runtime/v2/shim_load.go`).
+    #[track_caller]
+    pub fn forgets_ends(&self) -> bool {
+        is_second(&version(self.programs.as_deref()))
+    }
+
     /// Its shims' processes: one for each pod.
     pub fn shims(&self) -> Vec<Pid> {
         let all = leaks::processes(&self.dir).into_iter().map(|(pid, _)| pid);
@@ -215,6 +222,11 @@ impl Drop for Containerd {
     }
 }
 
+/// Whether what it says of itself is version 2.
+fn is_second(version: &str) -> bool {
+    version.split_whitespace().any(|word| word.starts_with("v2."))
+}
+
 /// What its program says it is.
 #[track_caller]
 fn version(programs: Option<&Path>) -> String {
@@ -242,7 +254,7 @@ fn configuration(dir: &Path, network: &Network, version: &str) -> String {
     // Its first and its second line name their sections differently. The tests' machines have not
     // the capability to lower OOM scores; sockets, network namespaces and NRI's socket have
     // machine-wide places that runs beside one another would share.
-    let second = version.split_whitespace().any(|word| word.starts_with("v2."));
+    let second = is_second(version);
     let (format, sections) =
         if second { (3, second_sections(dir, network)) } else { (2, first_sections(network)) };
     format!(

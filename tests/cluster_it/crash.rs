@@ -110,7 +110,11 @@ fn liveness_kill() -> Story {
             json!({"containers": [main]})
         },
         from_ready: true,
-        begin: |_, scene| fs::remove_file(scene.out.join("ok")).expect("it was there"),
+        begin: |_, scene| {
+            // One that runs may not have written it yet.
+            let is_gone = holds_within(LONG, || fs::remove_file(scene.out.join("ok")).is_ok());
+            assert!(is_gone, "it was never there");
+        },
         end: Some(|pod| ready(pod) && container(pod, "main")["restartCount"] == 1),
         launches: &[("main", 2)],
     }
@@ -344,10 +348,15 @@ impl<'a> Lane<'a> {
         let what = format!("pod {} is where {} ends", scene.name, self.story.name);
         let pod = self.place.node.wait(LONG, &what, || self.ended(scene));
         for (container, times) in self.story.launches {
-            let lines = fs::read_to_string(scene.out.join(container)).unwrap_or_default();
+            let lines = || {
+                let text = fs::read_to_string(scene.out.join(container)).unwrap_or_default();
+                text.lines().count()
+            };
+            // One that runs may not have come to its first line yet.
+            holds_within(LONG, || lines() >= *times);
             let log = self.place.node.whole_log();
             assert_eq!(
-                lines.lines().count(),
+                lines(),
                 *times,
                 "launches of {container} of {}\n{}",
                 scene.name,

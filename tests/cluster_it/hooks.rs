@@ -89,7 +89,7 @@ pub(crate) fn a_hook_after_the_start_that_hangs_holds_the_next_and_no_end(world:
         let mut pod = kind.waiting(&place, "hangs", hooks(json!({"postStart": wait})));
         let mut next = pod["spec"]["containers"][0].clone();
         next["name"] = json!("next");
-        pod["spec"]["containers"][1] = next;
+        pod["spec"]["containers"].as_array_mut().expect("a list").push(next);
         (kind, place.create(&pod))
     };
     for (kind, pod) in KINDS.map(make) {

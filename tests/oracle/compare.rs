@@ -1,16 +1,17 @@
 //! What differs between two shapes of a scenario.
 //!
-//! Two sequences of a track are the same *but for batching* if they end with the same value and one
-//! gets from either to the other by leaving out values, each of which was shown for less than
-//! [`BRIEF`]: a node that tells two changes in one PATCH, or that looks at its containers once a second
-//! as the kubelet does, leaves out what was in between. Where one side shows values and the
-//! other shows other ones instead, that is a difference however brief they were; but not of a condition
-//! if all of them were brief, which name what is not ready at the moment.
+//! Two sequences of a track are the same *but for batching* if both become the same by leaving out
+//! values that were shown for less than [`BRIEF`], and then saying once what is there twice in a row:
+//! a node that tells two changes in one PATCH, or that looks at its containers once a second as the
+//! kubelet does, leaves out what was in between. The last value stays for ever. Where between two
+//! values that both show one side shows something and the other something else, that is a difference
+//! however brief they were; but not of a condition, which names what is not ready at the moment.
 //!
 //! Events are compared as a set, however often each was told and in which order, but for the order in
-//! which the containers are first said to have started.
+//! which the containers are first said to have started. The main ones among each other have no order:
+//! the kubelet starts one after the other, this node side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
@@ -89,68 +90,163 @@ fn events(shape: &Value) -> Vec<String> {
     events.map(|event| event[1].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// The containers in the order of their first starts.
+/// The containers in the order of their first starts, the main ones by name.
 fn starts(events: &[String]) -> Vec<&str> {
     let started = events.iter().filter_map(|event| event.strip_prefix("Normal Started ["));
-    started.filter_map(|event| event.split_once(']')).map(|(about, _)| about).collect()
+    let mut all: Vec<&str> =
+        started.filter_map(|event| event.split_once(']')).map(|(about, _)| about).collect();
+    let main = |about: &&str| about.starts_with("spec.containers{");
+    for together in all.chunk_by_mut(|one, other| main(one) && main(other)) {
+        together.sort_unstable();
+    }
+    all
 }
 
 /// What differs between two sequences, a text for each place.
 fn sequence(kubelet: &[Shown<'_>], ours: &[Shown<'_>], momentary: bool) -> Vec<String> {
-    let pairs = common(kubelet, ours);
+    let mut search = Search { sides: [kubelet, ours], momentary, known: HashMap::new() };
+    let mut at = At::default();
     let mut texts = Vec::new();
-    let (mut i, mut j) = (0, 0);
-    let ends = (kubelet.len(), ours.len());
-    for (next_i, next_j) in pairs.into_iter().chain(std::iter::once(ends)) {
-        let (theirs, mine) = (&kubelet[i..next_i], &ours[j..next_j]);
-        texts.extend(gap(theirs, mine, momentary));
-        (i, j) = (next_i + 1, next_j + 1);
+    let mut gap = [Vec::new(), Vec::new()];
+    loop {
+        let (_, step) = search.best(at);
+        let next = search.after(at, step);
+        match step {
+            Step::Skip(side) if search.counts(at, side) => {
+                gap[side].push(search.sides[side][at.next[side]].value);
+            }
+            Step::Skip(_) => {}
+            Step::Match | Step::End => texts.extend(text(&std::mem::take(&mut gap))),
+        }
+        if step == Step::End {
+            return texts;
+        }
+        at = next;
     }
-    texts
 }
 
-/// What the sides show between two values that both show.
-fn gap(kubelet: &[Shown<'_>], ours: &[Shown<'_>], momentary: bool) -> Option<String> {
-    let brief = |all: &[Shown<'_>]| all.iter().all(|one| one.time < BRIEF);
-    let text = |all: &[Shown<'_>]| {
-        let all: Vec<String> = all.iter().map(|one| one.value.to_string()).collect();
+/// A gap in words.
+fn text(gap: &[Vec<&Value>; 2]) -> Option<String> {
+    let text = |all: &[&Value]| {
+        let all: Vec<String> = all.iter().map(|value| value.to_string()).collect();
         all.join(", then ")
     };
-    match (kubelet, ours) {
-        ([], []) => None,
-        (only, []) | ([], only) if brief(only) => None,
-        (kubelet, ours) if momentary && brief(kubelet) && brief(ours) => None,
-        (only, []) => Some(format!("only kubelet: {}", text(only))),
-        ([], only) => Some(format!("only ours: {}", text(only))),
-        (kubelet, ours) => Some(format!("kubelet {} | ours {}", text(kubelet), text(ours))),
+    match gap {
+        [kubelet, ours] if kubelet.is_empty() && ours.is_empty() => None,
+        [kubelet, ours] if ours.is_empty() => Some(format!("only kubelet: {}", text(kubelet))),
+        [kubelet, ours] if kubelet.is_empty() => Some(format!("only ours: {}", text(ours))),
+        [kubelet, ours] => Some(format!("kubelet {} | ours {}", text(kubelet), text(ours))),
     }
 }
 
-/// The longest sequence of values that both show, as pairs of places.
-fn common(one: &[Shown<'_>], other: &[Shown<'_>]) -> Vec<(usize, usize)> {
-    let (n, m) = (one.len(), other.len());
-    // The length for what is left from (i, j) on.
-    let mut length = vec![vec![0_usize; m + 1]; n + 1];
-    for i in (0..n).rev() {
-        for j in (0..m).rev() {
-            length[i][j] = if one[i].value == other[j].value {
-                length[i + 1][j + 1] + 1
-            } else {
-                length[i + 1][j].max(length[i][j + 1])
-            };
+/// A place in both sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct At {
+    /// What comes next of each.
+    next: [usize; 2],
+    /// The last value of the kubelet's that both show.
+    common: Option<usize>,
+    /// Whether a new value of each was left out since.
+    left_out: [bool; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Both show it.
+    Match,
+    /// It is left out of this side's.
+    Skip(usize),
+    End,
+}
+
+/// Finds the way through both sequences on which the fewest values count as differences.
+struct Search<'a> {
+    sides: [&'a [Shown<'a>]; 2],
+    momentary: bool,
+    known: HashMap<At, (usize, Step)>,
+}
+
+impl Search<'_> {
+    /// Whether the side's next value says the last common one again.
+    fn repeats(&self, at: At, side: usize) -> bool {
+        let value = self.sides[side][at.next[side]].value;
+        at.common.is_some_and(|common| self.sides[0][common].value == value)
+    }
+
+    /// Whether leaving out the side's next value is a difference.
+    fn counts(&self, at: At, side: usize) -> bool {
+        let instead = !self.momentary && at.left_out[1 - side];
+        let brief = self.sides[side][at.next[side]].time < BRIEF;
+        !self.repeats(at, side) && (instead || !brief)
+    }
+
+    fn after(&self, at: At, step: Step) -> At {
+        let [i, j] = at.next;
+        match step {
+            Step::End => at,
+            Step::Match => At { next: [i + 1, j + 1], common: Some(i), left_out: [false; 2] },
+            Step::Skip(side) => {
+                let mut next = at;
+                next.next[side] += 1;
+                next.left_out[side] |= !self.repeats(at, side);
+                next
+            }
         }
     }
-    let mut pairs = Vec::new();
-    let (mut i, mut j) = (0, 0);
-    while i < n && j < m {
-        if one[i].value == other[j].value {
-            pairs.push((i, j));
-            (i, j) = (i + 1, j + 1);
-        } else if length[i + 1][j] >= length[i][j + 1] {
-            i += 1;
-        } else {
-            j += 1;
+
+    /// The fewest differences from there on, and the first step to them.
+    fn best(&mut self, at: At) -> (usize, Step) {
+        if let Some(known) = self.known.get(&at) {
+            return *known;
         }
+        let left = [0, 1].map(|side| at.next[side] < self.sides[side].len());
+        let mut steps = Vec::new();
+        if left == [true, true]
+            && self.sides[0][at.next[0]].value == self.sides[1][at.next[1]].value
+        {
+            steps.push((Step::Match, 0));
+        }
+        for side in [0, 1].into_iter().filter(|side| left[*side]) {
+            steps.push((Step::Skip(side), usize::from(self.counts(at, side))));
+        }
+        let mut best = (0, Step::End);
+        for (index, (step, cost)) in steps.into_iter().enumerate() {
+            let all = cost + self.best(self.after(at, step)).0;
+            if index == 0 || all < best.0 {
+                best = (all, step);
+            }
+        }
+        self.known.insert(at, best);
+        best
     }
-    pairs
+}
+
+/// The rule of this comparison, tried on sequences of a few letters.
+#[track_caller]
+pub(crate) fn what_is_brief_may_be_left_out_and_nothing_else() {
+    let long = BRIEF + 1;
+    assert!(differ(&[("a", 9), ("c", 0)], &[("a", 9), ("b", 9), ("c", 0)]).is_empty());
+    assert!(differ(&[("a", 9), ("b", 9), ("c", 0)], &[("c", 0)]).is_empty());
+    let merged = [("a", 9), ("t", long), ("f", 9), ("t", 0)];
+    assert!(differ(&[("a", 9), ("t", 0)], &merged).is_empty());
+    assert!(differ(&merged, &[("a", 9), ("t", 0)]).is_empty());
+    let only = differ(&[("a", 9), ("c", 0)], &[("a", 9), ("b", long), ("c", 0)]);
+    assert_eq!(only, [r#"only ours: "b""#]);
+    let instead = differ(&[("a", 9), ("x", 9), ("c", 0)], &[("a", 9), ("y", 9), ("c", 0)]);
+    assert_eq!(instead.len(), 1, "{instead:?}");
+    assert_eq!(differ(&[("a", 0)], &[("a", 9), ("b", 0)]), [r#"only ours: "b""#]);
+}
+
+/// The differences of letters, each shown for so many milliseconds; the last stays.
+fn differ(kubelet: &[(&str, u64)], ours: &[(&str, u64)]) -> Vec<String> {
+    let values = |all: &[(&str, u64)]| -> Vec<(u64, Value)> {
+        let mut at = 0;
+        let each = all.iter().map(|(value, time)| {
+            at += time;
+            (at - time, Value::from(*value))
+        });
+        each.collect()
+    };
+    let (kubelet, ours) = (values(kubelet), values(ours));
+    sequence(&timed(&kubelet), &timed(&ours), false)
 }

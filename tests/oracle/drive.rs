@@ -24,6 +24,8 @@ const LONGEST: Duration = Duration::from_secs(75);
 /// Nothing new for so long: the kubelet looks at its containers each second, and tells what it sees
 /// in what it does next. In milliseconds.
 const QUIET: u64 = 2500;
+/// For the last of it to be told, by a node that has others to tell of.
+const LATE: Duration = Duration::from_secs(20);
 /// For all pods of a run to be gone.
 const GONE: Duration = Duration::from_secs(90);
 /// Between two looks at the record, in memory.
@@ -194,12 +196,16 @@ impl Run<'_> {
         if !self.wait(&self.scenario.until()) {
             return Ok(false);
         }
+        if self.scenario.cut().is_some() {
+            return Ok(true);
+        }
         let quiet = || {
             thread::park_timeout(LOOK_EVERY);
             let last = self.record(shape::last_news).flatten();
-            last.is_none_or(|last| last + QUIET < self.bench.recorder.now())
+            let quiet = last.is_none_or(|last| last + QUIET < self.bench.recorder.now());
+            quiet && !self.record(goes_on_ending).unwrap_or(false)
         };
-        holds_within(Duration::from_millis(2 * QUIET), quiet);
+        holds_within(LATE, quiet);
         Ok(true)
     }
 
@@ -265,4 +271,12 @@ impl Run<'_> {
             self.delete(&format!("{}-first", self.scenario.name), 1);
         }
     }
+}
+
+/// Whether a pod that is over still has its sandbox, whose end is told after it.
+fn goes_on_ending(record: &Record) -> bool {
+    let Some((_, pod)) = record.changes.last() else { return false };
+    let over = pod["status"]["phase"] == "Failed" || pod["status"]["phase"] == "Succeeded";
+    let stands = copepod_tests::cluster::node::condition(pod, "PodReadyToStartContainers");
+    record.gone.is_none() && over && stands.is_some_and(|one| one["status"] == "True")
 }

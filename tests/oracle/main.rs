@@ -121,8 +121,8 @@ fn differences(store: &Store, scenarios: &[Scenario]) -> Result<Vec<Difference>>
             all.extend(compare::differences(
                 scenario,
                 column,
-                &shape::of(&kubelet),
-                &shape::of(&ours),
+                &shape::of(scenario, &kubelet),
+                &shape::of(scenario, &ours),
             ));
         }
     }
@@ -132,11 +132,15 @@ fn differences(store: &Store, scenarios: &[Scenario]) -> Result<Vec<Difference>>
 fn show(store: &Store, scenarios: &[Scenario]) -> Result<()> {
     for scenario in scenarios {
         if let Some(kubelet) = store.kubelet(scenario)? {
-            println!("{}: kubelet\n{}", scenario.name, shape::text(&shape::of(&kubelet)));
+            println!("{}: kubelet\n{}", scenario.name, shape::text(&shape::of(scenario, &kubelet)));
         }
         for column in scenario.columns() {
             if let Ok(ours) = store.ours(scenario, column) {
-                println!("{}: {column}\n{}", scenario.name, shape::text(&shape::of(&ours)));
+                println!(
+                    "{}: {column}\n{}",
+                    scenario.name,
+                    shape::text(&shape::of(scenario, &ours))
+                );
             }
         }
     }
@@ -228,6 +232,11 @@ fn quick() -> ExitCode {
             if its.is_empty() { Ok(()) } else { Err(Failed::from(its.join("\n"))) }
         })
     });
+    let rule = Trial::test("what_is_brief_may_be_left_out_and_nothing_else", || {
+        compare::what_is_brief_may_be_left_out_and_nothing_else();
+        Ok(())
+    });
+    let trials = trials.chain(std::iter::once(rule));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 

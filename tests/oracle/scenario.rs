@@ -5,6 +5,7 @@
 //! - `until`: predicates, separated by blanks, that hold when it is settled (see [`Wanted`]);
 //! - `steps`: each `when` (predicates) and one of `delete: SECONDS`, `patch: {...}`, `touch: FILE` (by a
 //!   command in the container `main`), `remove: true` (the file of a static pod);
+//! - `ends: at-once`: what is told after that does not count, of a pod that goes on changing;
 //! - `metadata`: merged into the pod's; `first`: a spec of another pod, there and Ready before;
 //! - `static: true`: by a file on the node; `quick: true`: in `make test`; `only: ordinary`;
 //! - `objects`: config maps by name.
@@ -89,9 +90,9 @@ pub(crate) fn all() -> Result<Vec<Scenario>> {
     for said in list {
         let name = said["name"].as_str().context("a scenario without a name")?.to_owned();
         ensure!(all.iter().all(|other| other.name != name), "{name} is there twice");
-        const KEYS: [&str; 11] = [
+        const KEYS: [&str; 12] = [
             "name", "spec", "until", "steps", "metadata", "first", "static", "quick", "only",
-            "objects", "why",
+            "objects", "why", "ends",
         ];
         for key in said.as_object().into_iter().flat_map(Map::keys) {
             ensure!(KEYS.contains(&key.as_str()), "{name}: unknown word {key}");
@@ -105,9 +106,22 @@ pub(crate) fn all() -> Result<Vec<Scenario>> {
 }
 
 impl Scenario {
-    /// What it is, for who keeps its record.
+    /// What is done, for who keeps its record: without what is said of its comparison alone.
     pub(crate) fn text(&self) -> String {
-        self.said.to_string()
+        let mut said = self.said.clone();
+        if let Some(fields) = said.as_object_mut() {
+            fields.retain(|name, _| !["quick", "only", "ends", "why"].contains(&name.as_str()));
+        }
+        said.to_string()
+    }
+
+    /// The predicates that hold one after the other until it is settled, if nothing that is told
+    /// afterwards counts.
+    pub(crate) fn cut(&self) -> Option<Vec<Wanted>> {
+        (self.said["ends"] == "at-once").then(|| {
+            let steps = self.steps().unwrap_or_default().into_iter().map(|step| step.when);
+            steps.chain(std::iter::once(self.until())).collect()
+        })
     }
 
     /// The kinds that it is compared as.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use crate::record::Record;
-use crate::scenario::strings;
+use crate::scenario::{Scenario, Wanted, strings};
 
 /// Fields that are times, or name a place of this run.
 const LEFT_OUT: [&str; 9] = [
@@ -23,6 +23,8 @@ const LEFT_OUT: [&str; 9] = [
 ];
 /// Fields that say which runtime it is: whether they are there is compared.
 const THERE: [&str; 3] = ["containerID", "imageID", "user"];
+/// Of a probe that met the end of its container.
+const GONE: &str = "probe errored and resulted in unknown state: rpc error";
 /// The memory limit of a control group that has none.
 const NO_LIMIT: &str = "9007199254740988Ki";
 /// Letters of a hexadecimal number that is an id.
@@ -67,9 +69,35 @@ pub(crate) fn kept(record: &Record, names: &Names, settled: bool) -> Value {
     })
 }
 
-/// The shape of what was kept.
-pub(crate) fn of(kept: &Value) -> Value {
-    let record = Record::from_value(&kept["record"]);
+/// Takes out of a record what was told after these have held, one after the other.
+fn cut(record: &mut Record, wanted: &[Wanted]) {
+    let mut wanted = wanted.iter().peekable();
+    let mut times: Vec<u64> = record.changes.iter().map(|(at, _)| *at).collect();
+    times.extend(record.events.iter().map(|(at, _)| *at));
+    times.sort_unstable();
+    for now in times {
+        let pods = record.changes.iter().take_while(|(at, _)| *at <= now);
+        let pod = pods.last().map_or(&Value::Null, |(_, pod)| pod);
+        let told = record.events.iter().take_while(|(at, _)| *at <= now);
+        let told: Vec<&str> = told.filter_map(|(_, event)| event["reason"].as_str()).collect();
+        let gone = record.gone.is_some_and(|at| at <= now);
+        while wanted.peek().is_some_and(|wanted| wanted.holds(pod, gone, &told)) {
+            wanted.next();
+        }
+        if wanted.peek().is_none() {
+            record.changes.retain(|(at, _)| *at <= now);
+            record.events.retain(|(at, _)| *at <= now);
+            return;
+        }
+    }
+}
+
+/// The shape of what was kept of a scenario.
+pub(crate) fn of(scenario: &Scenario, kept: &Value) -> Value {
+    let mut record = Record::from_value(&kept["record"]);
+    if let Some(wanted) = scenario.cut() {
+        cut(&mut record, &wanted);
+    }
     let name = |index: usize| kept["names"][index].as_str().unwrap_or_default().to_owned();
     let names = Names { node: name(0), namespace: name(1), registry: name(2) };
     let Some((start, first)) = record.changes.first() else { return json!({"settled": false}) };
@@ -93,6 +121,10 @@ pub(crate) fn of(kept: &Value) -> Value {
     }
     let mut events: Vec<Value> = Vec::new();
     for (at, event) in &record.events {
+        // What a runtime says when it is to run a command in a container that has just ended.
+        if event["message"].as_str().is_some_and(|text| text.contains(GONE)) {
+            continue;
+        }
         let text = texts(Value::from(event_text(event)), named, &names);
         if events.iter().all(|event| event[1] != text) {
             events.push(json!([at.saturating_sub(*start), text]));
@@ -223,6 +255,7 @@ fn texts(mut value: Value, pod: &Value, names: &Names) -> Value {
         for kind in ["o", "w"] {
             new = new.replace(&format!("{}/{kind}-", names.registry), "REGISTRY/");
         }
+        new = new.replace(&names.registry, "REGISTRY");
         new = new.replace(&names.namespace, "NAMESPACE");
         for address in &addresses {
             new = new.replace(address, "ADDRESS");

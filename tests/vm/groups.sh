@@ -57,7 +57,7 @@ for _ in $(seq 100); do
     sleep 1
 done
 [ -n "$ready" ] && ctr -a /opt/containerd/socket -n k8s.io images import image.tar >/dev/null &&
-    COPEPOD_CONTAINERD=/opt/containerd/socket ./copepod-test --color never --ignored --nocapture node::groups_test ||
+    COPEPOD_CONTAINERD_SOCKET=/opt/containerd/socket ./copepod-test --color never --ignored --nocapture node::groups_test ||
     { failed="$failed ordinary"; tail -30 containerd/log; }
 [ -z "$(ctr -a /opt/containerd/socket -n k8s.io containers ls -q)" ] || failed="$failed containers-left"
 kill "$containerd"

@@ -111,3 +111,7 @@ fn of_config(bytes: &[u8], command: Option<&str>) -> Result<ImageKind, PullError
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+#[path = "kind_test.rs"]
+mod tests;

@@ -97,7 +97,8 @@ async fn until(handle: &Handle, what: &str, wanted: impl Fn(&Snapshot) -> bool) 
 #[tokio::test]
 #[ignore = "needs systemd, and a containerd that asks it for groups: make test-vm"]
 async fn an_ordinary_container_stands_in_its_pods_slice() {
-    let socket = std::env::var("COPEPOD_CONTAINERD").expect("its socket, of tests/vm/groups.sh");
+    let socket =
+        std::env::var("COPEPOD_CONTAINERD_SOCKET").expect("its socket, of tests/vm/groups.sh");
     let dir = tempfile::tempdir().expect("a directory");
     let (config, _) = Config::load(&flags(dir.path(), &socket)).expect("is valid");
     let ledger = Arc::new(build::ledger(&config).expect("opens"));

@@ -47,10 +47,16 @@ impl Statics {
     ) -> Self {
         let (sender, updates) = mpsc::channel(UPDATES);
         let (static_pods, node) = (&config.static_pods, &config.node.name);
+        let is_here = |pod: &&Pod| {
+            pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref() == Some(node))
+        };
+        let sources = [
+            static_pods.path.is_some().then_some(Source::File),
+            static_pods.url.is_some().then_some(Source::Http),
+        ];
+        let wanted = StaticPods::of(sources.into_iter().flatten(), kept.iter().filter(is_here));
         let (mut of_files, mut of_url) = (BTreeMap::new(), Vec::new());
-        let is_here =
-            |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref() == Some(node));
-        for mut pod in kept.into_iter().filter(is_here) {
+        for mut pod in kept.into_iter().filter(|pod| is_here(&pod)) {
             pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
             match Source::of(&pod) {
                 Some(Source::File) => {
@@ -64,15 +70,12 @@ impl Statics {
                 None => {}
             }
         }
-        let mut sources = Vec::new();
         if let Some(path) = static_pods.path.clone() {
-            sources.push(Source::File);
             let every = static_pods.path_every;
             let options = FileOptions { path, node: node.clone(), every, kept: of_files };
             static_files::follow(options, sender.clone());
         }
         if let Some(url) = static_pods.url.clone() {
-            sources.push(Source::Http);
             let options = UrlOptions {
                 url,
                 headers: static_pods.headers.clone(),
@@ -82,7 +85,6 @@ impl Statics {
             };
             static_url::follow(options, sender);
         }
-        let wanted = StaticPods::of(sources);
         Self { wanted, waiting: Vec::new(), mirrors, updates, held_until }
     }
 

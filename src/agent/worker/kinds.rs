@@ -55,6 +55,25 @@ impl Kinds {
     }
 }
 
+/// Why a pod's kinds are not known.
+pub(super) enum Unresolved {
+    /// The image of a container is not to be had.
+    NoImage {
+        /// The container.
+        container: String,
+        /// Why, with upstream's waiting reason.
+        failure: Failure,
+    },
+    /// Anything else, with the reason of upstream's event.
+    Other(Failure),
+}
+
+impl From<Failure> for Unresolved {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
 /// Whether the container runtime may know of a pod whose kinds are these, if they are known: a pod
 /// without a class is its own where it is there.
 pub(super) fn may_be_ordinary(pod: &Pod, kept: Option<&Kinds>) -> bool {
@@ -65,16 +84,16 @@ pub(super) fn may_be_ordinary(pod: &Pod, kept: Option<&Kinds>) -> bool {
 /// Decides by the handler of the pod's RuntimeClass, and for `wasm` by each image.
 ///
 /// # Errors
-/// A [`Failure`] with the reason of upstream's event.
+/// [`Unresolved`].
 pub(super) async fn resolve<R: Runtime>(
     shared: &Shared<R>,
     (pod, supplier): (Arc<Pod>, Arc<dyn Supplier>),
     handler: String,
-) -> Result<Kinds, Failure> {
+) -> Result<Kinds, Unresolved> {
     match (&*handler, shared.runtime.has_ordinary()) {
         ("" | WASM_HANDLER, false) => Ok(Kinds::default()),
         // containerd's words.
-        (_, false) => Err(no_sandbox(format!("no runtime for {handler:?} is configured"))),
+        (_, false) => Err(no_sandbox(format!("no runtime for {handler:?} is configured")).into()),
         (WASM_HANDLER, true) => {
             let mut by_image = BTreeMap::new();
             let spec = pod.spec.iter();
@@ -82,8 +101,10 @@ pub(super) async fn resolve<R: Runtime>(
             let names: Vec<String> = all.map(|container| container.name.clone()).collect();
             let (secrets, _) = secrets::look(&pod, &*supplier).await;
             for name in names {
-                let kind = of_image(shared, &pod, &name, secrets.as_ref()).await?;
-                by_image.insert(name, kind);
+                match of_image(shared, &pod, &name, secrets.as_ref()).await {
+                    Ok(kind) => by_image.insert(name, kind),
+                    Err(failure) => return Err(Unresolved::NoImage { container: name, failure }),
+                };
             }
             Ok(Kinds { by_image, rest: ImageKind::Wasm, handler: String::new() })
         }
@@ -94,7 +115,7 @@ pub(super) async fn resolve<R: Runtime>(
 /// Looks at the image of one container.
 ///
 /// # Errors
-/// As [`resolve`].
+/// A [`Failure`] with upstream's waiting reason.
 pub(super) async fn of_image<R: Runtime>(
     shared: &Shared<R>,
     pod: &Pod,
@@ -107,6 +128,6 @@ pub(super) async fn of_image<R: Runtime>(
     let looked = shared.images.kind(request, shared.runtime.has_image(request.image)).await;
     looked.map_err(|error| Failure {
         reason: error.reason().into(),
-        message: format!("container {container:?}: {}", crate::telemetry::chain(&error)),
+        message: crate::telemetry::chain(&error),
     })
 }

@@ -53,6 +53,7 @@ use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
 use abort::Jobs;
 use evict::Limits;
+use kinds::Unresolved;
 use prepare::PreparedImage;
 use probing::RunningHook;
 use pulling::Pulling;
@@ -198,7 +199,7 @@ async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
 
 /// What a job that [`Worker::apply`] started came to.
 enum Done {
-    SetUp(Result<Ready, Failure>),
+    SetUp(Result<Ready, Unresolved>),
     TearDown(Result<(), Failure>),
     Image { container: String, result: Result<PreparedImage, Failure>, pulled: Option<Pulled> },
     Event(Event),
@@ -295,6 +296,14 @@ impl<R: Runtime> Worker<R> {
     fn learn(&mut self, done: Done) -> Event {
         match done {
             Done::SetUp(result) => {
+                let result = match result {
+                    Err(Unresolved::NoImage { container, failure }) => {
+                        self.trouble = None;
+                        return Event::NoImage { container, failure };
+                    }
+                    Err(Unresolved::Other(failure)) => Err(failure),
+                    Ok(ready) => Ok(ready),
+                };
                 self.trouble = result.as_ref().err().cloned();
                 Event::SetUp(result.map(|ready| {
                     self.ready = Arc::new(ready);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use copepod_pod::{Facts, Failure, Objects, PodAddresses};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::kinds::{self, Kinds};
+use super::kinds::{self, Kinds, Unresolved};
 use super::{Shared, Supplier, blocking, failure, ordinary};
 use crate::network::Attachment;
 use crate::runtime::cri::PodSandbox;
@@ -68,13 +68,13 @@ impl<R: Runtime> SetUpJob<R> {
     /// Makes all that is not there yet, and brings up to date what is.
     ///
     /// # Errors
-    /// A [`Failure`] with the reason of upstream's event.
-    pub(super) async fn set_up(self) -> Result<Ready, Failure> {
+    /// [`Unresolved`], all failures but that of an image with the reason of upstream's event.
+    pub(super) async fn set_up(self) -> Result<Ready, Unresolved> {
         let handler = self.supplier.handler(Arc::clone(&self.pod)).await?;
         let kinds = self.kinds(handler).await?;
         let refused = self.supplier.refusals(&self.pod, &|name| kinds.of(name));
         if !refused.is_empty() {
-            return Err(no_sandbox(refused.join("; ")));
+            return Err(no_sandbox(refused.join("; ")).into());
         }
         self.keep().await?;
         let objects = self.objects().await?;
@@ -82,7 +82,7 @@ impl<R: Runtime> SetUpJob<R> {
         let of_node = self.shared.host.facts();
         let mut addresses = of_node.addresses.clone();
         if addresses.host_ips.is_empty() {
-            return Err(no_sandbox("the node has no address yet".into()));
+            return Err(no_sandbox("the node has no address yet".into()).into());
         }
         let features = match kinds.has_sandbox() {
             true => self.shared.runtime.features(&kinds.handler).await,
@@ -115,7 +115,7 @@ impl<R: Runtime> SetUpJob<R> {
     }
 
     /// Which containers are Wasm: as it was decided before, else it is decided now and kept.
-    async fn kinds(&self, handler: String) -> Result<Kinds, Failure> {
+    async fn kinds(&self, handler: String) -> Result<Kinds, Unresolved> {
         if let Some(kept) = self.shared.kinds(&self.uid).await {
             return Ok(kept);
         }

@@ -117,8 +117,10 @@ impl Pass {
             self.stop_all(container, stop(is_turn || fault!(SidecarsNotLast)));
             is_turn &= !container.is_busy();
         }
-        let is_busy = state.is_busy() && !fault!(TerminalEarly);
-        if is_busy || state.set_up.doing || state.refresh.doing {
+        if fault!(TerminalEarly) {
+            state.ended = state.ended.or(Some(phase::at_end(state)));
+        }
+        if state.is_busy() || state.set_up.doing || state.refresh.doing {
             return;
         }
         if state.ended.is_none() {
@@ -136,7 +138,10 @@ impl Pass {
         if std::mem::take(&mut state.sandbox.is_news) {
             self.records.push(record::sandbox_changed());
         }
-        if state.may_set_up() && state.set_up.ask(self.now, &mut self.wake) {
+        if state.may_set_up()
+            && !self.lacks_image(state)
+            && state.set_up.ask(self.now, &mut self.wake)
+        {
             state.resize.set_up(&state.pod);
             self.actions.push(Action::SetUp);
         }
@@ -170,6 +175,17 @@ impl Pass {
             }
             is_held |= container.role == Role::Main && container.holds_next();
         }
+    }
+
+    /// Whether the set-up failed for want of an image, and the back-off of that still holds.
+    fn lacks_image(&mut self, state: &mut State) -> bool {
+        if state.set_up.done.is_some() || state.set_up.doing {
+            return false;
+        }
+        let pod = Arc::clone(&state.pod);
+        let waits = |container| self.waits_for_image(&pod, container);
+        // All of them: each is shown.
+        state.containers.iter_mut().map(waits).filter(|waits| *waits).count() > 0
     }
 
     /// Whether the volumes' files may be asked for now; what changes from here on is another time.

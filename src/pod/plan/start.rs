@@ -74,29 +74,35 @@ impl Pass {
     /// Whether the image is ready for one start; asks for it if nobody has. It is asked for before
     /// each start, as upstream does: the pull policy may want a look at the registry.
     fn prepare_image(&mut self, pod: &Pod, container: &mut Container) -> bool {
-        let image = &mut container.image;
+        let image = &container.image;
         if image.ready || image.asked {
             return image.ready;
         }
-        if let Some(wait) = image.waits(self.now) {
-            self.wake.at(wait.until);
-            let shown_until = wait.since + FAILURE_SHOWN;
-            let now = if wait.is_pull && self.now >= shown_until {
-                Waiting::ImageBackOff
-            } else {
-                Waiting::Image
-            };
-            if container.waiting.replace(now) != Some(now) && now == Waiting::ImageBackOff {
-                self.records.extend(record::pull_back_off(pod, &container.name));
-            }
-            if wait.is_pull && self.now < shown_until {
-                self.wake.at(shown_until);
-            }
+        if self.waits_for_image(pod, container) {
             return false;
         }
-        image.asked = true;
+        container.image.asked = true;
         self.actions.push(Action::PrepareImage { container: container.name.clone() });
         false
+    }
+
+    /// Whether the back-off of an image that was not to be had still holds; that is shown.
+    pub(super) fn waits_for_image(&mut self, pod: &Pod, container: &mut Container) -> bool {
+        let Some(wait) = container.image.waits(self.now) else { return false };
+        self.wake.at(wait.until);
+        let shown_until = wait.since + FAILURE_SHOWN;
+        let now = if wait.is_pull && self.now >= shown_until {
+            Waiting::ImageBackOff
+        } else {
+            Waiting::Image
+        };
+        if container.waiting.replace(now) != Some(now) && now == Waiting::ImageBackOff {
+            self.records.extend(record::pull_back_off(pod, &container.name));
+        }
+        if wait.is_pull && self.now < shown_until {
+            self.wake.at(shown_until);
+        }
+        true
     }
 }
 

@@ -134,10 +134,14 @@ impl Pass {
                 None => Hook::Done,
             };
         }
-        let Hook::Doing(until) = ending.pre_stop else { return false };
-        let until = until.map_or(ending.deadline, |until| until.min(ending.deadline));
+        let Hook::Doing(sleep) = ending.pre_stop else { return false };
+        let until = sleep.map_or(ending.deadline, |until| until.min(ending.deadline));
         if until <= self.now || fault!(PreStopNotAwaited) {
             ending.pre_stop = Hook::Done;
+            // It is cut short.
+            if sleep.is_none() {
+                self.records.push(record::hook_failed(container, HookKind::PreStop));
+            }
             return false;
         }
         self.wake.at(until);

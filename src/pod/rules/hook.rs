@@ -65,7 +65,9 @@ fn a_pre_stop_hook_takes_of_the_grace() {
     // One that hangs is cut off.
     let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
     rig.feed(Event::Kill { grace: Duration::from_secs(20) });
+    rig.records.clear();
     assert_eq!(rig.timer(), (20, vec![stop("a", 0, 2)]), "with the least time for SIGTERM");
+    assert_eq!(rig.records, ["W a FailedPreStopHook: PreStopHook failed"]);
     assert_eq!(rig.hooked("a", 0, PRE, Err("cut")), []);
     // A container that ends by itself needs none.
     let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
@@ -176,7 +178,10 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
         rig.run(main, 0);
     }
     rig.actions.clear();
+    assert_eq!(rig.cond("AllContainersRestarting"), "False");
     assert_eq!(rig.exit("a", 0, 7), [stop("b", 0, 2)]);
+    let restarting = "True RestartAllContainersStarted container exited with restart policy rule";
+    assert_eq!(rig.cond("AllContainersRestarting"), restarting);
     assert!(rig.brief("a").starts_with("waiting RestartingAllContainers"));
     assert_eq!(rig.exit("b", 0, 143), [prepare("i")], "in the same sandbox, from the first on");
     rig.image("i");
@@ -187,4 +192,5 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     rig.image("b");
     rig.run("b", 1);
     assert_eq!((rig.cond("Ready").as_str(), rig.shown("b").restart_count), ("True", 1));
+    assert_eq!(rig.cond("AllContainersRestarting"), "False");
 }

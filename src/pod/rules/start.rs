@@ -161,3 +161,26 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
     assert_eq!(rig.exit("a", 0, 1), [prepare("a")], "no wait is left of it");
     assert_eq!(rig.brief("a"), "1 Error");
 }
+
+#[test]
+fn a_set_up_that_lacks_an_image_is_shown_by_its_container_and_waits_as_a_pull_does() {
+    let mut rig = Rig::new(pod(&["a", "b"], "Always"));
+    rig.feed(Event::Observed(Vec::new()));
+    for wait in [5, 15, 35] {
+        let failure = failure("ErrImagePull");
+        let lacking = Event::NoImage { container: "b".to_owned(), failure };
+        assert_eq!(rig.feed(lacking.clone()), []);
+        assert_eq!(rig.brief("b"), "waiting ErrImagePull: no luck");
+        assert_eq!(rig.brief("a"), "waiting ContainerCreating");
+        assert_eq!(rig.feed(lacking), [], "nobody asked");
+        while rig.now.mono < rig.state.wake_at().unwrap() && !rig.brief("b").contains("BackOff") {
+            rig.timer();
+        }
+        assert_eq!(rig.timer(), (wait, vec![Action::SetUp]));
+    }
+    assert!(
+        rig.records.contains(&"W b Failed: Failed to pull image \"b.wasm\": no luck".to_owned())
+    );
+    rig.set_up();
+    assert_eq!(rig.actions.last(), Some(&prepare("b")));
+}

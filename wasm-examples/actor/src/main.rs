@@ -17,7 +17,7 @@
 //! | `turn FILE CODES` | counts itself in the file; ends with the code of its turn in `1,0,-`, whose last one stays; `-` goes on |
 //! | `await FILE` | until the file is there |
 //! | `wait` | until it is told to end |
-//! | `deaf` | from now on SIGTERM does nothing (a Linux program; a Wasm one is asked by its stdin) |
+//! | `deaf` | from now on SIGTERM does nothing (a Linux program; a Wasm one cannot hear of it) |
 //! | `check FILE` | ends: 0 if the file is there, else 1 |
 //! | `lines FILE COUNT` | ends: 0 if the file has so many lines, else 1 |
 //! | `serve PORT` | HTTP (a Linux program; WASI 0.1 has no sockets): what the guest `http` serves as `/healthz` and `/files/PATH` |
@@ -124,7 +124,10 @@ fn serve(port: usize) -> io::Result<()> {
 /// Reads a request's head and answers it.
 fn answer(mut connection: &TcpStream) -> io::Result<()> {
     let mut lines = BufReader::new(connection).lines();
-    let request = lines.next().transpose()?.unwrap_or_default();
+    let Some(Ok(request)) = lines.next() else {
+        // What begins a TLS session is no text.
+        return write!(connection, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    };
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let path = request.split(' ').nth(1).unwrap_or_default();
     let (status, body) = match path.strip_prefix("/files") {

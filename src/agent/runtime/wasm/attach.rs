@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::AttemptState;
 use copepod_wasm::frame::{Attached, ToSandbox};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -29,19 +28,14 @@ struct Place {
 
 impl Table {
     fn attach(&self, id: &str) -> Result<Place, ExecError> {
-        let entries = self.lock();
-        let not_running = || ExecError::NotRunning(id.into());
-        let entry = entries.get(id).ok_or_else(not_running)?;
-        match entry.attempt.state {
-            AttemptState::Running { .. } => {}
-            AttemptState::Starting | AttemptState::Exited(_) => return Err(not_running()),
-        }
-        let link = entry.link.clone();
-        let permit = entry.attached.clone().try_acquire_owned();
-        Ok(Place {
-            link: link.ok_or_else(not_running)?,
-            container: entry.stop.clone(),
-            _permit: permit.map_err(|_| ExecError::TooMany(AT_ONCE))?,
+        self.running(id, |entry| {
+            let link = entry.link.clone()?;
+            let permit = entry.attached.clone().try_acquire_owned();
+            Some(permit.map_err(|_| ExecError::TooMany(AT_ONCE)).map(|permit| Place {
+                link,
+                container: entry.stop.clone(),
+                _permit: permit,
+            }))
         })
     }
 }

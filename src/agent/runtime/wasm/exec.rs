@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use super::monitor::{End, Records, conclude, read_frames};
 use super::spawn::{Process, TELL_TIMEOUT, describe, frame, launch, new_id};
-use super::{Exec, ExecError, ExecExit, Table, Wasm, oom};
+use super::{Entry, Exec, ExecError, ExecExit, Table, Wasm, oom};
 use crate::linux;
 
 /// Commands that may run in one container at a time: each is a process, which a client can ask for.
@@ -46,21 +46,30 @@ struct Place {
 }
 
 impl Table {
-    fn place(&self, id: &str) -> Result<Place, ExecError> {
+    /// What of the running container `id` is wanted; `None` of `take`: it cannot be had.
+    pub(super) fn running<T>(
+        &self,
+        id: &str,
+        take: impl FnOnce(&Entry) -> Option<Result<T, ExecError>>,
+    ) -> Result<T, ExecError> {
         let entries = self.lock();
-        let not_running = || ExecError::NotRunning(id.into());
-        let entry = entries.get(id).ok_or_else(not_running)?;
-        match entry.attempt.state {
-            AttemptState::Running { .. } => {}
-            AttemptState::Starting | AttemptState::Exited(_) => return Err(not_running()),
-        }
-        let container = entry.container.as_ref().ok_or_else(not_running)?;
-        let permit = entry.execs.clone().try_acquire_owned();
-        Ok(Place {
-            description: describe(container, entry.oom.leaf()),
-            container: entry.stop.clone(),
-            oom: Arc::clone(&entry.oom),
-            _permit: permit.map_err(|_| ExecError::TooMany(AT_ONCE))?,
+        let entry = entries.get(id).filter(|entry| match entry.attempt.state {
+            AttemptState::Running { .. } => true,
+            AttemptState::Starting | AttemptState::Exited(_) => false,
+        });
+        entry.and_then(take).unwrap_or_else(|| Err(ExecError::NotRunning(id.into())))
+    }
+
+    fn place(&self, id: &str) -> Result<Place, ExecError> {
+        self.running(id, |entry| {
+            let description = describe(entry.container.as_ref()?, entry.oom.leaf());
+            let permit = entry.execs.clone().try_acquire_owned();
+            Some(permit.map_err(|_| ExecError::TooMany(AT_ONCE)).map(|permit| Place {
+                description,
+                container: entry.stop.clone(),
+                oom: Arc::clone(&entry.oom),
+                _permit: permit,
+            }))
         })
     }
 }

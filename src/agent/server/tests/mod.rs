@@ -9,9 +9,11 @@ mod streams;
 use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use copepod_pod::Failure;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::PodStatus;
@@ -23,11 +25,13 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::runtime::RefusalKind;
+use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, RefusalKind, StreamRequest};
+use crate::worker::Snapshot;
 
 /// Longer than anything takes that works.
 const SOON: Duration = Duration::from_secs(30);

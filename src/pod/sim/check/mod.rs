@@ -79,8 +79,6 @@ pub(super) struct Launched {
     ended: Duration,
     /// The sandbox that it ran in.
     sandbox: u32,
-    /// All of the pod was to run anew after it, as the machine believes.
-    past: bool,
 }
 
 /// What really happened to one container, whatever the runtime remembers.
@@ -249,6 +247,13 @@ impl Check {
         self.has_ended_with_sandbox
     }
 
+    /// Whether all of the pod is to run anew after the last attempt of a container, as the machine
+    /// believes.
+    fn is_past(&self, part: usize) -> bool {
+        let last = u32::try_from(self.truths[part].launched.len()).unwrap().checked_sub(1);
+        last.is_some_and(|last| self.life.past.contains(&(part, last)))
+    }
+
     /// Nobody has told the present agent to end the pod.
     pub(super) fn is_left_alone(&self) -> bool {
         self.life.ends.is_none()
@@ -268,7 +273,7 @@ impl Check {
         must(attempt as usize == next, "an attempt is launched out of turn", || {
             format!("{attempt}, not {next}")
         })?;
-        truth.launched.push(Launched { code: None, ended: Duration::MAX, sandbox, past: false });
+        truth.launched.push(Launched { code: None, ended: Duration::MAX, sandbox });
         // From here on it is no start under way but a process.
         take(&mut self.life.starting, part);
         self.seen.saw(Happening::Start);
@@ -281,7 +286,7 @@ impl Check {
     pub(super) fn is_done(&self, script: &Script) -> bool {
         let for_good = |part: usize| {
             let last = self.truths[part].launched.last();
-            let last = last.filter(|last| !last.past);
+            let last = last.filter(|_| !self.is_past(part));
             last.and_then(|last| last.code).filter(|code| !script.restarts(part, *code))
         };
         let failed = |part: usize| for_good(part).is_some_and(|code| code != 0);

@@ -62,7 +62,8 @@ impl Check {
     pub(in crate::sim) fn is_probed(&self, at: At<'_>) -> Judged {
         for (part, of) in at.script.parts.iter().enumerate() {
             let Some((id, told)) = self.newest(part) else { continue };
-            let is_steady = told.rank == Rank::Running && told.stopping.is_none();
+            let is_steady =
+                told.rank == Rank::Running && told.stopping.is_none() && !Check::has_failed(told);
             if !is_steady || !self.is_left_alone() || self.is_done(at.script) {
                 continue;
             }

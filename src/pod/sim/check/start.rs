@@ -62,7 +62,7 @@ impl Check {
         let Some(last) = self.truths[part].launched.last().copied() else { return Ok(()) };
         let is_replaced = attempt > 0 && self.replaced(part) == Some(attempt - 1);
         let Part { kind, policy, .. } = script.parts[part];
-        let is_past = last.past && kind != Kind::Ephemeral;
+        let is_past = self.is_past(part) && kind != Kind::Ephemeral;
         let is_anew = is_past || last.sandbox < sandbox && script.policy != Policy::Never;
         // A container that failed a probe or its postStart hook is run again whatever its exit code,
         // unless it never is.
@@ -106,7 +106,7 @@ impl Check {
         let who = || script.parts[part].name.to_owned();
         let has_run = |part: usize| {
             let launched = &self.truths[part].launched;
-            launched.iter().any(|launched| launched.sandbox == sandbox && !launched.past)
+            !self.is_past(part) && launched.last().is_some_and(|last| last.sandbox == sandbox)
         };
         let is_main = script.parts[part].kind == Kind::Main;
         let mut others = script.parts.iter().enumerate();
@@ -114,16 +114,16 @@ impl Check {
             let is_later = other >= part && of.kind != Kind::Ephemeral;
             (is_later || is_main && of.kind == Kind::Main) && has_run(other)
         });
-        let is_done = |launched: &Launched| {
-            launched.code == Some(0) && launched.sandbox == sandbox && !launched.past
-        };
+        let is_done = |launched: &Launched| launched.code == Some(0) && launched.sandbox == sandbox;
+        let mut is_anew = false;
         for init in script.of_kind(Kind::Init).filter(|init| *init < part) {
             // A sidecar may start again while a later init container runs; the earlier ones are done.
             let launched = &self.truths[init].launched;
-            let is_passed = had_turn || launched.last().is_some_and(is_done);
+            let is_done = !self.is_past(init) && launched.last().is_some_and(is_done);
+            let is_passed = had_turn || is_done;
             must(is_passed, "started before its init containers were done", who)?;
             let succeeded = launched.iter().filter(|launched| launched.code == Some(0)).count();
-            self.seen.saw_if(Happening::InitBegunAnew, succeeded > 1);
+            is_anew |= succeeded > 1;
         }
         let mut sidecars = script.of_kind(Kind::Sidecar).filter(|sidecar| *sidecar < part);
         let waiting = sidecars.find(|sidecar| {
@@ -132,7 +132,9 @@ impl Check {
             let had_started = (*sidecar + 1..part).any(has_run);
             !had_started && !newest.is_some_and(|(_, told)| self.has_started(told, script, at.now))
         });
-        must(had_turn || waiting.is_none(), "started before a sidecar", who)
+        must(had_turn || waiting.is_none(), "started before a sidecar", who)?;
+        self.seen.saw_if(Happening::InitBegunAnew, is_anew);
+        Ok(())
     }
 
     /// A restart after a crash waits for as long as the back-off says: the first not at all, the
@@ -146,7 +148,7 @@ impl Check {
             let is_told = told.stopping.is_some() || Check::has_failed(told);
             told.attempt + 1 == attempt && told.rank == Rank::Dead && !is_told
         }) && self.replaced(part) != Some(attempt - 1);
-        let is_here = self.life.sandbox == Some(last.sandbox) && !last.past;
+        let is_here = self.life.sandbox == Some(last.sandbox) && !self.is_past(part);
         let served = served.filter(|served| served.attempt + 1 == attempt && is_crash && is_here);
         let wait = match served {
             Some(served) if last.ended.saturating_sub(served.at) < LONG_RUN => {

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use super::{At, Check, Judged, LEAST_GRACE, must, seen::Happening, told::Rank};
+use super::{
+    At, Check, Judged, LEAST_GRACE, must,
+    seen::Happening,
+    told::{Rank, Told},
+};
 use crate::{
     HookKind,
-    sim::script::{HookSpec, Kind, Policy},
+    sim::script::{HookSpec, Kind, Policy, ProbeSpec, Script},
 };
 
 /// Why a process may be stopped.
@@ -19,6 +23,15 @@ struct Reason {
     is_used_up: bool,
     /// No hook is run and nothing waited for.
     at_once: bool,
+}
+
+/// The most time that a container gets which has failed this probe: the probe's own, or the pod's. One
+/// that is not to run again may be the last of its pod, and end with that.
+fn cull_grace(script: &Script, part: usize, spec: ProbeSpec) -> Duration {
+    let spec_grace = Duration::from_secs(script.spec_grace);
+    let grace = spec.grace.map_or(spec_grace, Duration::from_secs);
+    let is_last = script.policy_of(part) == Policy::Never;
+    if is_last { grace.max(spec_grace) } else { grace }
 }
 
 impl Check {
@@ -41,12 +54,12 @@ impl Check {
         }
         own.extend(is_past.then_some(since));
         let probes = told.iter().flat_map(|told| told.probes.iter().zip(script.parts[part].probes));
+        // One that is not to run again may be the last of its pod, and end with that.
+        let is_last = script.policy_of(part) == Policy::Never;
         for (probing, spec) in probes.take(2).filter(|(probing, _)| probing.has_failed()) {
-            let grace = spec.and_then(|spec| spec.grace).map_or(spec_grace, Duration::from_secs);
-            // One that is not to run again may be the last of its pod, and end with that.
-            let is_last = script.policy_of(part) == Policy::Never;
-            let grace = if is_last { grace.max(spec_grace) } else { grace };
+            let grace = spec.map_or(spec_grace, |spec| cull_grace(script, part, spec));
             own.push(probing.since.max(since) + grace);
+            own.extend(is_last.then(|| probing.since.max(since) + spec_grace));
         }
         let by = own.iter().min().copied();
         let own = own.into_iter().max();
@@ -175,8 +188,18 @@ impl Check {
         Ok(())
     }
 
+    /// Whether anything runs that is to be stopped for a probe or a hook.
+    pub(in crate::sim) fn is_failing(&self) -> bool {
+        let failing = |told: &Told| told.rank == Rank::Running && Check::has_failed(told);
+        self.life.told.values().any(failing)
+    }
+
     /// What has failed a probe or its postStart hook, or is of an old definition, is stopped in time.
     pub(super) fn is_stopped_in_time(&self, at: At<'_>) -> Judged {
+        // The end of the pod has an order of its own.
+        if !self.is_left_alone() || self.is_done(at.script) {
+            return Ok(());
+        }
         let spec_grace = Duration::from_secs(at.script.spec_grace);
         for (id, told) in &self.life.told {
             if told.rank != Rank::Running || told.due.is_some() || !self.is_newest(*id) {
@@ -187,8 +210,8 @@ impl Check {
             let specs = at.script.parts[told.part].probes;
             let probes = told.probes[..2].iter().zip(specs).filter(|(p, _)| p.has_failed());
             let probes = probes.map(|(probing, spec)| {
-                let grace = spec.and_then(|spec| spec.grace).map(Duration::from_secs);
-                (probing.since, grace.unwrap_or(spec_grace))
+                let grace = spec.map_or(spec_grace, |spec| cull_grace(at.script, told.part, spec));
+                (probing.since, grace)
             });
             let replaced = self.life.replaced.get(&told.part);
             let replaced = replaced.filter(|(attempt, _)| *attempt == told.attempt);

@@ -1,7 +1,7 @@
 //! What the present agent was told of each process, and what follows from that by upstream's rules:
 //! the results of probes, what has started, what is ready.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -148,6 +148,10 @@ impl Check {
                 life.setting_up = false;
                 let told = result.as_ref().ok().map(|done| done.sandbox);
                 life.sandbox = told.filter(|told| life.dead.is_none_or(|dead| dead < *told));
+            }
+            Event::NoImage { .. } => {
+                self.life.setting_up = false;
+                self.life.sandbox = None;
             }
             Event::SandboxChanged { sandbox } => {
                 let life = &mut self.life;
@@ -303,16 +307,17 @@ impl Check {
     }
 
     fn believe_past(&mut self, state: &State, at: At<'_>) -> Judged {
+        let mut past = BTreeSet::new();
         for container in &state.containers {
             let part = at.script.index(&container.name);
-            for (number, _) in container.attempts.iter().filter(|(_, known)| known.is_past) {
-                let launched = self.truths[part].launched.get_mut(*number as usize);
-                launched.into_iter().for_each(|launched| launched.past = true);
-                let has_reason = !self.life.past.insert((part, *number)) || self.has_asked(at);
-                must(has_reason, "begun anew without a reason", || container.name.clone())?;
-            }
+            let of_it = container.attempts.iter().filter(|(_, known)| known.is_past);
+            past.extend(of_it.map(|(number, _)| (part, *number)));
         }
-        Ok(())
+        let is_news = !past.is_subset(&self.life.past);
+        self.life.past = past;
+        must(!is_news || self.has_asked(at), "begun anew without a reason", || {
+            format!("{:?}", self.life.past)
+        })
     }
 
     /// Whether any container has ever ended so that all of the pod was to run anew.

@@ -180,9 +180,9 @@ impl Script {
     pub(super) fn draw(seed: u64) -> Script {
         let mut rng = Rng::new(seed);
         // A short and quick life, or a long and slow one: probes are most of its steps.
-        let pace = rng.pick(&[1, 1, 5, 20]);
+        let pace = rng.pick(&[1, 4, 4, 20]);
         let parts = draw_parts(&mut rng, pace);
-        let heal_at = rng.secs(5, 20 + 14 * pace);
+        let heal_at = rng.secs(8, 40 + 13 * pace);
         let has_sandbox = rng.percent(60);
         Script {
             seed,
@@ -195,7 +195,7 @@ impl Script {
             parts,
             heal_at,
             spec_grace: rng.pick(&[0, 1, 5, 30, 60]),
-            active: rng.percent(15).then(|| rng.pick(&[1, 10, 60, 300, 1000])),
+            active: rng.percent(15).then(|| rng.pick(&[1, 20, 60, 300, 1000])),
         }
     }
 
@@ -248,9 +248,9 @@ impl Script {
 
 fn draw_parts(rng: &mut Rng, pace: u64) -> Vec<Part> {
     let mut parts = Vec::new();
-    let inits = rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
+    let inits = rng.pick(&[0, 0, 1, 1, 1, 2, 3]);
     for (at, (init, sidecar)) in INITS.into_iter().enumerate().take(inits) {
-        let is_sidecar = rng.percent(60);
+        let is_sidecar = rng.percent(50);
         let (name, kind) = if is_sidecar { (sidecar, Kind::Sidecar) } else { (init, Kind::Init) };
         parts.push(draw_part(rng, name, 1 + at, kind, pace));
     }
@@ -286,15 +286,17 @@ fn draw_part(rng: &mut Rng, name: &'static str, slot: usize, kind: Kind, pace: u
             initial: rng.pick(&[0, 0, 1, 10]),
             period: rng.pick(&[1, 2, 3]) * pace,
             successes: if is_readiness { rng.pick(&[1, 1, 3]) } else { 1 },
-            failures: rng.pick(&[1, 2, 3]),
+            failures: rng.pick(&[1, 1, 2, 3]),
             grace: if is_readiness { None } else { rng.pick(&[None, None, Some(2), Some(90)]) },
         })
     };
-    let probes = [probe(20, false), probe(25, false), probe(25, true)];
+    let probes = [probe(25, false), probe(30, false), probe(30, true)];
     let mut hook = || {
-        rng.percent(25).then(|| match rng.pick(&[None, None, None, Some(0), Some(2), Some(50)]) {
-            Some(secs) => HookSpec::Sleep(secs),
-            None => HookSpec::Exec,
+        rng.percent(25).then(|| {
+            match rng.pick(&[None, None, None, None, Some(0), Some(2), Some(50)]) {
+                Some(secs) => HookSpec::Sleep(secs),
+                None => HookSpec::Exec,
+            }
         })
     };
     let (post_start, pre_stop) = (hook(), hook());
@@ -304,16 +306,16 @@ fn draw_part(rng: &mut Rng, name: &'static str, slot: usize, kind: Kind, pace: u
 /// A restart policy and rules of its own, for some.
 fn with_policy(rng: &mut Rng, part: Part) -> Part {
     let policy = rng
-        .percent(20)
+        .percent(30)
         .then(|| rng.pick(&[Policy::Always, Policy::OnFailure, Policy::Never, Policy::Never]));
     // An init container that is always restarted is a sidecar.
     let policy = policy.filter(|policy| part.kind == Kind::Main || *policy != Policy::Always);
     let rule = policy.and_then(|_| {
-        rng.percent(60).then(|| {
+        rng.percent(75).then(|| {
             let codes: &[i32] = rng.pick(&[&[1], &[1, 2]]);
             // No init container calls for all of the pod when it succeeds.
             let is_in = rng.percent(60) || part.kind == Kind::Init;
-            Rule { is_in, codes, all: rng.percent(40) }
+            Rule { is_in, codes, all: rng.percent(50) }
         })
     });
     Part { policy, rule, ..part }
@@ -332,11 +334,11 @@ fn draw_chances(rng: &mut Rng) -> [u64; Trouble::ALL.len()] {
             Trouble::EventDoubled => &[0, 20, 50],
             Trouble::Late => &[0, 20, 60],
             Trouble::AgentDies => &[0, 2, 10],
-            Trouble::ProbeFails => &[0, 10, 50],
+            Trouble::ProbeFails => &[0, 20, 70],
             Trouble::ProbeErrs | Trouble::ProbeWarns => &[0, 0, 10, 30],
-            Trouble::ProbeForged => &[0, 20],
+            Trouble::ProbeForged => &[0, 50],
             Trouble::HookFails => &[0, 30],
-            Trouble::HookHangs => &[0, 0, 30],
+            Trouble::HookHangs => &[0, 70],
             Trouble::DefinitionUnknown => &[0, 0, 50],
         };
         chances[*trouble as usize] = rng.pick(of);
@@ -357,18 +359,18 @@ fn draw_edits(rng: &mut Rng, parts: &[Part], heal_at: Duration, has_sandbox: boo
     let slots: Vec<usize> = parts.iter().map(|part| part.slot).collect();
     let ephemeral = parts.iter().filter(|part| part.kind == Kind::Ephemeral);
     let ephemeral: Vec<usize> = ephemeral.map(|part| part.slot).collect();
-    some(25, &|rng| Edit::Delete(rng.pick(&[0, 1, 10, 30, 90])));
-    some(20, &|rng| Edit::Kill(rng.pick(&[0, 1, 10, 30, 90])));
-    some(10, &|_| Edit::Evict);
+    some(20, &|rng| Edit::Delete(rng.pick(&[0, 1, 10, 30, 90])));
+    some(12, &|rng| Edit::Kill(rng.pick(&[0, 1, 10, 30, 90])));
+    some(8, &|_| Edit::Evict);
     some(20, &|rng| Edit::Replace(rng.pick(&slots)));
     some(25, &|rng| Edit::Image(rng.pick(&slots)));
     some(30, &|_| Edit::Change);
     let jumps = [-864_000, -3600, -61, -5, 5, 61, 3600, 86_400, 864_000];
     some(30, &|rng| Edit::Jump(rng.pick(&jumps)));
     some(40, &|_| Edit::AgentDies);
-    some(12, &|rng| Edit::Deadline(rng.pick(&[1, 10, 60, 300])));
+    some(8, &|rng| Edit::Deadline(rng.pick(&[5, 20, 60, 300])));
     if has_sandbox {
-        some(45, &|_| Edit::SandboxDies);
+        some(55, &|_| Edit::SandboxDies);
     }
     if !ephemeral.is_empty() {
         some(60, &|rng| Edit::Add(rng.pick(&ephemeral)));

@@ -79,6 +79,7 @@ impl World {
             | Event::Resized(_)
             | Event::Attempt(_)
             | Event::SetUp(Err(_))
+            | Event::NoImage { .. }
             | Event::SandboxChanged { .. }
             | Event::Changed
             | Event::Refreshed(_)
@@ -164,8 +165,16 @@ impl World {
                 let is_made = !fails || self.script.has_sandbox && is_unheard;
                 let sandbox = if is_made { self.runtime.make_sandbox() } else { 0 };
                 let done = SetUpDone { addresses: PodAddresses::default(), sandbox };
-                let result = if fails { Err(failure()) } else { Ok(done) };
-                self.answer(POD, Event::SetUp(result));
+                let first = self.script.parts.first().filter(|_| fails && !is_unheard);
+                let event = match (first, fails) {
+                    (Some(part), _) => {
+                        let failure = failure();
+                        Event::NoImage { container: part.name.to_owned(), failure }
+                    }
+                    (None, true) => Event::SetUp(Err(failure())),
+                    (None, false) => Event::SetUp(Ok(done)),
+                };
+                self.answer(POD, event);
             }
             Action::Refresh => {
                 let result = self.outcome(POD);
@@ -230,13 +239,12 @@ fn container_of(action: &Action) -> Option<Option<&str>> {
 
 /// The containers whose image is another one in the new object.
 fn changed(old: &Pod, new: &Pod) -> Vec<String> {
-    let all = |pod: &Pod| -> Vec<Container> {
+    fn all(pod: &Pod) -> impl Iterator<Item = &Container> {
         let spec = pod.spec.iter();
         let inits = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
-        spec.flat_map(|spec| &spec.containers).chain(inits).cloned().collect()
-    };
-    let old = all(old);
+        spec.flat_map(|spec| &spec.containers).chain(inits)
+    }
     let is_changed =
-        |new: &Container| old.iter().any(|old| old.name == new.name && old.image != new.image);
-    all(new).into_iter().filter(is_changed).map(|container| container.name).collect()
+        |new: &&Container| all(old).any(|old| old.name == new.name && old.image != new.image);
+    all(new).filter(is_changed).map(|container| container.name.clone()).collect()
 }

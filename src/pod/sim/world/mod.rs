@@ -56,6 +56,8 @@ enum What {
     Do(Action, Option<u32>),
     Launch(u64),
     Vanish(u64),
+    /// A process ends by itself.
+    Ends(u64, i32),
     Exit(u64, i32),
     Sigkill(u64),
     /// A hook of a process comes back, and whether it went well.
@@ -169,16 +171,16 @@ impl World {
         // What is always to run runs on from here.
         let (runtime, script) = (&self.runtime, &self.script);
         self.queue.retain(|_, item| match item.what {
-            What::Exit(id, code) => runtime.get(id).is_none_or(|process| {
+            What::Ends(id, code) => runtime.get(id).is_none_or(|process| {
                 let kind = script.parts[process.part].kind;
-                let is_to_run = kind != Kind::Init && script.restarts(process.part, code);
-                process.kill_at.is_some() || !is_to_run
+                kind == Kind::Init || !script.restarts(process.part, code)
             }),
             What::Tell(_)
             | What::Desire
             | What::Relist
             | What::Do(..)
             | What::Launch(_)
+            | What::Exit(..)
             | What::Vanish(_)
             | What::Sigkill(_)
             | What::HookEnds(..)
@@ -227,7 +229,7 @@ impl World {
             What::Do(action, definition) => self.act(action, definition),
             What::Launch(id) => self.launch(id)?,
             What::Vanish(id) => self.vanish(id)?,
-            What::Exit(id, code) => self.exit(id, code),
+            What::Ends(id, code) | What::Exit(id, code) => self.exit(id, code),
             What::Sigkill(id) => self.sigkill(id)?,
             What::HookEnds(id, hook, well) => self.hook_ends(id, hook, well),
             What::AgentStarts => self.agent_starts()?,

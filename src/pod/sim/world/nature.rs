@@ -52,7 +52,7 @@ impl World {
         self.check.launched(part, attempt, sandbox)?;
         self.tell_of(id);
         if let Some((after, code)) = self.lives_for(part) {
-            self.plan(after, What::Exit(id, code));
+            self.plan(after, What::Ends(id, code));
         }
         Ok(())
     }

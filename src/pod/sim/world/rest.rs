@@ -79,13 +79,18 @@ impl World {
                 let wanted = self.check.definition(process.part);
                 wanted.is_none_or(|wanted| process.definition.is_none_or(|of| of == wanted))
             })
+            && state.containers.iter().all(|container| {
+                let part = self.script.index(&container.name);
+                container.is_busy() == self.runtime.alive().any(|process| process.part == part)
+            })
             && self.script.parts.iter().all(|part| match part.kind {
                 // One that has ended for good while another runs on is at rest.
                 Kind::Main => runs(part.name) || self.is_done_for_good(part.name),
                 Kind::Sidecar => runs(part.name),
                 Kind::Init | Kind::Ephemeral => true,
             })
-            && self.check.is_replaced();
+            && self.check.is_replaced()
+            && !self.check.is_failing();
         is_up && self.has_added(state) && self.is_ready(state)
     }
 
@@ -108,14 +113,13 @@ impl World {
 
     /// All that runs is shown as started and ready.
     fn is_ready(&self, state: &State) -> bool {
-        let status = state.status();
-        let inits = status.init_container_statuses.iter().flatten();
-        let mut all = status.container_statuses.iter().flatten().chain(inits);
-        all.all(|shown| {
-            let part = self.script.index(&shown.name);
-            let is_over = self.script.parts[part].kind == Kind::Init
-                || self.script.parts[part].kind == Kind::Main && self.is_done_for_good(&shown.name);
-            is_over || shown.ready && shown.started == Some(true)
+        state.containers.iter().all(|container| {
+            let kind = self.script.parts[self.script.index(&container.name)].kind;
+            match kind {
+                Kind::Init | Kind::Ephemeral => true,
+                Kind::Main if self.is_done_for_good(&container.name) => true,
+                Kind::Main | Kind::Sidecar => container.is_ready() && container.has_started(),
+            }
         })
     }
 
