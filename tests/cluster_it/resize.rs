@@ -213,6 +213,7 @@ pub(crate) fn a_resize_waits_for_room_and_what_never_fits_is_refused(world: &Wor
     let all = allocatable(&place);
     create_both(&place, &resources(200, 64), &Value::Null);
     let mut filler = place.pod("filler", "hello", &["--every", "1000"]);
+    filler["spec"]["runtimeClassName"] = json!(CLASS);
     // Both pods ask for half of 200.
     let rest = format!("{}m", all - 300);
     filler["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": rest}});

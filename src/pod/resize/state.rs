@@ -198,13 +198,14 @@ impl State {
 
     /// What is to be shown of the resize after a step.
     pub(crate) fn settle_resize(&mut self, wall: Timestamp) {
+        // What was known before the first look is of attempts that are not known yet.
+        if !self.observed {
+            return;
+        }
         self.forget_actuated();
         self.note_restarted();
         if self.ended.is_some() {
             (self.resize.pending, self.resize.in_progress) = (None, None);
-            return;
-        }
-        if !self.observed {
             return;
         }
         if self.is_resizing() {
