@@ -96,11 +96,11 @@ fn folder(place: &Place<'_>, name: &str) -> String {
     place.world.plane.wait(SOON, &format!("static pod {name} writes a log"), log, || {
         let entries = fs::read_dir(place.node.logs()).ok()?.flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let found = names.filter(|name| name.starts_with(&start)).find(|folder| {
+        let mut names = names.filter(|name| name.starts_with(&start));
+        names.find(|folder| {
             let file = place.node.logs().join(folder).join("main/0.log");
             fs::read_to_string(file).is_ok_and(|text| text.contains(" F "))
-        });
-        found
+        })
     })
 }
 
