@@ -10,7 +10,7 @@ use super::{AHEAD, At, Check, Judged, must, seen::Happening};
 use crate::{phase::Phase, sim::script::Kind, state::State};
 
 /// The whole status is looked at after one of so many steps: it is most of their cost.
-const EACH: u32 = 8;
+const EACH: u32 = 12;
 
 /// Since when a condition holds or does not, and how often at least the wall clock had jumped by
 /// then.

@@ -61,7 +61,7 @@ impl Check {
             own.push(probing.since.max(since) + grace);
             own.extend(is_last.then(|| probing.since.max(since) + spec_grace));
         }
-        let by = own.iter().min().copied();
+        let by = own.iter().copied().chain(life.deadline).min();
         let own = own.into_iter().max();
         let own_reason = |due| Reason {
             due,

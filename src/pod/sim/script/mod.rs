@@ -292,7 +292,7 @@ fn draw_part(rng: &mut Rng, name: &'static str, slot: usize, kind: Kind, pace: u
     };
     let probes = [probe(25, false), probe(30, false), probe(30, true)];
     let mut hook = || {
-        rng.percent(25).then(|| {
+        rng.percent(35).then(|| {
             match rng.pick(&[None, None, None, None, Some(0), Some(2), Some(50)]) {
                 Some(secs) => HookSpec::Sleep(secs),
                 None => HookSpec::Exec,
@@ -338,7 +338,7 @@ fn draw_chances(rng: &mut Rng) -> [u64; Trouble::ALL.len()] {
             Trouble::ProbeErrs | Trouble::ProbeWarns => &[0, 0, 10, 30],
             Trouble::ProbeForged => &[0, 50],
             Trouble::HookFails => &[0, 30],
-            Trouble::HookHangs => &[0, 70],
+            Trouble::HookHangs => &[0, 70, 70],
             Trouble::DefinitionUnknown => &[0, 0, 50],
         };
         chances[*trouble as usize] = rng.pick(of);
