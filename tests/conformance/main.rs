@@ -6,6 +6,9 @@
 //! alone passes has to be listed in `known.txt`, below what it waits for. `--table` prints that
 //! again of the last runs.
 //!
+//! `--focus PATTERN` runs those tests alone on this node, whatever features they need, and prints what
+//! they said.
+//!
 //! Without these, as in `make test`, those of `subset.txt` are run on this node: each must
 //! pass.
 
@@ -27,7 +30,7 @@ use copepod_tests::cluster::{ControlPlane, Node, NodeOptions, Options};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use images::Archive;
-use suite::{FOCUS, PROCESSES, Results, SKIP, Verdict};
+use suite::{ALONE, FOCUS, PROCESSES, Results, SKIP, Verdict};
 use table::{KUBELET_PASSES, Known, Table};
 
 /// For a node to be Ready, on a machine with other work too.
@@ -66,6 +69,8 @@ fn main() -> ExitCode {
         compare(both_runs)
     } else if asked("--table") {
         compare(last_runs)
+    } else if let Some(focus) = std::env::args().skip_while(|arg| arg != "--focus").nth(1) {
+        focused(&focus)
     } else {
         return subset();
     };
@@ -76,6 +81,25 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs chosen tests on this node and shows what they said; fails if one has failed.
+fn focused(focus: &str) -> Result<()> {
+    let programs = Programs::find()?;
+    let archive = Archive::make(&programs)?;
+    let plane = ControlPlane::start(&Options::default());
+    let into = programs.kept.join("focus");
+    let results = on_our_node(&programs, &plane, &archive, (focus, ALONE), &into)?;
+    plane.finish();
+    let mut failed = Vec::new();
+    for (name, verdict) in &results.tests {
+        if let Verdict::Failed(message) = verdict {
+            failed.push(format!("{name}\n    {message}"));
+        }
+    }
+    println!("{} of {} passed in {:?}", results.passed(), results.ran(), results.took);
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
 }
 
 /// The kubelet's results, whether they were kept, and ours.

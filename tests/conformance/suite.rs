@@ -17,6 +17,8 @@ pub(crate) const FOCUS: &str = r"\[sig-node\].*\[NodeConformance\]";
 /// But for those that need the node alone, harm it, take long, or need a feature turned on.
 pub(crate) const SKIP: &str =
     r"\[Serial\]|\[Disruptive\]|\[Slow\]|\[Feature:|\[Alpha\]|LinuxOnly.*\[Feature";
+/// What is left out of a choice of tests: those that need the node alone, or harm it.
+pub(crate) const ALONE: &str = r"\[Serial\]|\[Disruptive\]|\[Alpha\]";
 /// Tests at once: most of their time they wait.
 pub(crate) const PROCESSES: u32 = 10;
 /// Longer than all of them take where each that can fail does: 5 minutes each.
