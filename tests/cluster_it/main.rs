@@ -155,6 +155,7 @@ const TESTS: &[Test] = &tests![
     probes::a_startup_probe_holds_the_others,
     probes::a_startup_probe_that_never_succeeds_restarts_its_container,
     probes::each_handler_says_what_is_wrong,
+    probes::a_liveness_kill_under_load_loses_no_line_and_its_restart_waits,
     hooks::a_hook_after_the_start_is_waited_for,
     hooks::a_hook_after_the_start_that_fails_ends_its_container,
     hooks::a_hook_after_the_start_that_hangs_holds_the_next_and_no_end,

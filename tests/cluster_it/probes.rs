@@ -1,6 +1,10 @@
 //! Probes of both kinds of containers, and what a user reads of them.
 
+use std::fs;
+use std::time::Duration;
+
 use copepod_tests::cluster::images::BUSYBOX;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::place::{Shared, container, ready};
@@ -329,6 +333,69 @@ pub(crate) fn each_handler_says_what_is_wrong(world: &World) {
         let now = wait(&place, &pod, "it has an address", |pod| pod["status"]["podIP"].is_string());
         let text = text.replace("IP", now["status"]["podIP"].as_str().unwrap_or_default());
         wait_told(&place, &pod, "Warning Unhealthy", &format!("Readiness probe failed: {text}"));
+    }
+    place.leave();
+}
+
+/// How far the first restart that waits does: the one before it starts the count.
+const WAITS: u64 = 3;
+/// Its back-off (upstream: `backOffPeriod`), less what times of whole seconds lose.
+const BACK_OFF: Duration = Duration::from_secs(9);
+
+pub(crate) fn a_liveness_kill_under_load_loses_no_line_and_its_restart_waits(world: &World) {
+    let place = Shared::shared(world);
+    wasm_class(world);
+    // Nobody listens there.
+    let tcp = json!({"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1});
+    let make = |(kind, n): (Kind, usize)| {
+        let mut probe = tcp.clone();
+        probe["initialDelaySeconds"] = json!(2);
+        let name = kind.name(&format!("talks-{n}"));
+        let mut pod = match kind {
+            Kind::Wasm => place.pod(&name, "hello", &["--every", "1"]),
+            Kind::Ordinary => {
+                let talk = "trap 'exit 143' TERM; i=0; while :; do i=$((i+1)); echo count $i; \
+                            sleep 0.005; done";
+                place.shell(&name, talk)
+            }
+        };
+        kind.finished(&mut pod, json!({"livenessProbe": probe}));
+        place.create(&pod)
+    };
+    let all: Vec<Value> = (0..3).flat_map(|n| KINDS.map(|kind| (kind, n))).map(make).collect();
+    for pod in &all {
+        let is_third = |pod: &Value| {
+            let main = container(pod, "main");
+            restarts(pod) == WAITS && main["state"]["running"].is_object()
+        };
+        let now = wait(&place, pod, "it was started for the third time", is_third);
+        let main = container(&now, "main");
+        let time =
+            |value: &Value| value.as_str().expect("a time").parse::<Timestamp>().expect("RFC 3339");
+        let ended = time(&main["lastState"]["terminated"]["finishedAt"]);
+        let waited = time(&main["state"]["running"]["startedAt"]).duration_since(ended);
+        let waited = Duration::try_from(waited).expect("it started after the end");
+        assert!(waited >= BACK_OFF, "{waited:?}: {now}");
+        // What it said until it was stopped is all there, to the last whole line.
+        let text = |name: &Value| name.as_str().expect("a name").to_owned();
+        let meta = &now["metadata"];
+        let folder =
+            format!("{}_{}_{}", text(&meta["namespace"]), text(&meta["name"]), text(&meta["uid"]));
+        let file = place.node.logs().join(folder).join(format!("main/{}.log", WAITS - 1));
+        let log = fs::read_to_string(&file).expect("the log of the one before");
+        let said: Vec<&str> = log
+            .lines()
+            .filter_map(|line| line.split_once(" stdout F "))
+            .map(|(_, said)| said)
+            .collect();
+        assert_eq!(said.len(), log.lines().count(), "whole lines alone: {file:?}");
+        let counted = said.iter().filter_map(|said| said.strip_prefix("count "));
+        let counted: Vec<u64> = counted.map(|n| n.parse().expect("a number")).collect();
+        assert!(counted.len() > 50, "it talked: {}", counted.len());
+        assert!(
+            counted.iter().copied().eq(1..=counted.len() as u64),
+            "lines are missing: {file:?}"
+        );
     }
     place.leave();
 }
