@@ -211,8 +211,10 @@ fn normal(name: &str, value: Value) -> Option<Value> {
             let field =
                 |(name, value): (String, Value)| normal(&name, value).map(|value| (name, value));
             let fields: Fields = fields.into_iter().filter_map(field).collect();
-            // A container that runs, runs also if nothing more is said of it.
-            let says = !fields.is_empty() || matches!(name, "running" | "terminated" | "waiting");
+            // A container that runs, runs also if nothing more is said of it; one that has no
+            // resources is told apart from one of which they are not known.
+            let is_said = matches!(name, "resources" | "running" | "terminated" | "waiting");
+            let says = !fields.is_empty() || is_said;
             says.then_some(Value::Object(fields))
         }
     }
