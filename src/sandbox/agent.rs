@@ -256,6 +256,9 @@ impl Link {
         let connection = self.connection.as_ref().ok_or(Errno::NOTCONN)?;
         // The frames that are taken now are short, some with descriptors.
         let mut whole = HEADER_LEN;
+        if self.got >= HEADER_LEN {
+            whole += self.payload_len()?;
+        }
         while self.got < whole {
             let rest = &mut self.frame[self.got..whole];
             match receive(connection, rest, RecvFlags::DONTWAIT, &mut self.came)? {
