@@ -27,8 +27,11 @@ impl Agent {
             }
             Err(error) => tracing::warn!(error = chain(&error), "cannot look for orphans"),
         }
+        // Those that wait for the list of the API's pods are not asked for yet: a mirror of theirs is no
+        // orphan.
+        let is_held = self.statics.held_until.is_some();
         for source in Source::ALL {
-            if self.statics.wanted.has_seen(source) {
+            if !is_held && self.statics.wanted.has_seen(source) {
                 self.statics.mirrors.know(source);
             }
         }
