@@ -308,11 +308,8 @@ pub(crate) fn shape(pod: &Value) -> Value {
             one["containerID"] = json!(has_id);
             // The API server gives each pod's own a name of its own.
             for mount in one["volumeMounts"].as_array_mut().into_iter().flatten() {
-                let is_access =
-                    mount["name"].as_str().is_some_and(|name| name.starts_with("kube-api-access-"));
-                if is_access {
-                    mount["name"] = json!("kube-api-access");
-                }
+                let name = mount["name"].as_str().and_then(|name| name.split("-access-").next());
+                mount["name"] = json!(name);
             }
         }
     }

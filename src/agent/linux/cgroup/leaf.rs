@@ -4,13 +4,14 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::files::read;
 use super::name::Group;
-use super::{CgroupError, DEPTH_MAX, Version};
+use super::{CgroupError, Cgroups, Class, DEPTH_MAX, Limits, Version};
 use crate::linux::systemd::Systemd;
 use crate::linux::{kill_process, open_process};
 
@@ -26,6 +27,34 @@ const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 const PROCESSES: &str = "cgroup.procs";
 /// What systemd shows of a container's scope.
 const DESCRIPTION: &str = "Copepod sandbox";
+
+/// A container's group that is made once the container has its id.
+#[derive(Clone, Debug)]
+pub(crate) struct LeafSpec {
+    /// Where.
+    pub(crate) cgroups: Arc<Cgroups>,
+    /// In the group of a pod of this class.
+    pub(crate) class: Class,
+    /// What it may have.
+    pub(crate) limits: Limits,
+}
+
+impl LeafSpec {
+    /// Makes it, of the pod `uid`.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; nothing of it is left then.
+    pub(crate) fn make(&self, uid: &str, container_id: &str) -> Result<Leaf, CgroupError> {
+        let made = self.cgroups.make_leaf(uid, self.class, container_id, &self.limits);
+        if made.is_err()
+            && let Ok(Some(leaf)) = self.cgroups.find_leaf(uid, container_id)
+        {
+            // Nobody is in it; what cannot be removed goes with the pod's group.
+            let _ = leaf.remove();
+        }
+        made
+    }
+}
 
 /// The units of a container's group.
 #[derive(Clone, Debug, PartialEq, Eq)]

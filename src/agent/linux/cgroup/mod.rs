@@ -30,13 +30,12 @@ mod tests;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub(crate) use driver::{Driver, UnknownDriver};
 pub(crate) use error::CgroupError;
 use files::{apply, checked, is_refused, mountinfo};
-pub(crate) use leaf::Leaf;
 use leaf::Units;
+pub(crate) use leaf::{Leaf, LeafSpec};
 pub(crate) use limits::{Class, Controller, HugePages, Limits, PodLimits};
 use limits::{Level, Setting};
 use name::Group;
@@ -493,33 +492,5 @@ impl Cgroups {
         properties.extend(limits);
         let made = systemd.ensure_slice(&unit, DESCRIPTION, units::first(self.version), properties);
         made.map_err(|source| CgroupError::Unit { unit, source })
-    }
-}
-
-/// A container's group that is made once the container has its id.
-#[derive(Clone, Debug)]
-pub(crate) struct LeafSpec {
-    /// Where.
-    pub(crate) cgroups: Arc<Cgroups>,
-    /// In the group of a pod of this class.
-    pub(crate) class: Class,
-    /// What it may have.
-    pub(crate) limits: Limits,
-}
-
-impl LeafSpec {
-    /// Makes it, of the pod `uid`.
-    ///
-    /// # Errors
-    /// [`CgroupError`]; nothing of it is left then.
-    pub(crate) fn make(&self, uid: &str, container_id: &str) -> Result<Leaf, CgroupError> {
-        let made = self.cgroups.make_leaf(uid, self.class, container_id, &self.limits);
-        if made.is_err()
-            && let Ok(Some(leaf)) = self.cgroups.find_leaf(uid, container_id)
-        {
-            // Nobody is in it; what cannot be removed goes with the pod's group.
-            let _ = leaf.remove();
-        }
-        made
     }
 }
