@@ -133,21 +133,6 @@ impl Wake {
     }
 }
 
-/// A duration as Go prints it, for whole seconds: `10s`, `1m20s`, `5m0s`, `1h0m0s`.
-pub(crate) fn go_duration(duration: Duration) -> String {
-    let (secs, millis) = (duration.as_secs(), duration.subsec_millis());
-    if secs == 0 && millis > 0 {
-        return format!("{millis}ms");
-    }
-    let fraction = format!(".{millis:03}");
-    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
-    match (secs / 3600, secs / 60 % 60, secs % 60) {
-        (0, 0, s) => format!("{s}{fraction}s"),
-        (0, m, s) => format!("{m}m{s}{fraction}s"),
-        (h, m, s) => format!("{h}h{m}m{s}{fraction}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,26 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_written_as_go_does() {
-        for (millis, text) in [
-            (0, "0s"),
-            (7, "7ms"),
-            (1_000, "1s"),
-            (1_050, "1.05s"),
-            (61_500, "1m1.5s"),
-            (3_600_000, "1h0m0s"),
-        ] {
-            assert_eq!(go_duration(Duration::from_millis(millis)), text);
-        }
-    }
-
-    #[test]
     fn waits_double_from_ten_seconds_to_five_minutes() {
         let mut entry = None;
         let mut delays = Vec::new();
         for now in (0..3000).step_by(400) {
             entry = Some(Backoff::next(entry, s(now), s(now)));
-            delays.push(go_duration(entry.unwrap().delay));
+            delays.push(crate::go_duration(entry.unwrap().delay));
         }
         assert_eq!(delays, ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s", "5m0s"]);
     }
@@ -216,13 +187,5 @@ mod tests {
         assert!(work.ask(now, &mut Wake::default()));
         work.answer::<()>(Ok(()), now);
         assert!(!work.ask(now + s(999), &mut Wake::default()), "done is done");
-    }
-
-    #[test]
-    fn durations_print_as_in_go() {
-        let table = [(0, "0s"), (10, "10s"), (80, "1m20s"), (300, "5m0s"), (3600, "1h0m0s")];
-        for (secs, text) in table {
-            assert_eq!(go_duration(s(secs)), text);
-        }
     }
 }

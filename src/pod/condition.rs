@@ -80,8 +80,8 @@ impl Kind {
             // `HasAnyRegularContainerStarted`).
             Kind::Initialized => {
                 state.ended == Some(Phase::Succeeded)
-                    || state.current_init().is_none()
                     || state.of_role(Role::Main).any(Container::has_appeared)
+                    || !(0..).zip(&state.containers).any(|(index, one)| is_open(state, index, one))
             }
             Kind::Ready => {
                 Kind::ContainersReady.holds(state) && gate_complaints(&state.pod).is_empty()
@@ -124,11 +124,7 @@ impl Kind {
                 ("", String::new())
             }
             (Kind::Initialized, false, _) => {
-                let is_open = |index, init: &Container| {
-                    let has_succeeded = init.role == Role::Init && init.has_succeeded();
-                    init.role.is_init() && !(has_succeeded || state.is_passed(index))
-                };
-                let open = names(state, is_open);
+                let open = names(state, |index, one| is_open(state, index, one));
                 ("ContainersNotInitialized", format!("containers with incomplete status: {open}"))
             }
             (Kind::Ready, false, _) if Kind::ContainersReady.holds(state) => {
@@ -139,6 +135,16 @@ impl Kind {
                 ("ContainersNotReady", format!("containers with unready status: {unready}"))
             }
         }
+    }
+}
+
+/// Whether an init container has not done its part (upstream: `isInitContainerInitialized`): a sidecar
+/// that has ended lacks it again.
+fn is_open(state: &State, index: usize, one: &Container) -> bool {
+    match one.role {
+        Role::Init => !(one.has_succeeded() || state.is_passed(index)),
+        Role::Sidecar => !one.has_started(),
+        Role::Main | Role::Ephemeral | Role::Unwanted => false,
     }
 }
 

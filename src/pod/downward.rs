@@ -2,12 +2,12 @@
 //! `ConvertDownwardAPIFieldLabel`, `podFieldSelectorRuntimeValue`, `pkg/api/v1/resource`).
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{Container, ObjectFieldSelector, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 use thiserror::Error;
 
+use crate::go::go_quoted;
 use crate::object::Facts;
 use crate::quantity::Quantity;
 
@@ -134,44 +134,11 @@ fn metadata(pod: &Pod, path: &str) -> Result<String, DownwardError> {
 
 /// `KEY="VALUE"` lines (upstream `FormatMap`).
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", go_quoted(value)));
+    let lines = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", go_quoted(value.as_bytes())));
     lines.collect::<Vec<_>>().join("\n")
-}
-
-/// A text as Go's `%q` has it.
-fn go_quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            ' '..='~' => out.push(c),
-            _ => {
-                // Writing into a text cannot fail.
-                let code = u32::from(c);
-                let _ = match code {
-                    0..=0x7f => write!(out, "\\x{code:02x}"),
-                    _ if is_print(c) => write!(out, "{c}"),
-                    0x80..=0xffff => write!(out, "\\u{code:04x}"),
-                    0x1_0000.. => write!(out, "\\U{code:08x}"),
-                };
-            }
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// Go's `IsPrint` for what is beyond ASCII, by Rust's own tables. One difference: a combining mark
-/// is not printed here.
-fn is_print(c: char) -> bool {
-    c.escape_debug().count() == 1
 }
 
 /// The value of a resource of a container, in whole units of the divisor, rounded up. `own` is the
@@ -299,18 +266,6 @@ mod tests {
         assert_eq!(file("metadata.annotations"), "X/y=\"b\\na \\\"\\\\\\x01é\\u0301\"");
         assert_eq!(file("metadata.annotations['X/y']"), "a \"\\\u{1}é\u{301}\nb");
         assert!(field_file(&pod(), &selector("status.podIP")).is_err());
-    }
-
-    #[test]
-    fn quoting_is_gos() {
-        for (text, quoted) in [
-            ("\u{7}\u{8}\u{c}\n\r\t\u{b}", r#""\a\b\f\n\r\t\v""#),
-            ("\u{0}\u{1b}\u{7f}", r#""\x00\x1b\x7f""#),
-            ("a'\u{a0}\u{200b}\u{feff}", r#""a'\u00a0\u200b\ufeff""#),
-            ("\u{e0001}\u{1f600}", "\"\\U000e0001\u{1f600}\""),
-        ] {
-            assert_eq!(go_quoted(text), quoted);
-        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod env_file;
 mod ephemeral;
 mod event;
 mod expand;
+mod go;
 mod known;
 mod life;
 mod message;
@@ -57,6 +58,7 @@ pub use event::{
     ProbeKind, ProbeOutcome, Pulled, Record, ResizeNews, Resized, SetUpDone,
 };
 pub use expand::{argv, expand, expanded_bytes};
+pub use go::{go_duration, go_quoted};
 pub use message::termination_message;
 pub use mirror::{
     Life, MirrorStep, is_mirror, is_mirror_of, mirror_of, mirror_step, mirrored, with_status_of,

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     Failure, HookKind, ImageRef, ProbeKind, ProbeOutcome, Record,
-    backoff::go_duration,
     container::{Role, is_pull},
+    go::go_duration,
     state::State,
     status::{full_name, spec_image},
 };

@@ -14,11 +14,10 @@ use k8s_openapi::{
 };
 
 use crate::{
-    AttemptState, Exit, PodAddresses,
-    backoff::go_duration,
-    condition,
+    AttemptState, Exit, PodAddresses, condition,
     container::{Container, Role, Waiting},
     container_named,
+    go::go_duration,
     known::Known,
     message::share,
     phase::Phase,

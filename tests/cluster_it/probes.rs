@@ -284,8 +284,6 @@ pub(crate) fn a_startup_probe_that_never_succeeds_restarts_its_container(world: 
 pub(crate) fn each_handler_says_what_is_wrong(world: &World) {
     let place = Shared::shared(world);
     wasm_class(world);
-    let late = "command timed out: rpc error: code = DeadlineExceeded desc = failed to exec in \
-                container: timeout 1s exceeded: context deadline exceeded";
     let probes = |kind: Kind| {
         let wait = json!({"exec": {"command": kind.command(Act::Wait)}});
         let grpc = json!({"grpc": {"port": 8080}});
@@ -315,7 +313,9 @@ pub(crate) fn each_handler_says_what_is_wrong(world: &World) {
                 "exec failed: unable to \
                 start container process: exec: \"x\": a component for wasi:http has no command",
             )),
-            Kind::Ordinary => all.push(("exec", wait, late)),
+            Kind::Ordinary => {
+                all.push(("exec", wait, "command timed out: \"sleep 3600\" timed out after 1s"))
+            }
         }
         all
     };
@@ -328,7 +328,8 @@ pub(crate) fn each_handler_says_what_is_wrong(world: &World) {
     }
     let probe = json!({"exec": {"command": Kind::Wasm.command(Act::Wait)}});
     let late_one = Kind::Wasm.waiting(&place, "late", json!({"readinessProbe": probe}));
-    made.push((place.create(&late_one), late));
+    let text = "command timed out: \"files wait 3600000\" timed out after 1s";
+    made.push((place.create(&late_one), text));
     for (pod, text) in made {
         let now = wait(&place, &pod, "it has an address", |pod| pod["status"]["podIP"].is_string());
         let text = text.replace("IP", now["status"]["podIP"].as_str().unwrap_or_default());

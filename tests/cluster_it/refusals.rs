@@ -111,7 +111,7 @@ pub(crate) fn a_pod_that_asks_for_what_is_not_served_is_told_so(world: &World) {
                     {"name": "v", "iscsi": {"targetPortal": "10.0.0.1", "iqn": "iqn.2001-04.com.example:a", "lun": 0}},
                 ]);
             },
-            &["iscsi", r#"volume \"v\": its kind is not served"#],
+            &["iscsi", r#"volume \"v\" : its kind is not served"#],
         ),
         (
             "field",

@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::image::{
-    ImageError, ImageRequest, Images, Prepared, Progress, PullPolicy, Quiet, Spinner, compiler,
+    ImageError, ImageRequest, Images, NameError, Prepared, Progress, PullPolicy, Quiet, Spinner,
+    compiler,
 };
 use crate::ledger::home;
 use crate::telemetry;
@@ -78,7 +79,9 @@ async fn prepare(
     here: &Path,
     progress: &dyn Progress,
 ) -> Result<Prepared, ImageError> {
-    let name = file.to_str().ok_or_else(|| ImageError::Name(file.display().to_string()))?;
+    let name = file
+        .to_str()
+        .ok_or_else(|| ImageError::name(&file.display().to_string(), NameError::Format))?;
     let bare = !["/", "./", "../", "file://"].iter().any(|start| name.starts_with(start));
     let name = if bare { format!("./{name}") } else { name.to_owned() };
     let policy = PullPolicy::IfNotPresent;

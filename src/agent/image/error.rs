@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::input::BYTES_MAX;
 use super::job::JobError;
 use super::pull::PullError;
+use super::reference::NameError;
 use super::registry::RegistryError;
 use super::store::StoreError;
 
@@ -16,10 +17,14 @@ use super::store::StoreError;
 pub(crate) enum ImageError {
     /// It is neither a path nor a reference (the text is upstream's).
     #[error(
-        "Failed to apply default image tag {0:?}: couldn't parse image name {0:?}: invalid \
-         reference format"
+        "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {why}"
     )]
-    Name(String),
+    Name {
+        /// What is meant to be one, its beginning at least.
+        image: String,
+        /// Why it is none.
+        why: NameError,
+    },
     /// It is not here, and its registry may not be asked (the text is upstream's).
     #[error("Container image {0:?} is not present with pull policy of Never")]
     Never(String),
@@ -104,12 +109,20 @@ pub(crate) enum ImageError {
     },
 }
 
+/// So much of what is no name is told of it.
+const TOLD_MAX: usize = 256;
+
 impl ImageError {
+    /// The name `image` is none.
+    pub(crate) fn name(image: &str, why: NameError) -> Self {
+        Self::Name { image: image.chars().take(TOLD_MAX).collect(), why }
+    }
+
     /// The waiting reason that upstream has for it (`pkg/kubelet/images/types.go`): a name that
     /// cannot be read is `InvalidImageName`, everything that a pull would do is `ErrImagePull`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Name(_) => "InvalidImageName",
+            Self::Name { .. } => "InvalidImageName",
             Self::Never(_) => "ErrImageNeverPull",
             Self::Pull { .. }
             | Self::Push { .. }

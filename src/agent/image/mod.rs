@@ -53,7 +53,7 @@ pub(crate) use self::kind::ImageKind;
 pub(crate) use self::progress::{Progress, Quiet, Spinner, Stage};
 pub(crate) use self::pulled::Listed;
 pub(crate) use self::push::Pushed;
-pub(crate) use self::reference::{Place, Reference, Repository, reference, resolve};
+pub(crate) use self::reference::{NameError, Place, Reference, Repository, reference, resolve};
 pub(crate) use self::registry::RegistryOptions;
 pub(crate) use self::store::Collected;
 

@@ -256,7 +256,7 @@ impl GcStore for Images {
 
 /// A name that a registry serves: a path is none.
 pub(super) fn registry_reference(image: &str) -> Result<Reference, ImageError> {
-    reference(image).ok_or_else(|| ImageError::Name(image.chars().take(128).collect()))
+    reference(image).map_err(|why| ImageError::name(image, why))
 }
 
 pub(super) fn failed(image: &str, source: PullError) -> ImageError {

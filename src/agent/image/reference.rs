@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
+
 use super::digest::Digest;
 use super::error::ImageError;
 
@@ -11,10 +13,29 @@ const NAME_MAX: usize = 4096;
 
 /// Longest host and repository (`RepositoryNameTotalLengthMax`).
 const REPOSITORY_MAX: usize = 255;
+/// Characters of an image's id.
+const IDENTIFIER: usize = 64;
 /// Longest tag.
 const TAG_MAX: usize = 128;
 /// The registry of names without one.
 const HUB: &str = "docker.io";
+
+/// Why a text is no name of an image, in the words of `distribution/reference`.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(crate) enum NameError {
+    /// Any other reason.
+    #[error("invalid reference format")]
+    Format,
+    /// With small letters it might be one.
+    #[error("invalid reference format: repository name ({0}) must be lowercase")]
+    Uppercase(String),
+    /// An image's id.
+    #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
+    Identifier(String),
+    /// Longer than a repository's may be.
+    #[error("repository name must not be more than {REPOSITORY_MAX} characters")]
+    TooLong,
+}
 
 /// What an image name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +87,7 @@ impl fmt::Display for Reference {
 /// [`ImageError::Name`].
 pub(crate) fn resolve(image: &str, base: &Path) -> Result<Place, ImageError> {
     if image.len() > NAME_MAX || image.chars().any(char::is_control) {
-        return Err(ImageError::Name(image.chars().take(128).collect()));
+        return Err(ImageError::name(image, NameError::Format));
     }
     let path = image.strip_prefix("file://").unwrap_or(image);
     if path.starts_with('/') {
@@ -76,16 +97,22 @@ pub(crate) fn resolve(image: &str, base: &Path) -> Result<Place, ImageError> {
         // Without the "./" in the middle.
         return Ok(Place::File(base.join(path).components().collect()));
     }
-    let reference = reference(image).ok_or_else(|| ImageError::Name(image.to_owned()))?;
+    let reference = reference(image).map_err(|why| ImageError::name(image, why))?;
     Ok(Place::Registry(reference))
 }
 
-/// Reads the name of an image of a registry; `None` for what is none. The grammar is that of
-/// `distribution/reference`, the rule for what is a host docker's (`splitDockerDomain`). By hand: the
-/// regular expression of `oci-spec` takes 11 MiB for as long as the agent lives.
-pub(crate) fn reference(image: &str) -> Option<Reference> {
+/// Reads the name of an image of a registry. The grammar is that of `distribution/reference`, the rule
+/// for what is a host docker's (`splitDockerDomain`). By hand: the regular expression of `oci-spec`
+/// takes 11 MiB for as long as the agent lives.
+///
+/// # Errors
+/// [`NameError`].
+pub(crate) fn reference(image: &str) -> Result<Reference, NameError> {
+    if image.len() == IDENTIFIER && image.bytes().all(|b| b"0123456789abcdef".contains(&b)) {
+        return Err(NameError::Identifier(image.into()));
+    }
     let (rest, digest) = match image.split_once('@') {
-        Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
+        Some((rest, digest)) => (rest, Some(Digest::parse(digest).ok_or(NameError::Format)?)),
         None => (image, None),
     };
     // A colon before the last slash is a port's.
@@ -104,13 +131,20 @@ pub(crate) fn reference(image: &str) -> Option<Reference> {
     };
     let of_docker = host == HUB && !path.contains('/');
     let name = if of_docker { format!("library/{path}") } else { path.to_owned() };
-    let good = is_domain(host)
-        && name.split('/').all(is_component)
-        && host.len() + 1 + name.len() <= REPOSITORY_MAX
-        && tag.is_none_or(is_tag);
+    // Upstream looks at what is before the first colon of the rest, before anything else.
+    let small = path.split(':').next().unwrap_or(path);
+    if small.chars().any(char::is_uppercase) {
+        return Err(NameError::Uppercase(small.into()));
+    }
+    if !(is_domain(host) && name.split('/').all(is_component) && tag.is_none_or(is_tag)) {
+        return Err(NameError::Format);
+    }
+    if host.len() + 1 + name.len() > REPOSITORY_MAX {
+        return Err(NameError::TooLong);
+    }
     let tag = tag.or(digest.is_none().then_some("latest")).map(str::to_owned);
     let repository = Repository { host: host.to_owned(), name };
-    good.then_some(Reference { repository, tag, digest })
+    Ok(Reference { repository, tag, digest })
 }
 
 /// `HOST` or `HOST:PORT`, each part of the host's name of letters, digits and inner dashes.
@@ -202,8 +236,23 @@ mod tests {
         assert_eq!(means(&format!("a@sha512:{}", "0".repeat(128))), "InvalidImageName");
         assert_eq!(means(&format!("a:{}", "x".repeat(129))), "InvalidImageName");
         assert_eq!(means(&format!("h.io/{}", "x".repeat(251))), "InvalidImageName");
-        let error = resolve("a b", Path::new("/")).unwrap_err().to_string();
-        let text = "couldn't parse image name \"a b\": invalid reference format";
-        assert_eq!(error, format!("Failed to apply default image tag \"a b\": {text}"));
+        let id = "0a".repeat(32);
+        let long = format!("h.io/{}", "x".repeat(251));
+        for (image, why) in [
+            ("a b", "invalid reference format"),
+            ("a/Upper:B", "invalid reference format: repository name (a/Upper) must be lowercase"),
+            ("Upper", "invalid reference format: repository name (Upper) must be lowercase"),
+            (
+                &id,
+                &format!(
+                    "invalid repository name ({id}), cannot specify 64-byte hexadecimal strings"
+                ),
+            ),
+            (&long, "repository name must not be more than 255 characters"),
+        ] {
+            let error = resolve(image, Path::new("/")).unwrap_err().to_string();
+            let text = format!("couldn't parse image name {image:?}: {why}");
+            assert_eq!(error, format!("Failed to apply default image tag {image:?}: {text}"));
+        }
     }
 }

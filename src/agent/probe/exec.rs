@@ -23,7 +23,7 @@ pub(super) async fn probe(
             ProbeOutcome::Failure(String::from_utf8_lossy(&said).into_owned())
         }
         Err(error) => match error {
-            ExecError::TimedOut(_) => ProbeOutcome::Failure(error.to_string()),
+            ExecError::TimedOut { .. } => ProbeOutcome::Failure(error.to_string()),
             ExecError::NoCommand
             | ExecError::NotRunning(_)
             | ExecError::TooMany(_)
@@ -92,9 +92,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_counts_at_once_and_an_error_is_tried_again() {
-        let late = || Err(ExecError::TimedOut("timeout 3s exceeded".into()));
+        let late = || Err(ExecError::TimedOut { command: "x y".into(), within: "3s".into() });
         let commands = Scripted::new(vec![late(), Ok(ExecOutput::default())]);
-        let failed = ProbeOutcome::Failure("command timed out: timeout 3s exceeded".into());
+        let failed = ProbeOutcome::Failure("command timed out: \"x y\" timed out after 3s".into());
         assert_eq!(run(&commands, &["x"]).await, failed);
         let none = || Err(ExecError::NotRunning("wasm://1".into()));
         let commands = Scripted::new(vec![none(), none(), Ok(ExecOutput::default()), none()]);

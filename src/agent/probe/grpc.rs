@@ -71,7 +71,7 @@ pub(super) async fn probe(
     let address = std::net::SocketAddr::new(ip, port);
     let service = action.service.clone().unwrap_or_default();
     let deadline = Instant::now() + within;
-    let took = text::duration(within);
+    let took = copepod_pod::go_duration(within);
     loop {
         let head = Head::default();
         match timeout_at(deadline, check(&ip.to_string(), port, &service, &head)).await {

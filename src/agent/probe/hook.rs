@@ -59,7 +59,7 @@ async fn exec(
     // As it was given: no variables are put in.
     let command = action.command.clone().unwrap_or_default();
     let failed = |error: String, message: &[u8]| {
-        let (command, message) = (text::list(&command), text::quoted(message));
+        let (command, message) = (text::list(&command), copepod_pod::go_quoted(message));
         format!(
             "Exec lifecycle hook ({command}) for Container {name:?} in Pod {pod:?} failed - error: \
              {error}, message: {message}"

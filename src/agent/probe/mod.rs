@@ -19,7 +19,6 @@ mod text;
 mod tls;
 
 pub(crate) use hook::{HookEnd, hook};
-pub(crate) use text::duration as go_duration;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -5,7 +5,9 @@ use std::error::Error as StdError;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use copepod_pod::go_duration;
 use copepod_wasm::GuestKind;
 use thiserror::Error;
 
@@ -108,9 +110,14 @@ pub(crate) enum ExecError {
     /// It was started and ended before anything of the guest ran.
     #[error("the command did not start: {0}")]
     NotStarted(String),
-    /// It took longer than it may, and was killed; what the runtime said of that.
-    #[error("command timed out: {0}")]
-    TimedOut(String),
+    /// It took longer than it may, and was killed; upstream's words (`ExecSync` of its CRI client).
+    #[error("command timed out: {command:?} timed out after {within}")]
+    TimedOut {
+        /// Its words, with spaces between them.
+        command: String,
+        /// What it may take, as Go prints it.
+        within: String,
+    },
     /// The container's streams cannot be connected to.
     #[error("cannot connect to the streams of the container")]
     Connect(#[source] io::Error),
@@ -122,4 +129,11 @@ pub(crate) enum ExecError {
         /// Its words.
         message: String,
     },
+}
+
+impl ExecError {
+    /// `command` took longer than it may.
+    pub(crate) fn timed_out(command: &[String], within: Duration) -> Self {
+        Self::TimedOut { command: command.join(" "), within: go_duration(within) }
+    }
 }

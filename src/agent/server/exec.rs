@@ -50,7 +50,7 @@ pub(super) fn refused(error: &ExecError) -> Refusal {
         | ExecError::NotRunning(_)
         | ExecError::Start(_)
         | ExecError::NotStarted(_)
-        | ExecError::TimedOut(_)
+        | ExecError::TimedOut { .. }
         | ExecError::Connect(_)
         | ExecError::Runtime { kind: RefusalKind::Other, .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -10,7 +10,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub(crate) enum VolumeError {
     /// A directory or a file of it.
-    #[error("volume {volume:?}: cannot make {path}")]
+    #[error("MountVolume.SetUp failed for volume {volume:?} : cannot make {path}")]
     Make {
         /// The volume.
         volume: String,
@@ -21,7 +21,7 @@ pub(crate) enum VolumeError {
         source: io::Error,
     },
     /// Its files.
-    #[error("volume {volume:?}: cannot write its files to {path}")]
+    #[error("MountVolume.SetUp failed for volume {volume:?} : cannot write its files to {path}")]
     Write {
         /// The volume.
         volume: String,
@@ -32,7 +32,7 @@ pub(crate) enum VolumeError {
         source: io::Error,
     },
     /// What its files come from.
-    #[error("volume {volume:?}")]
+    #[error("MountVolume.SetUp failed for volume {volume:?} ")]
     Payload {
         /// The volume.
         volume: String,
@@ -41,7 +41,9 @@ pub(crate) enum VolumeError {
         source: PayloadError,
     },
     /// The path of a hostPath volume is not what its type says; upstream's words.
-    #[error("volume {volume:?}: hostPath type check failed: {path} is not {expected}")]
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not {expected}"
+    )]
     HostPathType {
         /// The volume.
         volume: String,
@@ -51,7 +53,7 @@ pub(crate) enum VolumeError {
         expected: &'static str,
     },
     /// A kind of volume, or of hostPath, that no Wasm guest can have.
-    #[error("volume {volume:?}: {what} is not served")]
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {what} is not served")]
     Kind {
         /// The volume.
         volume: String,

@@ -142,7 +142,10 @@ fn what_is_not_there_is_named_in_upstreams_words() {
         let mut volume = volume;
         volume["name"] = json!("v");
         let error = scene.set_up(json!([volume]), None).expect_err("is refused");
-        assert_eq!(crate::telemetry::chain(&error), format!("volume \"v\": {text}"));
+        assert_eq!(
+            crate::telemetry::chain(&error),
+            format!("MountVolume.SetUp failed for volume \"v\" : {text}")
+        );
     }
 }
 
@@ -248,7 +251,7 @@ fn a_host_path_is_checked_and_made_by_its_type() {
         (&home.join("none"), "File", "a file"),
     ] {
         let text = format!(
-            "volume \"h\": hostPath type check failed: {} is not {expected}",
+            "MountVolume.SetUp failed for volume \"h\" : hostPath type check failed: {} is not {expected}",
             path.display()
         );
         let error = scene.set_up(host(path, kind), None).expect_err("is refused");

@@ -20,7 +20,6 @@ use tokio::time::timeout;
 use super::{Shared, blocking, image_request};
 use crate::image::Quiet;
 use crate::linux::network;
-use crate::probe;
 use crate::runtime::{Attach, Exec, ExecError, ExecExit, ExecOutput, Runtime, StreamRequest};
 
 /// How long a connection within a pod may take to be made: nothing but a full backlog holds it up.
@@ -172,6 +171,7 @@ impl<R: Runtime> Shared<R> {
         let err = pipe::Receiver::from_owned_fd(err.into()).map_err(made)?;
         let stdin = std::fs::File::open("/dev/null").map_err(made)?;
         let streams = [stdin.into(), stdout.into(), stderr.into()];
+        let late = ExecError::timed_out(&command, within);
         let exec = Exec { command, artefact, streams };
         let ran = async {
             let ran = self.runtime.exec(at.id, exec);
@@ -185,7 +185,7 @@ impl<R: Runtime> Shared<R> {
             return ran.await;
         }
         let ran = timeout(within, ran).await;
-        ran.unwrap_or_else(|_| Err(ExecError::TimedOut(too_long(within))))
+        ran.unwrap_or(Err(late))
     }
 
     /// A connection to a port of the pod, made in its network: to its loopback addresses, then to its
@@ -240,15 +240,6 @@ async fn kept(mut from: pipe::Receiver, limit: usize) -> Vec<u8> {
     let _ = (&mut from).take(limit as u64).read_to_end(&mut bytes).await;
     let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
     bytes
-}
-
-/// What containerd says of a command that took too long.
-fn too_long(within: Duration) -> String {
-    let within = probe::go_duration(within);
-    format!(
-        "rpc error: code = DeadlineExceeded desc = failed to exec in container: timeout {within} \
-         exceeded: context deadline exceeded"
-    )
 }
 
 /// The id of the container if it runs.

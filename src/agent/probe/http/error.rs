@@ -3,10 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
+use copepod_pod::go_quoted;
 use thiserror::Error;
 
 use super::super::dial::DialError;
-use super::super::text::{errno, quoted};
+use super::super::text::errno;
 
 /// Why a GET has no answer.
 #[derive(Debug, Error)]
@@ -56,7 +57,7 @@ pub(in super::super) enum GetError {
     /// What came is no HTTP.
     #[error(
         "net/http: HTTP/1.x transport connection broken: malformed HTTP {what} {}",
-        quoted(text)
+        go_quoted(text)
     )]
     Malformed {
         /// What of it: `response`, `version`, `status code`.
@@ -71,13 +72,13 @@ pub(in super::super) enum GetError {
         why: hyper::Error,
     },
     /// The request cannot be written.
-    #[error("net/http: invalid header field name {}", quoted(name.as_bytes()))]
+    #[error("net/http: invalid header field name {}", go_quoted(name.as_bytes()))]
     HeaderName {
         /// Its header's name.
         name: String,
     },
     /// The request cannot be written.
-    #[error("net/http: invalid header field value for {}", quoted(name.as_bytes()))]
+    #[error("net/http: invalid header field value for {}", go_quoted(name.as_bytes()))]
     HeaderValue {
         /// Its header's name.
         name: String,
@@ -89,13 +90,13 @@ pub(in super::super) enum GetError {
         why: hyper::http::Error,
     },
     /// A redirection that leads to no address.
-    #[error("failed to parse Location header {}", quoted(location.as_bytes()))]
+    #[error("failed to parse Location header {}", go_quoted(location.as_bytes()))]
     Location {
         /// As it was given.
         location: String,
     },
     /// A redirection that leads to what is not HTTP.
-    #[error("unsupported protocol scheme {}", quoted(scheme.as_bytes()))]
+    #[error("unsupported protocol scheme {}", go_quoted(scheme.as_bytes()))]
     Scheme {
         /// What it leads to.
         scheme: String,

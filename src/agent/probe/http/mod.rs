@@ -58,7 +58,7 @@ pub(super) async fn probe(
 
 /// An error as Go's client shows it: with the address that was asked.
 pub(super) fn failed(at: &str, error: &GetError) -> String {
-    format!("Get {}: {error}", super::text::quoted(at.as_bytes()))
+    format!("Get {}: {error}", copepod_pod::go_quoted(at.as_bytes()))
 }
 
 /// Sends the request and those that it is redirected to on the same host. The answer is the last one,

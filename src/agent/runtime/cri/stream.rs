@@ -94,7 +94,7 @@ impl Cri {
         let patience = if timeout.is_zero() { EXEC_MAX } else { timeout + EXEC_SLACK };
         let mut runtime = self.0.client.runtime();
         let answer = call("ExecSync", patience, runtime.exec_sync(within(patience, request))).await;
-        let answer = answer.map_err(|error| exec_refusal(&error))?;
+        let answer = answer.map_err(|error| exec_refusal(&error, command, timeout))?;
         let cut = |mut bytes: Vec<u8>| {
             bytes.truncate(limit);
             bytes
@@ -108,9 +108,9 @@ impl Cri {
 }
 
 /// As [`refusal`], of a command that has a time of its own (upstream's `ExecSync`).
-fn exec_refusal(error: &CriError) -> ExecError {
+fn exec_refusal(error: &CriError, command: &[String], within: Duration) -> ExecError {
     match error.code() == Code::DeadlineExceeded {
-        true => ExecError::TimedOut(error.to_string()),
+        true => ExecError::timed_out(command, within),
         false => refusal(error),
     }
 }

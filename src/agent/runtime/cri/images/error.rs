@@ -4,6 +4,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use super::pull::PullFailure;
+use crate::image::NameError;
 
 /// A runtime's word that the registry is not there (`cri-api/pkg/errors`).
 const UNAVAILABLE: &str = "RegistryUnavailable";
@@ -15,10 +16,14 @@ const SIGNATURE: &str = "SignatureValidationFailed";
 pub(crate) enum OrdinaryImageError {
     /// It is no name of an image.
     #[error(
-        "Failed to apply default image tag {0:?}: couldn't parse image name {0:?}: invalid \
-         reference format"
+        "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {why}"
     )]
-    Name(String),
+    Name {
+        /// What is meant to be one.
+        image: String,
+        /// Why it is none.
+        why: NameError,
+    },
     /// The runtime does not say whether it has it; upstream's text has no name in its quotes.
     #[error("Failed to inspect image \"\": {}", go_text(.0))]
     Inspect(Status),
@@ -62,7 +67,7 @@ impl OrdinaryImageError {
     /// The container's waiting reason.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Name(_) => "InvalidImageName",
+            Self::Name { .. } => "InvalidImageName",
             Self::Inspect(_) => "ImageInspectError",
             Self::Never(_) => "ErrImageNeverPull",
             Self::Unavailable { .. } => UNAVAILABLE,

@@ -130,8 +130,8 @@ impl Images {
         pulling: &(dyn Fn() + Send + Sync),
     ) -> Result<OrdinaryImage, OrdinaryImageError> {
         let image = || wanted.image.to_owned();
-        let (name, repository) =
-            reference::tagged(wanted.image).ok_or_else(|| OrdinaryImageError::Name(image()))?;
+        let (name, repository) = reference::tagged(wanted.image)
+            .map_err(|why| OrdinaryImageError::Name { image: image(), why })?;
         let spec = cri::ImageSpec {
             image: name,
             annotations: wanted.annotations.cloned().unwrap_or_default(),
@@ -168,7 +168,7 @@ impl Images {
 
     /// Whether the runtime has an image; one that does not answer has none.
     pub(crate) async fn has(&self, image: &str) -> bool {
-        let Some((name, _)) = reference::tagged(image) else { return false };
+        let Ok((name, _)) = reference::tagged(image) else { return false };
         let spec = cri::ImageSpec { image: name, ..cri::ImageSpec::default() };
         self.status(&spec).await.is_ok_and(|here| here.is_some())
     }

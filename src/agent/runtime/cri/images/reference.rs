@@ -1,15 +1,17 @@
 //! Names of ordinary images, as upstream hands them to a runtime.
 
-use crate::image::{Reference, Repository, reference};
+use crate::image::{NameError, Reference, Repository, reference};
 
-/// The name with its default tag, and the repository that credentials are looked up for; `None` for
-/// what is no name. Only a tag is added, as upstream does (`applyDefaultImageTag`): whose a short
-/// name is says the runtime.
-pub(super) fn tagged(image: &str) -> Option<(String, Repository)> {
+/// The name with its default tag, and the repository that credentials are looked up for. Only a
+/// tag is added, as upstream does (`applyDefaultImageTag`): whose a short name is says the runtime.
+///
+/// # Errors
+/// [`NameError`].
+pub(super) fn tagged(image: &str) -> Result<(String, Repository), NameError> {
     let Reference { repository, tag, digest } = reference(image)?;
     let missing = tag.filter(|tag| digest.is_none() && !image.ends_with(&format!(":{tag}")));
     let tag = missing.map(|tag| format!(":{tag}")).unwrap_or_default();
-    Some((format!("{image}{tag}"), repository))
+    Ok((format!("{image}{tag}"), repository))
 }
 
 #[cfg(test)]
@@ -31,7 +33,7 @@ mod tests {
             assert_eq!((repository.host.as_str(), repository.name.as_str()), (host, path));
         }
         for image in ["", "Upper", "./x.wasm", "/x", "a b", "a:b:c"] {
-            assert!(tagged(image).is_none(), "{image:?}");
+            assert!(tagged(image).is_err(), "{image:?}");
         }
     }
 }
