@@ -86,7 +86,7 @@ pub enum Event {
         sandbox: u32,
     },
     /// What the pod's volumes are made of may have changed: an object that it names, a token. A
-    /// set-up or refresh that waits after a failure is tried again at once.
+    /// set-up, refresh or start that waits after a failure is tried again at once.
     Changed,
     /// The answer of [`Action::Refresh`].
     Refreshed(Result<(), Failure>),
@@ -182,6 +182,9 @@ pub enum ProbeOutcome {
     Failure(String),
     /// It could not be made: it counts for nothing, and this is to be told.
     Error(String),
+    /// The same of an answer that broke off, which upstream tells in other words (`probe.Failure` with
+    /// an error).
+    Broken(String),
 }
 
 /// One of a container's hooks.

@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// Upstream's text for an init container whose record is gone after it did its part.
-const INIT_GONE: &str =
-    "Unable to get init container status from container runtime and pod has been initialized";
+const INIT_GONE: &str = "Unable to get init container status from container runtime and pod has been \
+                         initialized, treat it as exited normally";
 
 /// Why a container waits that ran before its pod was begun anew (upstream: `kubelet_pods.go`).
 const RESTARTING_ALL: &str = "RestartingAllContainers";
@@ -106,7 +106,23 @@ pub(crate) fn of(state: &State) -> PodStatus {
         }
         (None, None) => {}
     }
+    show_host(state, &mut status);
     status
+}
+
+/// The node's addresses are shown from the first, and are those of a pod in its network (upstream:
+/// `generateAPIPodStatus`).
+fn show_host(state: &State, status: &mut PodStatus) {
+    let Some(first) = state.host.ips.first().map(ToString::to_string) else { return };
+    if status.host_ip.is_none() {
+        let all = state.host.ips.iter().map(|ip| HostIP { ip: ip.to_string() });
+        (status.host_ip, status.host_ips) = (Some(first.clone()), Some(all.collect()));
+    }
+    let in_its_network = state.spec().is_some_and(|spec| spec.host_network == Some(true));
+    if in_its_network && status.pod_ip.is_none() {
+        let all = state.host.ips.iter().map(|ip| PodIP { ip: ip.to_string() });
+        (status.pod_ip, status.pod_ips) = (Some(first), Some(all.collect()));
+    }
 }
 
 /// Cuts each termination message to its share.
@@ -225,7 +241,10 @@ fn is_passed(state: &State, container: &Container) -> bool {
 }
 
 /// The status that the pod's object has of the container.
-fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus> {
+pub(crate) fn status_before<'a>(
+    pod: &'a Pod,
+    container: &Container,
+) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
     let of_role = match container.role {
         Role::Init | Role::Sidecar => status.init_container_statuses.as_ref(),

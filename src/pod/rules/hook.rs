@@ -193,4 +193,12 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     rig.run("b", 1);
     assert_eq!((rig.cond("Ready").as_str(), rig.shown("b").restart_count), ("True", 1));
     assert_eq!(rig.cond("AllContainersRestarting"), "False");
+    rig.exit("b", 1, 1);
+    rig.image("b");
+    rig.run("b", 2);
+    assert_eq!(rig.exit("a", 1, 7), [stop("b", 2, 2)]);
+    rig.exit("b", 2, 143);
+    rig.image("i");
+    let again = rig.exit("i", 2, 0);
+    assert!(again.ends_with(&[prepare("a"), prepare("b")]), "no crash, so no back-off: {again:?}");
 }

@@ -21,8 +21,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
-    ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Host, ImageRef, Now,
+    PodAddresses, ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
 };
 
 /// A machine with a clock. Both clocks run together from a wall time with a broken second.
@@ -113,7 +113,8 @@ fn hook_of(container: &str, attempt: u32, hook: HookKind) -> Action {
 impl Rig {
     fn new(pod: Pod) -> Rig {
         let now = Now { wall: wall(0), mono: Duration::from_secs(5) };
-        let (state, actions, records) = (State::new(Arc::new(pod)), Vec::new(), Vec::new());
+        let (state, actions, records) =
+            (State::new(Arc::new(pod), Host::default()), Vec::new(), Vec::new());
         Rig { state, sandbox: 0, now, actions, records }
     }
 

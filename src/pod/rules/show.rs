@@ -175,3 +175,39 @@ fn times_are_rounded_down_to_whole_seconds() {
         assert_eq!(crate::status::whole_seconds(time), Timestamp::from_second(secs).unwrap());
     }
 }
+
+#[test]
+fn the_nodes_addresses_are_shown_from_the_first() {
+    let host = Host {
+        ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        ..Host::default()
+    };
+    for on_host in [false, true] {
+        let object = pod_with(&["a"], &json!({"hostNetwork": on_host}), &json!({}));
+        let mut rig = Rig::new(object.clone());
+        rig.state = State::new(Arc::new(object), host.clone());
+        rig.feed(Event::Observed(Vec::new()));
+        rig.feed(Event::SetUp(Err(failure("FailedMount"))));
+        let status = rig.status();
+        assert_eq!(status.host_ip.as_deref(), Some("192.0.2.7"));
+        assert_eq!(status.host_ips.map(|ips| ips.len()), Some(2));
+        let of_pod = on_host.then_some("192.0.2.7");
+        assert_eq!(status.pod_ip.as_deref(), of_pod);
+        assert_eq!(status.pod_ips.map(|ips| ips.len()), on_host.then_some(2));
+    }
+}
+
+#[test]
+fn a_pod_that_was_initialised_stays_so() {
+    let init = json!([{"name": "s", "restartPolicy": "Always"}]);
+    let mut rig = Rig::up(pod_with(&["a"], &json!({"initContainers": init}), &json!({})));
+    assert_eq!(
+        rig.cond("Initialized"),
+        "False ContainersNotInitialized containers with incomplete status: [s]"
+    );
+    rig.image("s");
+    rig.run("s", 0);
+    assert_eq!(rig.cond("Initialized"), "True");
+    rig.exit("s", 0, 1);
+    assert_eq!(rig.cond("Initialized"), "True", "though the main container has not run");
+}

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{What, World, failure};
 use crate::{
-    Action, Event, Failure, ImageRef, Now, PodAddresses, SetUpDone, State,
+    Action, Event, Failure, Host, ImageRef, Now, PodAddresses, SetUpDone, State,
     sim::{
         check::{Judged, seen::Happening},
         dice::{Draw, Trouble},
@@ -29,7 +29,7 @@ impl World {
             self.pod = pod::reported(&self.pod, status);
         }
         self.check.agent_starts(self.script.has_api, self.pod.status.as_ref());
-        self.state = Some(State::new(self.pod.clone()));
+        self.state = Some(State::new(self.pod.clone(), Host::default()));
         let look = self.draw(Draw::Look, POD).millis(3000);
         self.plan_for_agent(look, What::Relist);
         Ok(())
