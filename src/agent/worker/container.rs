@@ -236,7 +236,7 @@ fn wasm(
         stdin: if host.die_with_agent { Stdin::Closed } else { stdin(spec) },
         user: user.filter(|_| host.changes_user),
         cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(pod, spec)),
-        oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(pod, spec)),
+        oom_score_adj: host.oom_score_adj(pod, spec),
         network: ready.network.clone(),
         memory_limit_bytes,
         log_limits: host.log_limits,
