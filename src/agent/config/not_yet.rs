@@ -65,7 +65,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
 fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     let non_zero = |value: Option<i32>| value.filter(|value| *value != 0);
     for (field, value, default) in [
-        ("oomScoreAdj", file.oom_score_adj, -999),
         ("kubeAPIQPS", file.kube_api_qps, 50),
         ("kubeAPIBurst", non_zero(file.kube_api_burst), 100),
         ("evictionMaxPodGracePeriod", file.eviction_max_pod_grace_period, 0),

@@ -60,10 +60,7 @@ impl Runtime for Both {
 
     async fn run_sandbox(&self, spec: SandboxSpec) -> Result<PodSandbox, Failure> {
         let Some(cri) = &self.cri else { return Err(no_ordinary()) };
-        cri.run_sandbox(spec).await.map_err(|error| Failure {
-            reason: "FailedCreatePodSandBox".into(),
-            message: format!("Failed to create pod sandbox: {}", chain(&error)),
-        })
+        cri.run_sandbox(spec).await.map_err(|error| error.failure())
     }
 
     async fn stop_sandboxes(&self, pod_uid: &str) -> Result<(), Failure> {

@@ -243,7 +243,7 @@ async fn kept(mut from: pipe::Receiver, limit: usize) -> Vec<u8> {
 }
 
 /// The id of the container if it runs.
-pub(super) fn running_id(status: &PodStatus, name: &str) -> Option<String> {
+fn running_id(status: &PodStatus, name: &str) -> Option<String> {
     let init = status.init_container_statuses.iter().chain(&status.container_statuses);
     let mut all = init.chain(&status.ephemeral_container_statuses).flatten();
     let found: &ContainerStatus = all.find(|status| status.name == name)?;

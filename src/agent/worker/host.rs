@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
+use copepod_pod::resources::oom_score_adj;
 use copepod_pod::{Facts, PodAddresses};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use rustix::fs::statvfs;
 use rustix::process::geteuid;
 use rustix::system::{sysinfo, uname};
@@ -41,6 +43,13 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// The `oom_score_adj` of a container of the pod, which is never the node's agent's own; none for
+    /// guests that end with their agent.
+    pub(super) fn oom_score_adj(&self, pod: &Pod, container: &Container) -> Option<i32> {
+        let score = || oom_score_adj(pod, container, self.ordinary.memory_bytes);
+        (!self.die_with_agent).then(score)
+    }
+
     /// What pods may ask for now.
     pub(crate) fn facts(&self) -> Facts {
         self.facts.borrow().clone()
