@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,7 @@ fn status_of(served: &Served) -> PodStatus {
 }
 
 fn asked<'a>(served: &'a Served, status: &'a PodStatus) -> Asked<'a> {
-    Asked { pod: &served.pod, base: Path::new("/"), status }
+    Asked { pod: &served.pod, status }
 }
 
 impl Pods for Board {

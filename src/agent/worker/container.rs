@@ -230,7 +230,7 @@ fn wasm(
     })?;
     let memory_limit_bytes = memory_limit(spec)?;
     let args = arguments(argv, &prepared);
-    let tree = volume::build(
+    let seen = volume::build(
         &Seen {
             container: spec,
             volumes: &files.volumes,
@@ -241,7 +241,7 @@ fn wasm(
         },
         &ledger.attempt_dir(&uid, name, *attempt).join("root"),
     )?;
-    let (dir, file) = tree.message.unwrap_or_default();
+    let (dir, file) = seen.message.unwrap_or_default();
     let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let grace = pod_spec.termination_grace_period_seconds;
     Ok(Container {
@@ -251,12 +251,13 @@ fn wasm(
         attempt: *attempt,
         sandbox: ready.generation(),
         definition: Some(copepod_pod::definition(spec)),
+        tree: prepared.tree(),
         artefact: prepared.artefact,
         kind: prepared.kind,
         args,
         env: layered(hostname(pod, &facts), prepared.config.env, own),
-        preopens: tree.preopens,
-        mounts: tree.mounts,
+        preopens: seen.preopens,
+        mounts: seen.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
         // Nobody can be attached to a run's pods.
         stdin: if host.die_with_agent { Stdin::Closed } else { stdin(spec) },
