@@ -270,6 +270,8 @@ pub struct SetUpDone {
     /// each new sandbox, and one that is dead is not given again. Always 0 where the runtime has no
     /// sandboxes.
     pub sandbox: u32,
+    /// Whether its runtime makes read-only mounts so with all that is mounted below them.
+    pub recursive_read_only: bool,
 }
 
 /// An image that is ready to run.

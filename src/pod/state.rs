@@ -94,7 +94,7 @@ pub struct State {
 impl State {
     /// The state of a pod of which only its object is known. The set of its init and main containers
     /// is taken from this first object: Kubernetes lets nobody change it.
-    pub fn new(pod: Arc<Pod>, host: Host) -> State {
+    pub fn new(pod: Arc<Pod>) -> State {
         let spec = pod.spec.iter().flat_map(life::all);
         let containers = spec.map(|(name, role, life)| Container::new(name, role, life)).collect();
         let status = pod.status.as_ref();
@@ -119,8 +119,14 @@ impl State {
             wake: Wake::default(),
             records: Vec::new(),
             pod,
-            host,
+            host: Host::default(),
         }
+    }
+
+    /// The same on a node that says this.
+    #[must_use]
+    pub fn on(self, host: Host) -> State {
+        State { host, ..self }
     }
 
     /// The newest object of the pod that was given.

@@ -184,6 +184,10 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
             (AttemptState::Starting | AttemptState::Running { .. }, _) => running(known),
         },
     };
+    // A pod that is begun anew counts its restarts at once (upstream: `convertToAPIContainerStatuses`).
+    let is_anew = newest.is_some_and(|(_, known)| known.is_past && known.exit().is_some());
+    let is_counted = is_anew && is_to_run && state.deadline.is_none();
+    let restarts = newest.map_or(0, |(attempt, _)| attempt.saturating_add(u32::from(is_counted)));
     let id = newest.map(|(_, known)| known.id.clone());
     // After a restart of the agent only the pod's object knows what an adopted process runs.
     let same = before.filter(|before| before.container_id.is_some() && before.container_id == id);
@@ -197,7 +201,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         image,
         image_id,
         container_id: id,
-        restart_count: newest.map_or(0, |(attempt, _)| i32::try_from(attempt).unwrap_or(i32::MAX)),
+        restart_count: i32::try_from(restarts).unwrap_or(i32::MAX),
         // Of ephemeral ones upstream says neither.
         started: Some(container.has_started()).filter(|_| container.role != Role::Ephemeral),
         ready: match container.role {
@@ -207,7 +211,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
             Role::Ephemeral => false,
         },
         state: Some(current),
-        volume_mounts: volume_mounts(&state.pod, &container.name),
+        volume_mounts: volume_mounts(state, &container.name),
         last_state: last
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
@@ -217,13 +221,16 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
 }
 
 /// What the status says of a container's mounts (upstream: `convertToAPIContainerStatuses`): of one that
-/// is read-only also whether all below it is, which it says only of those that ask for it in any case.
-fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
-    let spec = container_named(pod, container)?;
+/// is read-only also whether all below it is.
+fn volume_mounts(state: &State, container: &str) -> Option<Vec<VolumeMountStatus>> {
+    let spec = container_named(&state.pod, container)?;
+    let is_served = state.set_up.done.as_ref().is_some_and(|done| done.recursive_read_only);
     let all = spec.volume_mounts.iter().flatten().map(|mount| {
         let read_only = mount.read_only.filter(|read_only| *read_only);
-        let whole = mount.recursive_read_only.as_deref() == Some("Enabled");
-        let mode = if whole { "Enabled" } else { "Disabled" };
+        let is_whole = is_served
+            && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
+            && mount.mount_propagation.as_deref().is_none_or(|mode| mode == "None");
+        let mode = if is_whole { "Enabled" } else { "Disabled" };
         VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),

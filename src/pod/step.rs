@@ -192,18 +192,24 @@ impl State {
         if self.is_stale(attempt.sandbox, &attempt.state) {
             return;
         }
+        self.merge_attempt(attempt, false, now);
+        self.replace_changed();
+    }
+
+    /// Merges what is said of one attempt (see [`Container::merge`]), and tells of a start that this
+    /// agent asked for.
+    fn merge_attempt(&mut self, attempt: Attempt, listed: bool, now: Duration) {
         let Some(container) = self.container(&attempt.container) else { return };
         let (number, name) = (attempt.attempt, attempt.container.clone());
         let id = attempt.id.clone();
         let before = container.progress(number);
         let asked = container.starting == Some(number) || before.is_some();
-        container.merge(attempt, false, now);
+        container.merge(attempt, listed, now);
         let after = container.progress(number);
         let error = container.start_error(number).map(|error| unnamed(&error.message, &id, &name));
         if asked {
             self.record_start(&name, before, after, error);
         }
-        self.replace_changed();
     }
 }
 
@@ -299,9 +305,7 @@ fn observe(state: &mut State, attempts: Vec<Attempt>, now: Now) {
             let unwanted = Container::new(&attempt.container, Role::Unwanted, Life::unknown());
             state.containers.push(unwanted);
         }
-        if let Some(container) = state.container(&attempt.container) {
-            container.merge(attempt, true, now.mono);
-        }
+        state.merge_attempt(attempt, true, now.mono);
     }
     if state.is_first_look {
         state.recall_forgotten(now);

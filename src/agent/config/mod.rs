@@ -169,6 +169,8 @@ pub(crate) struct DnsConfig {
 pub(crate) struct PodLimits {
     /// `syncFrequency`: by it alone goes when the loop over the pods is taken to be stuck.
     pub(crate) sync_every: Duration,
+    /// The longest wait between two restarts (`crashLoopBackOff.maxContainerRestartPeriod`).
+    pub(crate) restart_max: Duration,
     /// Most pods, however many cores there are.
     pub(crate) max_pods: u32,
     /// Most pods for each core; 0: no such bound.

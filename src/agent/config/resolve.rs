@@ -251,7 +251,11 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
     let ids = file.user_namespaces.as_ref().and_then(|spaces| spaces.ids_per_pod);
     // Whether it is negative is looked at elsewhere.
     let sync = file.sync_frequency.filter(|every| !every.is_zero()).and_then(GoDuration::to_std);
+    let back_off = file.crash_loop_back_off.as_ref();
+    let longest =
+        back_off.and_then(|b| b.max_container_restart_period).and_then(GoDuration::to_std);
     PodLimits {
+        restart_max: longest.unwrap_or(copepod_pod::Host::default().restart_max),
         sync_every: sync.unwrap_or(SYNC_EVERY),
         max_pods: findings.count("maxPods", non_zero(file.max_pods, MAX_PODS)),
         pods_per_core: findings.count("podsPerCore", file.pods_per_core.unwrap_or_default()),

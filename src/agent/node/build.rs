@@ -318,6 +318,7 @@ pub(super) fn host(
         cgroups,
         network: Some(network),
         log_limits: log_limits(config),
+        restart_max: config.pods.restart_max,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use copepod_pod::resources::oom_score_adj;
 use copepod_pod::{Facts, PodAddresses};
@@ -38,6 +39,8 @@ pub(crate) struct Host {
     pub(crate) user_ids: Option<Arc<UserIds>>,
     /// How much of each container's log is kept.
     pub(crate) log_limits: LogLimits,
+    /// The longest wait between two restarts of a container.
+    pub(crate) restart_max: Duration,
     /// Whether guests end with the agent.
     pub(crate) die_with_agent: bool,
 }
@@ -83,7 +86,14 @@ impl Host {
             ordinary: Arc::default(),
             user_ids: None,
             log_limits: LogLimits::default(),
+            restart_max: copepod_pod::Host::default().restart_max,
             die_with_agent: true,
         }
+    }
+
+    /// What the states of its pods go by.
+    pub(crate) fn of_pods(&self) -> copepod_pod::Host {
+        let ips = self.facts.borrow().addresses.host_ips.clone();
+        copepod_pod::Host { ips, restart_max: self.restart_max }
     }
 }

@@ -142,7 +142,7 @@ impl<R: Runtime> Workers<R> {
         supplier: Arc<dyn Supplier>,
     ) -> Handle {
         let (events, inbox) = mpsc::channel(EVENTS);
-        let state = State::new(Arc::clone(&pod));
+        let state = State::new(Arc::clone(&pod)).on(self.shared.host.of_pods());
         let first = Snapshot { status: state.status(), trouble: None, terminated: false };
         let (publish, snapshot) = watch::channel(first);
         let handle = Handle { events, snapshot };
@@ -311,7 +311,8 @@ impl<R: Runtime> Worker<R> {
                         self.limits.watch(self.state.pod(), &self.ready.files, events);
                     }
                     let addresses = self.ready.addresses.clone();
-                    SetUpDone { addresses, sandbox: self.ready.generation() }
+                    let recursive_read_only = self.ready.recursive_read_only;
+                    SetUpDone { addresses, sandbox: self.ready.generation(), recursive_read_only }
                 }))
             }
             Done::TearDown(result) => {

@@ -183,6 +183,7 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     let restarting = "True RestartAllContainersStarted container exited with restart policy rule";
     assert_eq!(rig.cond("AllContainersRestarting"), restarting);
     assert!(rig.brief("a").starts_with("waiting RestartingAllContainers"));
+    assert_eq!((rig.shown("a").restart_count, rig.shown("b").restart_count), (1, 0), "b ends yet");
     assert_eq!(rig.exit("b", 0, 143), [prepare("i")], "in the same sandbox, from the first on");
     rig.image("i");
     rig.run("i", 1);

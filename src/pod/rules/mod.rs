@@ -113,8 +113,7 @@ fn hook_of(container: &str, attempt: u32, hook: HookKind) -> Action {
 impl Rig {
     fn new(pod: Pod) -> Rig {
         let now = Now { wall: wall(0), mono: Duration::from_secs(5) };
-        let (state, actions, records) =
-            (State::new(Arc::new(pod), Host::default()), Vec::new(), Vec::new());
+        let (state, actions, records) = (State::new(Arc::new(pod)), Vec::new(), Vec::new());
         Rig { state, sandbox: 0, now, actions, records }
     }
 
@@ -162,7 +161,11 @@ impl Rig {
         let host = "192.0.2.7".parse().unwrap();
         let pod = format!("10.0.0.{}", 9 + self.sandbox).parse().unwrap();
         let addresses = PodAddresses { host_ips: vec![host], pod_ips: vec![pod] };
-        self.feed(Event::SetUp(Ok(SetUpDone { addresses, sandbox: self.sandbox })))
+        self.feed(Event::SetUp(Ok(SetUpDone {
+            addresses,
+            sandbox: self.sandbox,
+            recursive_read_only: true,
+        })))
     }
 
     /// The attempt, as one of the sandbox that stands.

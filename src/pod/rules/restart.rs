@@ -205,7 +205,7 @@ fn the_back_off_has_the_nodes_limit_and_begins_anew_with_other_resources() {
     let object = pod(&["a"], "Always");
     let mut rig = Rig::new(object.clone());
     let host = Host { restart_max: Duration::from_secs(25), ..Host::default() };
-    rig.state = State::new(Arc::new(object.clone()), host);
+    rig.state = State::new(Arc::new(object.clone())).on(host);
     rig.feed(Event::Observed(Vec::new()));
     rig.set_up();
     rig.image("a");

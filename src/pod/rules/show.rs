@@ -185,7 +185,7 @@ fn the_nodes_addresses_are_shown_from_the_first() {
     for on_host in [false, true] {
         let object = pod_with(&["a"], &json!({"hostNetwork": on_host}), &json!({}));
         let mut rig = Rig::new(object.clone());
-        rig.state = State::new(Arc::new(object), host.clone());
+        rig.state = State::new(Arc::new(object)).on(host.clone());
         rig.feed(Event::Observed(Vec::new()));
         rig.feed(Event::SetUp(Err(failure("FailedMount"))));
         let status = rig.status();
@@ -210,4 +210,32 @@ fn a_pod_that_was_initialised_stays_so() {
     assert_eq!(rig.cond("Initialized"), "True");
     rig.exit("s", 0, 1);
     assert_eq!(rig.cond("Initialized"), "True", "though the main container has not run");
+}
+
+#[test]
+fn a_read_only_mount_says_whether_all_below_it_is() {
+    let mount = |name: &str, read_only: bool, mode: Value, propagation: Value| {
+        json!({"name": name, "mountPath": format!("/{name}"), "readOnly": read_only,
+            "recursiveReadOnly": mode, "mountPropagation": propagation})
+    };
+    let mounts = [
+        mount("w", false, Value::Null, Value::Null),
+        mount("plain", true, Value::Null, Value::Null),
+        mount("off", true, json!("Disabled"), Value::Null),
+        mount("maybe", true, json!("IfPossible"), json!("None")),
+        mount("seen", true, json!("IfPossible"), json!("HostToContainer")),
+        mount("must", true, json!("Enabled"), Value::Null),
+    ];
+    let spec = json!({"containers": [{"name": "a", "image": "a.wasm", "volumeMounts": mounts}]});
+    let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));
+    let shown = |rig: &Rig| {
+        let all = rig.shown("a").volume_mounts.unwrap_or_default().into_iter();
+        all.map(|mount| mount.recursive_read_only.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&rig), ["", "Disabled", "Disabled", "Enabled", "Disabled", "Enabled"]);
+    let done = SetUpDone::default();
+    rig = Rig::new((**rig.state.pod()).clone());
+    rig.feed(Event::Observed(Vec::new()));
+    rig.feed(Event::SetUp(Ok(done)));
+    assert_eq!(shown(&rig), ["", "Disabled", "Disabled", "Disabled", "Disabled", "Disabled"]);
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{What, World, failure};
 use crate::{
-    Action, Event, Failure, Host, ImageRef, Now, PodAddresses, SetUpDone, State,
+    Action, Event, Failure, ImageRef, Now, PodAddresses, SetUpDone, State,
     sim::{
         check::{Judged, seen::Happening},
         dice::{Draw, Trouble},
@@ -29,7 +29,7 @@ impl World {
             self.pod = pod::reported(&self.pod, status);
         }
         self.check.agent_starts(self.script.has_api, self.pod.status.as_ref());
-        self.state = Some(State::new(self.pod.clone(), Host::default()));
+        self.state = Some(State::new(self.pod.clone()));
         let look = self.draw(Draw::Look, POD).millis(3000);
         self.plan_for_agent(look, What::Relist);
         Ok(())
@@ -164,7 +164,11 @@ impl World {
                 let is_unheard = self.strikes(Trouble::SetUpUnheard, POD);
                 let is_made = !fails || self.script.has_sandbox && is_unheard;
                 let sandbox = if is_made { self.runtime.make_sandbox() } else { 0 };
-                let done = SetUpDone { addresses: PodAddresses::default(), sandbox };
+                let done = SetUpDone {
+                    addresses: PodAddresses::default(),
+                    sandbox,
+                    recursive_read_only: false,
+                };
                 let first = self.script.parts.first().filter(|_| fails && !is_unheard);
                 let event = match (first, fails) {
                     (Some(part), _) => {
