@@ -48,6 +48,17 @@ fn an_init_sequence_goes_on_where_it_was() {
     let text = "Unable to get init container status from container runtime and pod has been \
                 initialized, treat it as exited normally";
     assert_eq!((gone.exit_code, gone.message.as_deref()), (0, Some(text)));
+    assert_eq!(rig.cond("Initialized"), "True");
+}
+
+#[test]
+fn what_follows_a_start_is_done_for_one_that_an_earlier_agent_began() {
+    let hook = json!({"postStart": {"exec": {"command": ["x"]}}});
+    let spec = json!({"containers": [{"name": "a", "image": "a.wasm", "lifecycle": hook}]});
+    let mut rig = Rig::new(pod_with(&[], &spec, &json!({})));
+    rig.feed(Event::Observed(vec![attempt("a", 0, AttemptState::Starting)]));
+    rig.set_up();
+    assert_eq!(rig.run("a", 0), [hook_of("a", 0, HookKind::PostStart)]);
 }
 
 #[test]

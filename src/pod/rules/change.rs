@@ -96,6 +96,8 @@ fn a_replaced_container_is_stopped_and_starts_again_whatever_the_policy() {
     for policy in ["Never", "OnFailure", "Always"] {
         let mut rig = Rig::running(pod(&["a", "b"], policy));
         assert_eq!(rig.feed(replace("a")), [stop("a", 0, 30)], "{policy}");
+        let runs = rig.shown("a");
+        assert_eq!((runs.image.as_str(), runs.image_id.as_str()), ("file:///a.wasm", "sha256:abc"));
         assert_eq!(rig.feed(replace("a")), [], "stopped already");
         assert_eq!(rig.exit("a", 0, 0), [prepare("a")]);
         assert_eq!(rig.phase(), "Running");

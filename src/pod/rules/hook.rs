@@ -28,6 +28,7 @@ fn until_its_post_start_hook_is_done_a_container_has_not_started() {
         (rig.brief("a").as_str(), rig.phase().as_str()),
         ("waiting ContainerCreating", "Pending")
     );
+    assert_eq!(rig.cond("Initialized"), "True");
     assert_eq!(rig.hooked("a", 0, POST, Ok(())), [prepare("b")]);
     assert_eq!(rig.brief("a"), "running");
     assert_eq!(rig.hooked("a", 0, POST, Err("late")), [], "said once");
@@ -38,6 +39,7 @@ fn a_failed_post_start_hook_stops_its_container() {
     let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": exec()})));
     rig.image("a");
     rig.run("a", 0);
+    assert_eq!(rig.phase(), "Pending");
     rig.records.clear();
     assert_eq!(rig.hooked("a", 0, POST, Err("why")), [stop("a", 0, 30)]);
     rig.records.sort();

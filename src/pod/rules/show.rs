@@ -58,16 +58,24 @@ fn a_transition_time_moves_only_with_its_status() {
 
 #[test]
 fn transition_times_and_start_time_outlive_the_agent() {
-    let mut rig = Rig::running(pod(&["a"], "Always"));
-    let mut object = pod(&["a"], "Always");
+    let mut rig = Rig::running(pod(&["a", "b"], "Never"));
+    rig.pass(10);
+    rig.exit("b", 0, 0);
+    let mut object = pod(&["a", "b"], "Never");
     object.status = Some(rig.status());
     rig.pass(100);
     let mut again = Rig::new(object);
     again.now = rig.now;
     assert_eq!(again.status().phase.as_deref(), Some("Running"), "before the first look");
     let running = attempt("a", 0, AttemptState::Running { started_at: wall(0) });
-    again.feed(Event::Observed(vec![running]));
-    assert_eq!(again.status(), rig.status());
+    let mut done = exit(0, 0);
+    done.finished_at = wall(0) + Duration::from_secs(10);
+    again.feed(Event::Observed(vec![running, attempt("b", 0, AttemptState::Exited(done))]));
+    let times = |rig: &Rig| {
+        let of = |kind: &str| (rig.cond(kind), rig.condition(kind).last_transition_time.unwrap().0);
+        (READY_KINDS.map(of), rig.status().start_time)
+    };
+    assert_eq!(times(&again), times(&rig));
 }
 
 #[test]
