@@ -10,6 +10,7 @@ mod image;
 mod ledger;
 mod linux;
 mod logs;
+mod metrics;
 mod network;
 mod node;
 mod probe;

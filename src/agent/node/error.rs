@@ -8,6 +8,7 @@ use crate::cluster::kubeconfig::KubeconfigError;
 use crate::image::ImageError;
 use crate::ledger::LedgerError;
 use crate::linux::cgroup::UnknownDriver;
+use crate::metrics::MetricsError;
 use crate::runtime::cri::CriError;
 use crate::runtime::wasm::AdoptError;
 use crate::server::StartError;
@@ -46,6 +47,9 @@ pub(crate) enum NodeError {
     /// What it says of users and of groups is not the same; upstream's words.
     #[error("mismatched subuids and subgids for user \"kubelet\"")]
     SubIdsDiffer,
+    /// What is counted.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// One of the servers.
     #[error(transparent)]
     Server(#[from] StartError),

@@ -111,7 +111,8 @@ async fn an_ordinary_container_stands_in_its_pods_slice() {
     let addresses = PodAddresses { host_ips: host_ips.clone(), pod_ips: host_ips };
     let (_facts, facts) = watch::channel(Facts { addresses, ..build::fixed_facts(&config) });
     let host = build::host(&config, facts, cgroups, Network::open(build::network(&config)));
-    let shared = Arc::new(Shared { runtime, images, ledger, host });
+    let metrics = Metrics::new().expect("figures");
+    let shared = Arc::new(Shared { runtime, images, ledger, host, metrics });
     let mut workers = Workers::new(Arc::clone(&shared), happenings, Arc::new(Silent));
     let given = Arc::new(Given(Arc::new(Objects::default())));
     let handle = workers.add(pod(), "/".into(), given);

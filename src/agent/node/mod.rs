@@ -63,6 +63,7 @@ use crate::config::Config;
 use crate::image;
 use crate::ledger::Ledger;
 use crate::linux;
+use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::runtime::Happening;
 use crate::runtime::both::Both;
@@ -121,9 +122,9 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     }
     let user_ids = user_ids::open(&config, &ledger).await?;
     let host = Host { user_ids, ..build::host(&config, of_host, cgroups, network.clone()) };
-    let shared = Arc::new(Shared { runtime, images, ledger, host });
+    let shared = Arc::new(Shared { runtime, images, ledger, host, metrics: Metrics::new()? });
     board.serve(Arc::clone(&shared));
-    let server = serve(&config, &client, &board, &shared.host).await?;
+    let server = serve(&config, &client, &board, &shared).await?;
     // Ready only now: who is told so may ask for logs at once. With a container runtime, once that
     // has said how it is: the loop hears of it.
     if shared.runtime.cri.is_none() {
@@ -261,12 +262,13 @@ async fn serve(
     config: &Config,
     client: &kube::Client,
     board: &Board,
-    host: &Host,
+    shared: &Shared<Both>,
 ) -> Result<Option<Server>, NodeError> {
     let Some(address) = config.server.listen else { return Ok(None) };
     let reviews = Arc::new(Reviews::new(client.clone()));
-    let options = build::server(config, host);
-    Ok(Some(Server::start_tls(address, board.clone(), reviews, options).await?))
+    let options = build::server(config, &shared.host);
+    let metrics = Arc::clone(&shared.metrics);
+    Ok(Some(Server::start_tls(address, board.clone(), reviews, options, metrics).await?))
 }
 
 /// What tells the agent to end.

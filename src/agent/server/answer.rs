@@ -52,6 +52,11 @@ pub(super) fn text(body: Answer) -> Response<Answer> {
     of_type("text/plain; charset=utf-8", body)
 }
 
+/// An answer of figures, in the format that Prometheus reads.
+pub(super) fn prometheus(page: String) -> Response<Answer> {
+    of_type("text/plain; version=0.0.4; charset=utf-8", full(page))
+}
+
 /// An answer of JSON.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 //! Owns: the paths and their parameters ([`route`]), what is behind them ([`logs`], [`exec`],
 //! [`forward`], [`run`]), the streams of clients ([`stream`]), requests that a container runtime
 //! answers ([`proxy`]), TLS and the server's certificate ([`tls`]), bounds on connections ([`accept`],
-//! [`connection`]). In: [`Pods`], which whoever runs the pods gives, and a [`Reviewer`], which asks
+//! [`connection`]). In: [`Pods`], which whoever runs the pods gives, what is counted ([`Metrics`]), and a [`Reviewer`], which asks
 //! the API server. Out: answers.
 //! Starts one task that accepts for each listener and one per connection. It reads snapshots and
 //! opens streams; it changes no pod: a stop is asked of [`Pods`].
@@ -43,7 +43,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 use self::accept::{Limits, accept};
-use self::answer::{Answer, Refusal, json};
+use self::answer::{Answer, Refusal, json, prometheus};
 use self::auth::Auth;
 pub(crate) use self::auth::{
     Access, AuthenticationOptions, AuthorizationMode, ReviewError, Reviewer, TokenReviewed, User,
@@ -53,6 +53,8 @@ pub(crate) use self::pods::{Pods, Running, Served, URL_PREFIX};
 use self::route::{Query, Route, Target};
 pub(crate) use self::tls::{ServingCertificate, TlsError, TlsOptions, TlsVersion};
 use crate::logs::watch::LogWatch;
+use crate::metrics::{Metrics, Page};
+use crate::telemetry::chain;
 
 /// Connections to a run's socket: a user has a handful of terminals.
 const OF_USER: Limits = Limits { connections: 64, of_peer: 64 };
@@ -113,12 +115,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves `pods` on `listener` to its owner.
+    /// Serves `pods` and `metrics` on `listener` to its owner.
     ///
     /// # Errors
     /// That of watching logs.
-    pub(crate) fn start(listener: UnixListener, pods: impl Pods) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(pods, USER_STREAMS)?);
+    pub(crate) fn start(
+        listener: UnixListener,
+        pods: impl Pods,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(pods, metrics, USER_STREAMS)?);
         let drained = shared.drained(USER_STREAMS);
         let serve = move |stream, ended| {
             let shared = Arc::clone(&shared);
@@ -130,7 +136,7 @@ impl Server {
         Ok(Self::spawn(|end| accept(listener, OF_USER, end, drained, serve)))
     }
 
-    /// Serves `pods` over TLS at `address` to whom `reviewer` lets in. Files of certificates are read
+    /// Serves `pods` and `metrics` over TLS at `address` to whom `reviewer` lets in. Files of certificates are read
     /// now, and again when they have changed.
     ///
     /// # Errors
@@ -140,13 +146,15 @@ impl Server {
         pods: impl Pods,
         reviewer: Arc<dyn Reviewer>,
         options: ServerOptions,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        Self::serve_tls(listen(address).await?, pods, reviewer, options, TIMES)
+        let listener = listen(address).await?;
+        Self::serve_tls(listener, (pods, metrics), reviewer, options, TIMES)
     }
 
     fn serve_tls(
         listener: TcpListener,
-        pods: impl Pods,
+        (pods, metrics): (impl Pods, Arc<Metrics>),
         reviewer: Arc<dyn Reviewer>,
         options: ServerOptions,
         times: Times,
@@ -161,7 +169,7 @@ impl Server {
         } = options;
         let acceptor = tls::acceptor(&tls, authentication.client_ca_file.is_some())?;
         let auth = Auth::new(node_name, authentication, authorization, reviewer)?;
-        let mut shared = Shared::new(pods, NODE_STREAMS).map_err(StartError::LogWatch)?;
+        let mut shared = Shared::new(pods, metrics, NODE_STREAMS).map_err(StartError::LogWatch)?;
         shared.debugging = debugging_handlers;
         shared.stream_idle = stream_idle;
         let shared = Arc::new(shared);
@@ -269,6 +277,7 @@ enum Caller {
 /// What all connections share.
 struct Shared<P> {
     pods: P,
+    metrics: Arc<Metrics>,
     log_watch: LogWatch,
     streams: Arc<Semaphore>,
     debugging: bool,
@@ -276,9 +285,10 @@ struct Shared<P> {
 }
 
 impl<P: Pods> Shared<P> {
-    fn new(pods: P, streams: u32) -> io::Result<Self> {
+    fn new(pods: P, metrics: Arc<Metrics>, streams: u32) -> io::Result<Self> {
         Ok(Self {
             pods,
+            metrics,
             log_watch: LogWatch::start()?,
             streams: Arc::new(Semaphore::new(streams as usize)),
             debugging: true,
@@ -307,6 +317,7 @@ impl<P: Pods> Shared<P> {
             Ok(Route::Pods) => self.list(),
             Ok(Route::Running) => self.running(),
             Ok(Route::Health { check, query }) => self.health(check.as_deref(), &query),
+            Ok(Route::Metrics(page)) => self.figures(page),
             Ok(Route::Logs { target, query }) => self.logs(&target, &query),
             Ok(Route::Exec { target, query }) => self.exec(&target, &query, request).await,
             Ok(Route::Attach { target, query }) => self.attach(&target, &query, request).await,
@@ -331,6 +342,14 @@ impl<P: Pods> Shared<P> {
 
     fn health(&self, check: Option<&str>, query: &Query) -> Result<Response<Answer>, Refusal> {
         health::answer(check, query, self.pods.sync_loop())
+    }
+
+    fn figures(&self, page: Page) -> Result<Response<Answer>, Refusal> {
+        let written = self
+            .metrics
+            .page(page)
+            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)))?;
+        Ok(prometheus(written))
     }
 
     fn list(&self) -> Result<Response<Answer>, Refusal> {

@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use super::answer::Refusal;
 use super::health;
+use crate::metrics::Page;
 
 /// What may be asked: the kubelet's paths, and `DELETE /pods/NAMESPACE/POD` beside them for the
 /// owner of a Unix socket.
@@ -25,6 +26,8 @@ pub(super) enum Route {
         /// `verbose` and `exclude`.
         query: Query,
     },
+    /// `/metrics/PAGE`, by any method as upstream
+    Metrics(Page),
     /// `GET /containerLogs/NAMESPACE/POD/CONTAINER`
     Logs {
         /// Whose.
@@ -166,6 +169,9 @@ impl Route {
             ["healthz", check] if health::is_check(check) => {
                 return Ok(Self::Health { check: Some(check.into()), query });
             }
+            ["metrics", page] => {
+                return Page::named(page).map(Self::Metrics).ok_or_else(not_found);
+            }
             ["pods", namespace, pod] => {
                 let grace = match query.number("gracePeriodSeconds")? {
                     None => None,
@@ -262,6 +268,7 @@ mod tests {
         let (target, query) = of(Target::new(["ns", "p", "c"]).of_uids(&["u"]));
         assert_eq!(route(&Method::POST, "/run/ns/p/u/c"), Ok(Route::Run { target, query }));
         assert_eq!(route(&Method::GET, "/runningpods/"), Ok(Route::Running));
+        assert_eq!(route(&Method::GET, "/metrics/probes"), Ok(Route::Metrics(Page::Probes)));
         let health = |check: Option<&str>| {
             Ok(Route::Health { check: check.map(String::from), query: Query::default() })
         };
@@ -282,6 +289,8 @@ mod tests {
             "/containerLogs/ns/p/c/d",
             "/pods/ns",
             "/healthz/x",
+            "/metrics/x",
+            "/metrics/probes/x",
             "/exec/ns/p",
             "/exec/ns/p/u/c/d",
             "/attach/ns/p",

@@ -49,6 +49,7 @@ use tokio::time::sleep_until;
 
 use crate::image::Images;
 use crate::ledger::Ledger;
+use crate::metrics::{Metrics, PodProbes};
 use crate::runtime::{Happening, Runtime, What};
 use crate::telemetry::chain;
 use abort::Jobs;
@@ -71,6 +72,7 @@ pub(crate) struct Shared<R> {
     pub(crate) images: Images,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) host: Host,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl<R: Runtime> Shared<R> {
@@ -160,6 +162,7 @@ impl<R: Runtime> Workers<R> {
             prepared: HashMap::new(),
             trouble: None,
             hooks: Vec::new(),
+            probed: Arc::new(self.shared.metrics.of_pod(&pod)),
             jobs: Jobs::new(),
             publish,
             look: Arc::default(),
@@ -221,6 +224,8 @@ struct Worker<R> {
     prepared: HashMap<String, PreparedImage>,
     trouble: Option<Failure>,
     hooks: Vec<RunningHook>,
+    /// What its probes came to, for who scrapes that.
+    probed: Arc<PodProbes>,
     jobs: Jobs<Done>,
     publish: watch::Sender<Snapshot>,
     look: Arc<Notify>,

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use copepod_pod::{AttemptState, Event, HookKind, ProbeKind, ProbeOutcome, container_named};
-use k8s_openapi::api::core::v1::Pod;
+use copepod_pod::{
+    Attempt, AttemptState, Event, HookKind, ProbeKind, ProbeOutcome, container_named,
+};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio::sync::oneshot;
 
 use super::{Done, Shared, Worker};
@@ -16,8 +18,28 @@ use crate::runtime::{ExecError, ExecOutput, Runtime};
 pub(super) struct RunningHook {
     /// The id of the attempt.
     id: String,
+    /// Whether it is a command, which runs in its container and ends with that. A request goes on, as
+    /// upstream's does.
+    is_command: bool,
     /// Dropped, it cuts the hook short; closed once that has ended.
     cut: oneshot::Sender<()>,
+}
+
+impl RunningHook {
+    /// Whether it ends with its container, which by this event has ended.
+    fn ends_with(&self, event: &Event) -> bool {
+        if !self.is_command {
+            return false;
+        }
+        let has_exited = |attempt: &Attempt| matches!(attempt.state, AttemptState::Exited(_));
+        if let Event::Attempt(attempt) = event {
+            return attempt.id == self.id && has_exited(attempt);
+        }
+        if let Event::Observed(all) = event {
+            return !all.iter().any(|one| one.id == self.id && !has_exited(one));
+        }
+        false
+    }
 }
 
 /// The attempt that is probed or whose hook is run.
@@ -58,12 +80,7 @@ impl<R: Runtime> Job<R> {
     async fn hook(&self, kind: HookKind) -> HookEnd {
         let none = HookEnd { result: Ok(()), told: None };
         let Some(container) = container_named(&self.pod, &self.name) else { return none };
-        let Some(hooks) = &container.lifecycle else { return none };
-        let handler = match kind {
-            HookKind::PostStart => &hooks.post_start,
-            HookKind::PreStop => &hooks.pre_stop,
-        };
-        let Some(handler) = handler else { return none };
+        let Some(handler) = handler(&container, kind) else { return none };
         let target = Target { pod: &self.pod, container: &container, ip: self.ip };
         probe::hook(handler, target, self).await
     }
@@ -73,8 +90,11 @@ impl<R: Runtime> Worker<R> {
     /// Runs a probe once.
     pub(super) fn probe(&mut self, container: String, id: String, probe: ProbeKind) {
         let job = self.job(container, id);
+        let probed = Arc::clone(&self.probed);
         self.jobs.spawn(async move {
+            let began = Instant::now();
             let outcome = job.probe(probe).await;
+            probed.count(&job.name, probe, &outcome, began.elapsed());
             Done::Event(Event::Probed { container: job.name, id: job.id, probe, outcome })
         });
     }
@@ -83,7 +103,10 @@ impl<R: Runtime> Worker<R> {
     pub(super) fn hook(&mut self, container: String, id: String, hook: HookKind) {
         self.cut_hooks(&id);
         let (cut, is_cut) = oneshot::channel();
-        self.hooks.push(RunningHook { id: id.clone(), cut });
+        let spec = container_named(self.state.pod(), &container);
+        let handler = spec.as_deref().and_then(|spec| handler(spec, hook));
+        let is_command = handler.is_some_and(|handler| handler.exec.is_some());
+        self.hooks.push(RunningHook { id: id.clone(), is_command, cut });
         let job = self.job(container, id);
         let outlet = Arc::clone(&self.outlet);
         self.jobs.spawn(async move {
@@ -105,24 +128,9 @@ impl<R: Runtime> Worker<R> {
         self.hooks.retain(|hook| hook.id != id);
     }
 
-    /// Cuts short the hooks of an attempt that has ended, and forgets those that have.
+    /// Cuts short the commands of an attempt that has ended, and forgets the hooks that have.
     pub(super) fn mind_hooks(&mut self, event: &Event) {
-        if self.hooks.is_empty() {
-            return;
-        }
-        self.hooks.retain(|hook| !hook.cut.is_closed());
-        if let Event::Attempt(attempt) = event
-            && let AttemptState::Exited(_) = attempt.state
-        {
-            self.cut_hooks(&attempt.id);
-        }
-        if let Event::Observed(attempts) = event {
-            let lives = |id: &str| {
-                let mut found = attempts.iter().filter(|attempt| attempt.id == id);
-                found.any(|attempt| !matches!(attempt.state, AttemptState::Exited(_)))
-            };
-            self.hooks.retain(|hook| lives(&hook.id));
-        }
+        self.hooks.retain(|hook| !hook.cut.is_closed() && !hook.ends_with(event));
     }
 
     fn job(&self, name: String, id: String) -> Job<R> {
@@ -138,10 +146,58 @@ impl<R: Runtime> Worker<R> {
     }
 }
 
+/// What a container's hook does, if it has it.
+fn handler(container: &Container, hook: HookKind) -> Option<&LifecycleHandler> {
+    let hooks = container.lifecycle.as_ref()?;
+    match hook {
+        HookKind::PostStart => hooks.post_start.as_ref(),
+        HookKind::PreStop => hooks.pre_stop.as_ref(),
+    }
+}
+
 /// The hook's field in a container's `lifecycle`.
 fn field(hook: HookKind) -> &'static str {
     match hook {
         HookKind::PostStart => "postStart",
         HookKind::PreStop => "preStop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_pod::Exit;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn attempt(id: &str, state: AttemptState) -> Attempt {
+        let (container, attempt, sandbox) = ("c".into(), 0, 0);
+        Attempt { container, attempt, sandbox, id: id.into(), definition: None, state }
+    }
+
+    #[test]
+    fn a_command_ends_with_its_container_and_a_request_does_not() {
+        let started_at = Some(Timestamp::UNIX_EPOCH);
+        let finished_at = Timestamp::UNIX_EPOCH;
+        let exited = || {
+            let (code, reason, message) = (0, "Completed".into(), String::new());
+            AttemptState::Exited(Exit { started_at, finished_at, code, reason, message })
+        };
+        let running = || AttemptState::Running { started_at: Timestamp::UNIX_EPOCH };
+        for (event, ends) in [
+            (Event::Timer, false),
+            (Event::Attempt(attempt("1", running())), false),
+            (Event::Attempt(attempt("2", exited())), false),
+            (Event::Attempt(attempt("1", exited())), true),
+            (Event::Observed(vec![attempt("1", running())]), false),
+            (Event::Observed(vec![attempt("1", exited()), attempt("2", running())]), true),
+            (Event::Observed(Vec::new()), true),
+        ] {
+            for is_command in [true, false] {
+                let (cut, _hook) = oneshot::channel();
+                let hook = RunningHook { id: "1".into(), is_command, cut };
+                assert_eq!(hook.ends_with(&event), ends && is_command, "{event:?}");
+            }
+        }
     }
 }

@@ -55,6 +55,7 @@ mod tests {
             ("/stats/summary", "stats"),
             ("/metrics", "metrics"),
             ("/metrics/cadvisor", "metrics"),
+            ("/metrics/probes", "metrics"),
             ("/logs/", "log"),
             ("/checkpoint/ns/p/c", "checkpoint"),
             ("/statusz", "statusz"),

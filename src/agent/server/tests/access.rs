@@ -197,8 +197,9 @@ async fn what_cannot_be_is_said_at_the_start() {
             stream_idle: STREAM_IDLE,
         };
         change(&mut options);
-        let started =
-            Server::start_tls(address, Fake::new(dir.path()), Arc::new(Script), options).await;
+        let pods = Fake::new(dir.path());
+        let metrics = Metrics::new().expect("figures");
+        let started = Server::start_tls(address, pods, Arc::new(Script), options, metrics).await;
         started.map(drop).map_err(|e| crate::telemetry::chain(&e))
     };
     let any = || (Ipv4Addr::LOCALHOST, 0).into();

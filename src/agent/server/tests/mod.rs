@@ -252,6 +252,7 @@ struct Node {
     server: Server,
     address: SocketAddr,
     pods: Fake,
+    metrics: Arc<Metrics>,
     dir: TempDir,
     clients: Ca,
     roots: RootCertStore,
@@ -297,14 +298,16 @@ impl Node {
         let pods = Fake::new(dir.path());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         let address = listener.local_addr().expect("an address");
-        let server = Server::serve_tls(listener, pods.clone(), Arc::new(Script), options, times);
+        let metrics = Metrics::new().expect("figures");
+        let of_node = (pods.clone(), Arc::clone(&metrics));
+        let server = Server::serve_tls(listener, of_node, Arc::new(Script), options, times);
         let mut roots = RootCertStore::empty();
         for authority in ["pki/kubelet.crt", "serving-ca.crt"] {
             if let Ok(pem) = fs::read(dir.path().join(authority)) {
                 roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("a root");
             }
         }
-        Self { server: server.expect("starts"), address, pods, dir, clients, roots }
+        Self { server: server.expect("starts"), address, pods, metrics, dir, clients, roots }
     }
 
     fn address(&self) -> SocketAddr {

@@ -1,5 +1,6 @@
 //! What is answered at each path.
 
+use copepod_pod::{ProbeKind, ProbeOutcome};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -32,6 +33,26 @@ async fn each_path_is_upstreams() {
     let body = admin.client.post(url("/exec/ns/p/c?command=x&output=1")).body(vec![0; 1 << 20]);
     assert_eq!(answered(body).await.0, 413);
     assert_eq!(admin.ask("/pods").await.0, 200, "another connection");
+}
+
+#[tokio::test]
+async fn what_probes_came_to_is_told_to_who_may_read_figures() {
+    let node = Node::start().await;
+    let pod = node.pods.0.served.pod.clone();
+    let probes = node.metrics.of_pod(&pod);
+    let took = Duration::from_millis(3);
+    probes.count("c", ProbeKind::Readiness, &ProbeOutcome::Success, took);
+    let answer = node.admin().client.get(format!("{}/metrics/probes", node.admin().base));
+    let answer = answer.send().await.expect("answers");
+    let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.text().await.expect("a page");
+    let series = "prober_probe_total{container=\"c\",namespace=\"ns\",pod=\"p\",\
+                  pod_uid=\"uid-1\",probe_type=\"Readiness\",result=\"successful\"} 1";
+    assert!(text.lines().any(|line| line == series), "{text}");
+    let stranger = node.client(None, false).ask("/metrics/probes").await;
+    assert_eq!(stranger, (401, "Unauthorized".into()));
+    assert_eq!(node.admin().ask("/metrics/x").await.0, 404);
 }
 
 #[tokio::test]
