@@ -50,8 +50,8 @@ pub(super) enum DialError {
 
 /// Connects to a name or an address. Waits as long as that takes.
 ///
-/// Upstream sets `SO_LINGER` to a second on its probes' sockets, for which a close may wait; here that
-/// would hold up the event loop, and what is sent is read before the close anyway.
+/// Upstream sets `SO_LINGER` to a second on its probes' sockets. On Linux that makes a close wait for so
+/// long, which here would hold up the event loop, and shortens nothing: `TIME_WAIT` is as long as before.
 ///
 /// # Errors
 /// [`DialError`]; of a name's addresses, that of the first.

@@ -69,15 +69,12 @@ impl Server {
 
     /// The same over TLS, with a certificate that nobody knows.
     pub(super) async fn tls(does: Vec<Does>) -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["nobody".into()]).unwrap();
-        let key = made.signing_key.serialize_der().try_into().unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key);
-        Self::with(does, Some(TlsAcceptor::from(Arc::new(config.unwrap())))).await
+        Self::tls_as(does, self_signed(&[])).await
+    }
+
+    /// The same, set up so.
+    pub(super) async fn tls_as(does: Vec<Does>, config: ServerConfig) -> Self {
+        Self::with(does, Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
     async fn with(does: Vec<Does>, tls: Option<TlsAcceptor>) -> Self {
@@ -148,6 +145,21 @@ where
         }
         Does::Resets => Ok(()),
     }
+}
+
+/// TLS with a certificate that nobody knows, and of these protocols the first that a client offers.
+pub(super) fn self_signed(protocols: &[&str]) -> ServerConfig {
+    let made = rcgen::generate_simple_self_signed(vec!["nobody".into()]).unwrap();
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
 }
 
 /// An answer with this status, these headers and this body.

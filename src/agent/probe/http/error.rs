@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::super::dial::DialError;
 use super::super::text::errno;
+use crate::telemetry::chain;
 
 /// Why a GET has no answer.
 #[derive(Debug, Error)]
@@ -18,6 +19,12 @@ pub(in super::super) enum GetError {
     /// What came is no TLS.
     #[error("tls: first record does not look like a TLS handshake")]
     NotTls,
+    /// The server said that it will not speak TLS so.
+    #[error("remote error: tls: {alert}")]
+    Alert {
+        /// What it said.
+        alert: String,
+    },
     /// TLS did not come about.
     #[error("tls: {why}")]
     Tls {
@@ -68,6 +75,12 @@ pub(in super::super) enum GetError {
     /// Anything else that is wrong with an answer.
     #[error("net/http: HTTP/1.x transport connection broken: {why}")]
     Broken {
+        /// What.
+        why: hyper::Error,
+    },
+    /// Anything that is wrong with an answer over HTTP/2.
+    #[error("http2: {}", chain(why))]
+    H2 {
         /// What.
         why: hyper::Error,
     },

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::dial::dial;
 use super::super::heard::{Head, Heard};
 use super::super::tls;
-use super::{GetError, Request};
+use super::{GetError, Request, h2};
 
 /// What a connection is, plain or not.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -43,6 +43,7 @@ pub(in super::super) struct Answer {
 struct Peer {
     ends: Option<(SocketAddr, SocketAddr)>,
     head: Head,
+    is_h2: bool,
 }
 
 impl Answer {
@@ -88,30 +89,55 @@ pub(super) async fn exchange(request: &Request) -> Result<Answer, GetError> {
     let tcp = dial(&url.host, url.port()).await?;
     let ends = tcp.local_addr().ok().zip(tcp.peer_addr().ok());
     let head = Head::default();
+    let mut is_h2 = false;
     let stream: Pin<Box<dyn Stream>> = if url.is_tls() {
         let raw = Head::default();
-        let spoken = tls::connect(&url.host, Heard::new(tcp, &raw)).await;
+        let spoken = tls::connect(&url.host, Heard::new(tcp, &raw), request.offers_h2).await;
         let tls = spoken.map_err(|why| no_tls(&raw.bytes(), why))?;
+        is_h2 = tls.get_ref().1.alpn_protocol() == Some(tls::H2);
         Box::pin(Heard::new(tls, &head))
     } else {
         Box::pin(Heard::new(tcp, &head))
     };
-    let peer = Peer { ends, head };
-    let connected = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream));
-    let (mut sender, connection) = connected.await.map_err(|error| peer.fault(error))?;
-    // How it ends its request or its body tells as well.
-    let driver: BoxFuture<'static, ()> = Box::pin(connection.map(drop));
-    let mut driver = driver.fuse();
-    let response = driven(&mut driver, sender.send_request(written)).await;
-    let response: Response<Incoming> = response.map_err(|error| peer.fault(error))?;
+    let peer = Peer { ends, head, is_h2 };
+    let answered = match is_h2 {
+        true => by_h2(stream, request.over_h2(written)?).await,
+        false => by_h1(stream, written).await,
+    };
+    let (response, driver) = answered.map_err(|error| peer.fault(error))?;
     let (head, body) = response.into_parts();
     let location = head.headers.get(LOCATION);
     let location = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     Ok(Answer { status: head.status, location, body, driver, peer })
 }
 
+type Answered = (Response<Incoming>, Driver);
+
+async fn by_h1(
+    stream: impl Stream + 'static,
+    written: hyper::Request<String>,
+) -> hyper::Result<Answered> {
+    let connected = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream));
+    let (mut sender, connection) = connected.await?;
+    // How it ends its request or its body tells as well.
+    let mut driver = connection.map(drop).boxed().fuse();
+    Ok((driven(&mut driver, sender.send_request(written)).await?, driver))
+}
+
+async fn by_h2(
+    stream: impl Stream + 'static,
+    written: hyper::Request<String>,
+) -> hyper::Result<Answered> {
+    let (mut sender, driver) = h2::greet(stream).await?;
+    let mut driver = driver.fuse();
+    Ok((driven(&mut driver, sender.send_request(written)).await?, driver))
+}
+
 /// Why TLS did not come about with who said this first.
 fn no_tls(heard: &[u8], why: io::Error) -> GetError {
+    if let Some(alert) = tls::alert(&why) {
+        return GetError::Alert { alert };
+    }
     // A record of TLS begins with what it holds: an alert or a handshake.
     match heard.first() {
         Some(_) if heard.starts_with(b"HTTP/") => GetError::NoTls,
@@ -126,6 +152,9 @@ impl Peer {
     fn fault(&self, error: hyper::Error) -> GetError {
         if let Some(broken) = self.broken(&error) {
             return broken;
+        }
+        if self.is_h2 {
+            return GetError::H2 { why: error };
         }
         if self.head.bytes().is_empty() {
             return match error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
@@ -142,6 +171,9 @@ impl Peer {
 
     /// What went wrong with a body.
     fn fault_of_body(&self, error: hyper::Error) -> GetError {
+        if self.is_h2 {
+            return GetError::H2 { why: error };
+        }
         let early = io_error(&error).is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
         match error.is_incomplete_message() || error.is_closed() || early {
             true => GetError::CutBody,
@@ -149,10 +181,15 @@ impl Peer {
         }
     }
 
-    /// What the kernel said of the connection.
+    /// What the server said of TLS, or the kernel of the connection.
     fn broken(&self, error: &hyper::Error) -> Option<GetError> {
+        let error = io_error(error)?;
+        // A server that is content with a handshake may see only then that a certificate is missing.
+        if let Some(alert) = tls::alert(error) {
+            return Some(GetError::Alert { alert });
+        }
         let (local, remote) = self.ends?;
-        let code = io_error(error)?.raw_os_error()?;
+        let code = error.raw_os_error()?;
         Some(GetError::Read { local, remote, why: io::Error::from_raw_os_error(code) })
     }
 }

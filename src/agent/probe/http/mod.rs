@@ -1,8 +1,9 @@
 //! A GET as upstream makes it: a connection for it alone, no proxy, no compression, any certificate,
-//! redirects on the same host.
+//! HTTP/2 where a probe's server chooses it, redirects on the same host.
 
 mod error;
 mod exchange;
+mod h2;
 mod request;
 mod url;
 
@@ -43,8 +44,8 @@ pub(super) async fn probe(
     let status = answer.status;
     let body = match timeout_at(deadline, answer.body(OUTPUT_MAX)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(error)) => return ProbeOutcome::Error(error.to_string()),
-        Err(_) => return ProbeOutcome::Error(GetError::BodyTime.to_string()),
+        Ok(Err(error)) => return ProbeOutcome::Broken(error.to_string()),
+        Err(_) => return ProbeOutcome::Broken(GetError::BodyTime.to_string()),
     };
     match status.as_u16() {
         200..300 => ProbeOutcome::Success,

@@ -4,7 +4,7 @@ use hyper::header::{
     ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, REFERER, TRAILER,
     TRANSFER_ENCODING, USER_AGENT,
 };
-use hyper::{HeaderMap, Request as HttpRequest};
+use hyper::{HeaderMap, Request as HttpRequest, Uri};
 use k8s_openapi::api::core::v1::HTTPGetAction;
 use reqwest::Url as Parsed;
 
@@ -23,6 +23,9 @@ pub(in super::super) struct Request {
     headers: Vec<(String, String)>,
     /// What the handler says as `Host`.
     host: Option<String>,
+    /// Whether a server may choose HTTP/2: of a probe's, upstream's client sets that up, of a hook's it
+    /// does not.
+    pub(super) offers_h2: bool,
 }
 
 impl Request {
@@ -57,7 +60,7 @@ impl Request {
             Some(_) => {}
         }
         let host = first(&headers, &HOST).filter(|host| !host.is_empty());
-        Ok(Self { url, headers, host })
+        Ok(Self { url, headers, host, offers_h2: made_for == "probe" })
     }
 
     /// Becomes the request that a redirection leads to.
@@ -113,5 +116,23 @@ impl Request {
         let mut request = request.map_err(|why| GetError::Target { why })?;
         *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    /// What was written, for HTTP/2: the host stands in its address, and nothing is said of the
+    /// connection.
+    ///
+    /// # Errors
+    /// [`GetError`]: a host that cannot stand there.
+    pub(super) fn over_h2(
+        &self,
+        mut written: HttpRequest<String>,
+    ) -> Result<HttpRequest<String>, GetError> {
+        let host = written.headers_mut().remove(HOST);
+        written.headers_mut().remove(CONNECTION);
+        let host = host.as_ref().map(|host| String::from_utf8_lossy(host.as_bytes()));
+        let at = format!("https://{}{}", host.unwrap_or_default(), self.url.target());
+        let at = at.parse::<Uri>().map_err(|why| GetError::Target { why: why.into() })?;
+        *written.uri_mut() = at;
+        Ok(written)
     }
 }

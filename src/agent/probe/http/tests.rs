@@ -1,7 +1,18 @@
-use copepod_pod::ProbeOutcome;
-use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 
-use crate::probe::test_server::{Does, FullPort, Server, answer, closed_port, probe};
+use copepod_pod::ProbeOutcome;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::probe::test_server::{Does, FullPort, Server, answer, closed_port, probe, self_signed};
 
 fn failure(text: impl Into<String>) -> ProbeOutcome {
     ProbeOutcome::Failure(text.into())
@@ -136,7 +147,7 @@ async fn a_body_is_read_so_far_and_in_time() {
     ] {
         let server = Server::start(vec![does]).await;
         let outcome = get(server.address.port(), json!({})).await;
-        assert_eq!(outcome, ProbeOutcome::Error(said.into()));
+        assert_eq!(outcome, ProbeOutcome::Broken(said.into()));
         assert_eq!(server.heard().len(), 3, "{said}");
     }
 }
@@ -198,6 +209,57 @@ async fn https_asks_for_no_known_certificate_and_for_tls() {
     let outcome = get(server.address.port(), json!({})).await;
     let ProbeOutcome::Failure(text) = outcome else { panic!("{outcome:?}") };
     assert!(text.contains("malformed HTTP response \"\\x15\\x03"), "{text}");
+}
+
+/// A server that speaks HTTP/2 alone, and the heads of its requests.
+async fn http2(status: u16) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = Arc::clone(&heard);
+    tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(Arc::new(self_signed(&["h2"])));
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let told = Arc::clone(&told);
+            let answer = service_fn(move |request: hyper::Request<Incoming>| {
+                let text = |(name, value): (&HeaderName, &HeaderValue)| {
+                    format!("{name}: {}", value.to_str().unwrap())
+                };
+                let mut head: Vec<String> = request.headers().iter().map(text).collect();
+                head.sort();
+                told.lock().unwrap().push(format!("{} {}", request.uri(), head.join(", ")));
+                let answer = Response::builder().status(status).body("body".to_owned());
+                std::future::ready(answer)
+            });
+            let connection = http2::Builder::new(TokioExecutor::new());
+            // A client that leaves is not this test's affair.
+            let _ = connection.serve_connection(TokioIo::new(stream), answer).await;
+        }
+    });
+    (port, heard)
+}
+
+#[tokio::test]
+async fn a_server_may_choose_http2_for_a_probe() {
+    for (status, outcome) in [
+        (200, ProbeOutcome::Success),
+        (300, ProbeOutcome::Warning("Probe terminated redirects, Response body: body".into())),
+        (503, failure("HTTP probe failed with statuscode: 503")),
+    ] {
+        let (port, heard) = http2(status).await;
+        let header = json!([{"name": "Host", "value": "example.org"}]);
+        let more = json!({"scheme": "HTTPS", "path": "/a?b", "httpHeaders": header});
+        assert_eq!(get(port, more).await, outcome);
+        let heads = heard.lock().unwrap().clone();
+        let head = "https://example.org/a?b accept: */*, user-agent: kube-probe/1.36";
+        assert_eq!(heads, [head]);
+    }
+    // One that speaks both chooses.
+    let both = self_signed(&["http/1.1", "h2"]);
+    let server = Server::tls_as(vec![answer("200 OK", &[], "")], both).await;
+    let outcome = get(server.address.port(), json!({"scheme": "HTTPS"})).await;
+    assert_eq!(outcome, ProbeOutcome::Success);
 }
 
 #[tokio::test]
