@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use copepod_tests::cluster::free_port;
-use copepod_tests::cluster::{Build, NodeOptions};
 use copepod_tests::cluster::node::condition;
+use copepod_tests::cluster::{Build, NodeOptions};
 use serde_json::{Value, json};
 
 use crate::place::{Place, ready};
