@@ -16,8 +16,8 @@ pub(crate) const SYNC_AGAIN: Duration = Duration::from_secs(10);
 /// The first wait after one of the agent's own steps failed: most such failures are short, and a
 /// local step is cheap to try.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// The longest such wait: a disk or a volume that comes back is used within a minute.
-pub(crate) const RETRY_MAX: Duration = Duration::from_secs(60);
+/// The longest such wait: upstream tries again with its next sync.
+pub(crate) const RETRY_MAX: Duration = SYNC_AGAIN;
 
 /// One entry of upstream's `flowcontrol.Backoff`. Times are monotonic.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,13 +29,19 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The entry after one more try, for an event (an exit, a failed pull) of time `event`
-    /// (upstream: `Backoff.Next`).
-    pub(crate) fn next(entry: Option<Backoff>, event: Duration, now: Duration) -> Backoff {
+    /// The entry after one more try, for an event (an exit, a failed pull) of time `event`, with `max`
+    /// as the longest wait (upstream: `Backoff.Next`).
+    pub(crate) fn next(
+        entry: Option<Backoff>,
+        event: Duration,
+        now: Duration,
+        max: Duration,
+    ) -> Backoff {
         let delay = match entry {
-            Some(entry) if !entry.is_over(event) => (entry.delay * 2).min(MAX),
+            Some(entry) if !entry.is_over(event) => entry.delay * 2,
             Some(_) | None => FIRST,
         };
+        let delay = delay.min(max);
         Backoff { delay, updated_at: now }
     }
 
@@ -146,7 +152,7 @@ mod tests {
         let mut entry = None;
         let mut delays = Vec::new();
         for now in (0..3000).step_by(400) {
-            entry = Some(Backoff::next(entry, s(now), s(now)));
+            entry = Some(Backoff::next(entry, s(now), s(now), MAX));
             delays.push(crate::go_duration(entry.unwrap().delay));
         }
         assert_eq!(delays, ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s", "5m0s"]);
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_measured_from_the_event_and_not_from_the_update() {
-        let entry = Some(Backoff::next(None, s(0), s(5)));
+        let entry = Some(Backoff::next(None, s(0), s(5), MAX));
         assert_eq!(Backoff::until(entry, s(100), s(109)), Some(s(110)));
         assert_eq!(Backoff::until(entry, s(100), s(110)), None);
         assert_eq!(Backoff::until(None, s(100), s(100)), None);
@@ -164,9 +170,9 @@ mod tests {
     fn an_entry_is_forgotten_more_than_ten_minutes_after_its_update() {
         let entry = Some(Backoff { delay: s(160), updated_at: s(1000) });
         assert_eq!(Backoff::until(entry, s(1600), s(1600)), Some(s(1760)));
-        assert_eq!(Backoff::next(entry, s(1600), s(1600)).delay, s(300));
+        assert_eq!(Backoff::next(entry, s(1600), s(1600), MAX).delay, s(300));
         assert_eq!(Backoff::until(entry, s(1601), s(1601)), None);
-        assert_eq!(Backoff::next(entry, s(1601), s(1601)).delay, FIRST);
+        assert_eq!(Backoff::next(entry, s(1601), s(1601), MAX).delay, FIRST);
     }
 
     #[test]
@@ -183,9 +189,15 @@ mod tests {
             waits.push((at - now).as_secs());
             now = at;
         }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(waits, [1, 2, 4, 8, 10, 10, 10, 10, 10]);
         assert!(work.ask(now, &mut Wake::default()));
         work.answer::<()>(Ok(()), now);
         assert!(!work.ask(now + s(999), &mut Wake::default()), "done is done");
+    }
+    #[test]
+    fn the_longest_wait_may_be_shorter_than_the_first() {
+        let next = |entry, max| Backoff::next(entry, s(0), s(0), s(max));
+        assert_eq!(next(None, 4).delay, s(4));
+        assert_eq!(next(Some(next(None, 15)), 15).delay, s(15));
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 
 use crate::{
-    admission::{PREEMPTED, PREEMPTING},
+    admission::PREEMPTED,
     container::{Container, Role},
     phase::Phase,
     resize::Resizing,
@@ -194,10 +194,12 @@ impl Transitions {
         }))
     }
 
-    /// Notes which conditions have changed by now.
+    /// Notes which conditions have changed by now. A pod that was initialised stays so (upstream:
+    /// `RestartAllContainersOnContainerExits`).
     pub(crate) fn update(&mut self, state: &State, wall: Timestamp) {
         for (slot, kind) in self.0.iter_mut().zip(KINDS) {
-            let holds = kind.holds(state);
+            let is_kept = kind == Kind::Initialized && slot.is_some_and(|(held, _)| held);
+            let holds = is_kept || kind.holds(state);
             if slot.is_none_or(|(held, _)| held != holds) {
                 *slot = Some((holds, whole_seconds(wall)));
             }
@@ -218,7 +220,7 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
     let foreign = given(state.pod.status.as_ref()).filter(is_given).cloned();
     let own = KINDS.into_iter().zip(state.transitions.0).filter(|(kind, _)| kind.is_of(state));
     let own = own.map(|(kind, since)| {
-        let holds = kind.holds(state);
+        let holds = since.map_or_else(|| kind.holds(state), |(holds, _)| holds);
         let (reason, message) = kind.why(state, holds);
         PodCondition {
             type_: kind.as_str().to_owned(),
@@ -233,17 +235,16 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
     foreign.chain(state.resize.conditions()).chain(evicted).chain(own).collect()
 }
 
-/// The condition of a pod that this node has evicted, shown with its end. Of others it is somebody
+/// The condition of a pod that went for another one, shown with its end. Of others it is somebody
 /// else's.
 fn disruption(state: &State) -> Option<PodCondition> {
-    let Cause { why, disrupted } = state.shown_cause()?;
+    let Cause { why: _, disrupted } = state.shown_cause()?;
     let since = disrupted.as_ref()?;
-    let message = if why.reason == PREEMPTING { PREEMPTED } else { &why.message };
     Some(PodCondition {
         type_: DISRUPTION.to_owned(),
         status: "True".to_owned(),
         reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(message.to_owned()).filter(|text| !text.is_empty()),
+        message: Some(PREEMPTED.to_owned()),
         last_transition_time: Some(Time(whole_seconds(*since))),
         last_probe_time: None,
         observed_generation: state.pod.metadata.generation,

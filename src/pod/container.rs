@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     Attempt, AttemptState, Exit, Failure, ImageRef,
-    backoff::{Backoff, SYNC_AGAIN, Work},
+    backoff::{Backoff, MAX, SYNC_AGAIN, Work},
     known::{Hook, Known, rank},
     life::Life,
     probe::Probes,
@@ -84,7 +84,7 @@ impl Image {
     /// The image was not to be had: the next try waits, after a failed pull longer each time.
     pub(crate) fn fail(&mut self, failure: Failure, now: Duration) {
         if is_pull(&failure) {
-            self.backoff = Some(Backoff::next(self.backoff, now, now));
+            self.backoff = Some(Backoff::next(self.backoff, now, now, MAX));
         }
         self.failed = Some((failure, now));
     }
@@ -361,13 +361,20 @@ impl Container {
         }
         if !self.is_busy() {
             // The keys of both back-offs have the image in them.
-            self.crash = None;
-            self.served = None;
+            self.forget_crashes();
             self.start = Work::default();
-            self.waiting = None;
         }
         self.is_resized = false;
         self.image.renew();
+    }
+
+    /// Its back-off begins anew.
+    pub(crate) fn forget_crashes(&mut self) {
+        self.crash = None;
+        if !self.is_busy() {
+            self.served = None;
+            self.waiting = None;
+        }
     }
 
     /// Its resources are others, which it gets by a restart alone.

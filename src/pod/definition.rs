@@ -48,3 +48,15 @@ impl fmt::Write for Fnv {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_is_upstreams() {
+        // Of upstream's own test (`TestConsistentHashContainer`).
+        assert_eq!(number("test_container", "foo/image:v1"), 0x8e45_cbd0);
+        assert_ne!(number("test_container", "foo/image:v2"), 0x8e45_cbd0);
+    }
+}

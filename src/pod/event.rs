@@ -86,7 +86,7 @@ pub enum Event {
         sandbox: u32,
     },
     /// What the pod's volumes are made of may have changed: an object that it names, a token. A
-    /// set-up or refresh that waits after a failure is tried again at once.
+    /// set-up, refresh or start that waits after a failure is tried again at once.
     Changed,
     /// The answer of [`Action::Refresh`].
     Refreshed(Result<(), Failure>),
@@ -182,6 +182,9 @@ pub enum ProbeOutcome {
     Failure(String),
     /// It could not be made: it counts for nothing, and this is to be told.
     Error(String),
+    /// The same of an answer that broke off, which upstream tells in other words (`probe.Failure` with
+    /// an error).
+    Broken(String),
 }
 
 /// One of a container's hooks.
@@ -267,6 +270,8 @@ pub struct SetUpDone {
     /// each new sandbox, and one that is dead is not given again. Always 0 where the runtime has no
     /// sandboxes.
     pub sandbox: u32,
+    /// Whether its runtime makes read-only mounts so with all that is mounted below them.
+    pub recursive_read_only: bool,
 }
 
 /// An image that is ready to run.

@@ -58,6 +58,8 @@ pub(crate) struct Known {
     pub(crate) ended: Duration,
     /// The whole pod was begun anew after it.
     pub(crate) is_past: bool,
+    /// The runtime knows nothing of it, nor of its sandbox: the pod's object does.
+    pub(crate) is_forgotten: bool,
     pub(crate) post_start: Hook,
     /// Its probes, from when it was heard to run.
     pub(crate) probes: Option<Probes>,
@@ -77,6 +79,7 @@ impl Known {
             state,
             ended: now,
             is_past: false,
+            is_forgotten: false,
             post_start: Hook::Done,
             probes: None,
             ending: None,
@@ -108,10 +111,10 @@ impl Known {
         }
     }
 
-    /// Whether it belongs to what the pod was before: to a sandbox that stands no more, or to before
-    /// it was begun anew.
+    /// Whether it belongs to what the pod was before: to a sandbox that stands no more or is forgotten,
+    /// or to before it was begun anew.
     pub(crate) fn is_old(&self, generation: u32) -> bool {
-        self.is_past || self.sandbox < generation
+        self.is_past || self.is_forgotten || self.sandbox < generation
     }
 
     /// Whether it has started: it runs, what is done after its start is done, and its startup probe

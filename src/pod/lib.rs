@@ -23,6 +23,7 @@ mod env_file;
 mod ephemeral;
 mod event;
 mod expand;
+mod forgotten;
 mod go;
 mod known;
 mod life;
@@ -78,7 +79,7 @@ pub use reference::{
 };
 pub use resize::{Actuated, Allocation, Decision, Request, decide, first};
 pub use source::{Change, FullName, StaticPods, full_name, next_to_start};
-pub use state::{State, removal_grace, spec_grace};
+pub use state::{Host, State, removal_grace, spec_grace};
 pub use static_pod::{
     FILE_ANNOTATION, HASH_ANNOTATION, MIRROR_ANNOTATION, Origin, SEEN_ANNOTATION,
     SOURCE_ANNOTATION, Source, StaticPodError, api_reference, static_pod,

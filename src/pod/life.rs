@@ -287,6 +287,10 @@ mod tests {
             grace: Some(seconds(6)),
         };
         assert_eq!(both.timing(ProbeKind::Startup), Some(&full));
+        let zeros = json!({"tcpSocket": {"port": 1}, "initialDelaySeconds": 0, "periodSeconds": 0,
+            "successThreshold": 0, "failureThreshold": 0});
+        let zeros = life(json!({"name": "a", "livenessProbe": zeros}), Policy::Never);
+        assert_eq!(zeros.timing(ProbeKind::Liveness), Some(&plain));
         assert_eq!(both.timing(ProbeKind::Readiness), None);
     }
 

@@ -13,11 +13,20 @@ use crate::{
 pub(crate) const KINDS: [ProbeKind; 3] =
     [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness];
 
+/// A container that is not ready is asked again after so long at most, however long the period is
+/// (upstream asks with each look at the pod, which comes at least so often: `syncFrequency`).
+const UNREADY_AGAIN: Duration = Duration::from_secs(60);
+
 /// One probe.
 #[derive(Clone, Debug, Default)]
 struct Probe {
     /// Asked for and not answered yet.
     doing: bool,
+    /// From when on its failures count (monotonic). The first tick of upstream comes a period after the
+    /// container was seen: an earlier success is welcome, an earlier failure is nobody's fault.
+    counts_from: Duration,
+    /// What was asked for is earlier than that.
+    is_early: bool,
     /// When the next one is due (monotonic).
     due: Duration,
     /// What the last one said, and how many on end have said so.
@@ -59,13 +68,20 @@ pub(crate) struct Before {
 }
 
 impl Probes {
-    /// Those of an attempt that was just launched.
+    /// Those of an attempt that was just launched. Liveness has no success to hurry for.
     pub(crate) fn new(life: &Life, now: Duration) -> Probes {
-        let due = |kind: ProbeKind| {
-            life.timing(kind).map_or(now, |timing| now.saturating_add(timing.initial_delay))
-        };
-        let result = |kind| (kind == ProbeKind::Readiness && fault!(ReadinessKept)).then_some(true);
-        Probes(KINDS.map(|kind| Probe { due: due(kind), result: result(kind), ..Probe::default() }))
+        Probes(KINDS.map(|kind| {
+            let Some(timing) = life.timing(kind) else { return Probe::default() };
+            let soon = now.saturating_add(timing.initial_delay);
+            let tick = now.saturating_add(timing.initial_delay.max(timing.period));
+            let (due, counts_from) = match kind {
+                ProbeKind::Startup => (soon, tick),
+                ProbeKind::Liveness => (tick, tick),
+                ProbeKind::Readiness => (soon, soon),
+            };
+            let result = (kind == ProbeKind::Readiness && fault!(ReadinessKept)).then_some(true);
+            Probe { due, counts_from, result, ..Probe::default() }
+        }))
     }
 
     /// Those of an attempt that an earlier agent started `age` ago. Their first turn comes within a
@@ -123,7 +139,8 @@ impl Probes {
     /// for it: one that is not asked for counts for nothing.
     pub(crate) fn take(&mut self, life: &Life, kind: ProbeKind, is_success: Option<bool>) -> bool {
         let probe = self.get_mut(kind);
-        if !std::mem::take(&mut probe.doing) {
+        let is_early = std::mem::take(&mut probe.is_early);
+        if !std::mem::take(&mut probe.doing) || is_early && is_success == Some(false) {
             return false;
         }
         if let (Some(is_success), Some(timing)) = (is_success, life.timing(kind)) {
@@ -164,8 +181,11 @@ impl Probes {
                 }
                 continue;
             }
+            let is_unready = kind == ProbeKind::Readiness && probe.result != Some(true);
+            let pause = if is_unready { timing.period.min(UNREADY_AGAIN) } else { timing.period };
             probe.doing = true;
-            probe.due = now.saturating_add(timing.period);
+            probe.is_early = now < probe.counts_from;
+            probe.due = now.saturating_add(pause);
             asked.push(kind);
         }
         asked

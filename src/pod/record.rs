@@ -88,12 +88,14 @@ pub(crate) fn probed(container: &str, kind: ProbeKind, outcome: ProbeOutcome) ->
             ("ProbeWarning", format!("{probe} probe warning: {output}"))
         }
         ProbeOutcome::Failure(output) => ("Unhealthy", format!("{probe} probe failed: {output}")),
-        ProbeOutcome::Error(error) => {
-            let text = format!("{probe} probe errored and resulted in unknown state: {error}");
-            ("Unhealthy", text)
-        }
+        ProbeOutcome::Error(error) => ("Unhealthy", errored(probe, "unknown", &error)),
+        ProbeOutcome::Broken(error) => ("Unhealthy", errored(probe, "failure", &error)),
     };
     Some(record(true, reason, message, Some(container)))
+}
+
+fn errored(probe: &str, state: &str, error: &str) -> String {
+    format!("{probe} probe errored and resulted in {state} state: {error}")
 }
 
 /// A hook has failed: what it wrote is told to nobody, it may be secret.
@@ -103,6 +105,11 @@ pub(crate) fn hook_failed(container: &str, hook: HookKind) -> Record {
         HookKind::PreStop => ("FailedPreStopHook", "PreStopHook failed"),
     };
     record(true, reason, message.to_owned(), Some(container))
+}
+
+/// The pod has used more than it may.
+pub(crate) fn evicted(why: &Failure) -> Record {
+    record(true, &why.reason, why.message.clone(), None)
 }
 
 /// The pod has had its time.

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use crate::qos::{BEST_EFFORT, BURSTABLE, GUARANTEED, qos_class};
 use crate::quantity::Quantity;
+use crate::static_pod::{MIRROR_ANNOTATION, Source};
 
 /// Quantities by the names of their resources.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -347,9 +348,8 @@ fn rest_for_each(spec: &PodSpec) -> i64 {
 fn is_node_critical(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let annotations = pod.metadata.annotations.as_ref();
-    let annotation = |name: &str| annotations.and_then(|all| all.get(name)).map(String::as_str);
-    let is_static = annotation("kubernetes.io/config.source").is_some_and(|from| from != "api")
-        || annotation("kubernetes.io/config.mirror").is_some();
+    let is_mirror = annotations.is_some_and(|all| all.contains_key(MIRROR_ANNOTATION));
+    let is_static = Source::of(pod).is_some() || is_mirror;
     let critical = is_static || spec.priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY);
     critical && spec.priority_class_name.as_deref() == Some(NODE_CRITICAL)
 }

@@ -59,7 +59,9 @@ impl State {
         let generation = self.generation();
         let has_run = |container: &Container| {
             container.role.is_work()
-                && container.launched().any(|(_, known)| known.sandbox < generation)
+                && container
+                    .launched()
+                    .any(|(_, known)| known.is_forgotten || known.sandbox < generation)
         };
         self.containers.iter().any(has_run)
     }

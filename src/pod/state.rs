@@ -1,6 +1,6 @@
 //! The state of one pod: all that the decisions rest on.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -8,11 +8,12 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use crate::{
     Failure, Now, PodAddresses, Record, SetUpDone,
     admission::PREEMPTING,
-    backoff::{Wake, Work},
+    backoff::{MAX, Wake, Work},
     condition::Transitions,
     container::{Container, Role},
     life::{self, Policy},
     phase::{self, Phase},
+    record,
     resize::Resizing,
     sandbox::Sandbox,
     status::{self, whole_seconds},
@@ -32,14 +33,31 @@ const EVICTION_GRACE_SECONDS: i64 = 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Cause {
     pub(crate) why: Failure,
-    /// When this node disrupted it, if that is why (condition `DisruptionTarget`).
+    /// When this node disrupted it for another pod, if that is why (condition `DisruptionTarget`).
     pub(crate) disrupted: Option<Timestamp>,
+}
+
+/// What a node says to each of its pods.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its addresses, which every status shows.
+    pub ips: Vec<IpAddr>,
+    /// The longest wait between restarts (upstream: `crashLoopBackOff.maxContainerRestartPeriod`).
+    pub restart_max: Duration,
+}
+
+impl Default for Host {
+    /// No address, and upstream's five minutes.
+    fn default() -> Host {
+        Host { ips: Vec::new(), restart_max: MAX }
+    }
 }
 
 /// Everything that is known of one pod. Changed only by [`step`](crate::step).
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) pod: Arc<Pod>,
+    pub(crate) host: Host,
     /// The first look at the runtime was had: nothing is decided before it.
     pub(crate) observed: bool,
     /// This step brought it.
@@ -69,7 +87,7 @@ pub struct State {
     pub(crate) begun: Option<(Duration, Duration)>,
     pub(crate) transitions: Transitions,
     pub(crate) wake: Wake,
-    /// What people are to be told; empty between steps.
+    /// What people are to be told; empty between steps, from the first look on.
     pub(crate) records: Vec<Record>,
 }
 
@@ -101,7 +119,14 @@ impl State {
             wake: Wake::default(),
             records: Vec::new(),
             pod,
+            host: Host::default(),
         }
+    }
+
+    /// The same on a node that says this.
+    #[must_use]
+    pub fn on(self, host: Host) -> State {
+        State { host, ..self }
     }
 
     /// The newest object of the pod that was given.
@@ -198,14 +223,20 @@ impl State {
     /// The pod is evicted; what has ended already stays as it is, and of two reasons the first
     /// holds.
     pub(crate) fn evict(&mut self, why: Failure, now: Now) {
-        if self.ended.is_none() {
-            // Who goes for another has the time that its own spec gives it (upstream: `killPodNow`).
-            let is_preempted = why.reason == PREEMPTING;
-            self.cause.get_or_insert(Cause { why, disrupted: Some(now.wall) });
-            let grace =
-                if is_preempted { self.spec_grace() } else { seconds_of(EVICTION_GRACE_SECONDS) };
-            self.end_within(grace, now.mono);
+        if self.ended.is_some() {
+            return;
         }
+        // Who goes for another has the time that its own spec gives it (upstream: `killPodNow`), and
+        // whoever decided that tells of it. Who has used too much is no target of a disruption.
+        let is_preempted = why.reason == PREEMPTING;
+        let grace =
+            if is_preempted { self.spec_grace() } else { seconds_of(EVICTION_GRACE_SECONDS) };
+        if self.cause.is_none() {
+            self.records.extend((!is_preempted).then(|| record::evicted(&why)));
+            let disrupted = is_preempted.then_some(now.wall);
+            self.cause = Some(Cause { why, disrupted });
+        }
+        self.end_within(grace, now.mono);
     }
 
     /// Why the pod has failed, once it is to be shown: with the terminal phase (upstream:

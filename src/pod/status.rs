@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// Upstream's text for an init container whose record is gone after it did its part.
-const INIT_GONE: &str =
-    "Unable to get init container status from container runtime and pod has been initialized";
+const INIT_GONE: &str = "Unable to get init container status from container runtime and pod has been \
+                         initialized, treat it as exited normally";
 
 /// Why a container waits that ran before its pod was begun anew (upstream: `kubelet_pods.go`).
 const RESTARTING_ALL: &str = "RestartingAllContainers";
@@ -106,7 +106,23 @@ pub(crate) fn of(state: &State) -> PodStatus {
         }
         (None, None) => {}
     }
+    show_host(state, &mut status);
     status
+}
+
+/// The node's addresses are shown from the first, and are those of a pod in its network (upstream:
+/// `generateAPIPodStatus`).
+fn show_host(state: &State, status: &mut PodStatus) {
+    let Some(first) = state.host.ips.first().map(ToString::to_string) else { return };
+    if status.host_ip.is_none() {
+        let all = state.host.ips.iter().map(|ip| HostIP { ip: ip.to_string() });
+        (status.host_ip, status.host_ips) = (Some(first.clone()), Some(all.collect()));
+    }
+    let in_its_network = state.spec().is_some_and(|spec| spec.host_network == Some(true));
+    if in_its_network && status.pod_ip.is_none() {
+        let all = state.host.ips.iter().map(|ip| PodIP { ip: ip.to_string() });
+        (status.pod_ip, status.pod_ips) = (Some(first), Some(all.collect()));
+    }
 }
 
 /// Cuts each termination message to its share.
@@ -168,6 +184,10 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
             (AttemptState::Starting | AttemptState::Running { .. }, _) => running(known),
         },
     };
+    // A pod that is begun anew counts its restarts at once (upstream: `convertToAPIContainerStatuses`).
+    let is_anew = newest.is_some_and(|(_, known)| known.is_past && known.exit().is_some());
+    let is_counted = is_anew && is_to_run && state.deadline.is_none();
+    let restarts = newest.map_or(0, |(attempt, _)| attempt.saturating_add(u32::from(is_counted)));
     let id = newest.map(|(_, known)| known.id.clone());
     // After a restart of the agent only the pod's object knows what an adopted process runs.
     let same = before.filter(|before| before.container_id.is_some() && before.container_id == id);
@@ -181,7 +201,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         image,
         image_id,
         container_id: id,
-        restart_count: newest.map_or(0, |(attempt, _)| i32::try_from(attempt).unwrap_or(i32::MAX)),
+        restart_count: i32::try_from(restarts).unwrap_or(i32::MAX),
         // Of ephemeral ones upstream says neither.
         started: Some(container.has_started()).filter(|_| container.role != Role::Ephemeral),
         ready: match container.role {
@@ -191,7 +211,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
             Role::Ephemeral => false,
         },
         state: Some(current),
-        volume_mounts: volume_mounts(&state.pod, &container.name),
+        volume_mounts: volume_mounts(state, &container.name),
         last_state: last
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
@@ -201,13 +221,16 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
 }
 
 /// What the status says of a container's mounts (upstream: `convertToAPIContainerStatuses`): of one that
-/// is read-only also whether all below it is, which it says only of those that ask for it in any case.
-fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
-    let spec = container_named(pod, container)?;
+/// is read-only also whether all below it is.
+fn volume_mounts(state: &State, container: &str) -> Option<Vec<VolumeMountStatus>> {
+    let spec = container_named(&state.pod, container)?;
+    let is_served = state.set_up.done.as_ref().is_some_and(|done| done.recursive_read_only);
     let all = spec.volume_mounts.iter().flatten().map(|mount| {
         let read_only = mount.read_only.filter(|read_only| *read_only);
-        let whole = mount.recursive_read_only.as_deref() == Some("Enabled");
-        let mode = if whole { "Enabled" } else { "Disabled" };
+        let is_whole = is_served
+            && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
+            && mount.mount_propagation.as_deref().is_none_or(|mode| mode == "None");
+        let mode = if is_whole { "Enabled" } else { "Disabled" };
         VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
@@ -225,7 +248,10 @@ fn is_passed(state: &State, container: &Container) -> bool {
 }
 
 /// The status that the pod's object has of the container.
-fn status_before<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus> {
+pub(crate) fn status_before<'a>(
+    pod: &'a Pod,
+    container: &Container,
+) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
     let of_role = match container.role {
         Role::Init | Role::Sidecar => status.init_container_statuses.as_ref(),

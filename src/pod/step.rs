@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::{
     Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Now, ProbeKind, ProbeOutcome,
     container::{Container, RUN_ERROR, Role},
+    container_named,
     event::ImageRef,
     known::{Hook, Known},
     life::{self, Life},
@@ -34,7 +35,10 @@ pub fn step(mut state: State, event: Event, now: Now) -> (State, Vec<Action>) {
     merge(&mut state, event, now);
     let mut actions = plan::plan(&mut state, now.mono);
     state.settle_resize(now.wall);
-    actions.extend(state.records.drain(..).map(Action::Record));
+    // What is to be told before the first look is told after it.
+    if state.observed {
+        actions.extend(state.records.drain(..).map(Action::Record));
+    }
     if state.observed {
         let mut transitions = std::mem::take(&mut state.transitions);
         transitions.update(&state, now.wall);
@@ -47,7 +51,16 @@ impl State {
     /// Takes a newer object of the pod. A container of another definition now is run anew (upstream:
     /// `containerChanged`), an ephemeral one that was added is run.
     fn take(&mut self, pod: Arc<Pod>) {
-        self.pod = pod;
+        let before = std::mem::replace(&mut self.pod, pod);
+        let pod = Arc::clone(&self.pod);
+        let resources =
+            |pod: &Pod, name: &str| container_named(pod, name).map(|c| c.resources.clone());
+        for container in &mut self.containers {
+            // The key of its back-off has them in it (upstream: `GetBackoffKey`).
+            if resources(&before, &container.name) != resources(&pod, &container.name) {
+                container.forget_crashes();
+            }
+        }
         for changed in self.take_spec() {
             self.replace(&changed);
         }
@@ -139,7 +152,7 @@ impl State {
         let is_success = match &outcome {
             ProbeOutcome::Success | ProbeOutcome::Warning(_) => Some(true),
             ProbeOutcome::Failure(_) => Some(false),
-            ProbeOutcome::Error(_) => None,
+            ProbeOutcome::Error(_) | ProbeOutcome::Broken(_) => None,
         };
         if probes.take(&life, kind, is_success) {
             self.records.extend(record::probed(name, kind, outcome));
@@ -179,18 +192,24 @@ impl State {
         if self.is_stale(attempt.sandbox, &attempt.state) {
             return;
         }
+        self.merge_attempt(attempt, false, now);
+        self.replace_changed();
+    }
+
+    /// Merges what is said of one attempt (see [`Container::merge`]), and tells of a start that this
+    /// agent asked for.
+    fn merge_attempt(&mut self, attempt: Attempt, listed: bool, now: Duration) {
         let Some(container) = self.container(&attempt.container) else { return };
         let (number, name) = (attempt.attempt, attempt.container.clone());
         let id = attempt.id.clone();
         let before = container.progress(number);
         let asked = container.starting == Some(number) || before.is_some();
-        container.merge(attempt, false, now);
+        container.merge(attempt, listed, now);
         let after = container.progress(number);
         let error = container.start_error(number).map(|error| unnamed(&error.message, &id, &name));
         if asked {
             self.record_start(&name, before, after, error);
         }
-        self.replace_changed();
     }
 }
 
@@ -236,6 +255,9 @@ fn merge(state: &mut State, event: Event, now: Now) {
             state.stale = true;
             state.set_up.hurry();
             state.refresh.hurry();
+            for container in &mut state.containers {
+                container.start.hurry();
+            }
         }
         Event::Refreshed(result) => {
             state.record_failure(&result);
@@ -283,9 +305,10 @@ fn observe(state: &mut State, attempts: Vec<Attempt>, now: Now) {
             let unwanted = Container::new(&attempt.container, Role::Unwanted, Life::unknown());
             state.containers.push(unwanted);
         }
-        if let Some(container) = state.container(&attempt.container) {
-            container.merge(attempt, true, now.mono);
-        }
+        state.merge_attempt(attempt, true, now.mono);
+    }
+    if state.is_first_look {
+        state.recall_forgotten(now);
     }
     state.adopt(now);
 }

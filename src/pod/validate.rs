@@ -1,6 +1,6 @@
 //! Is this a pod? Upstream's rules and texts (`pkg/apis/core/validation`, `ValidatePodCreate`) for
-//! what a node acts on; what only the control plane reads (affinity, tolerations, claims, ...) is
-//! not looked at. For pods with defaults applied.
+//! what a node acts on, and of what static pods bring without an API server's word for it; what only the
+//! control plane reads (affinity, claims, ...) is not looked at. For pods with defaults applied.
 
 mod container;
 mod env;
@@ -8,8 +8,10 @@ mod ephemeral;
 mod mount;
 mod name;
 mod network;
+mod node;
 mod object;
 mod path;
+mod probe;
 mod projection;
 mod selector;
 mod volume;
@@ -86,7 +88,14 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
     }
     let mut names = HashSet::new();
     let init = spec.init_containers.as_deref().unwrap_or_default();
-    for (list, containers) in [("containers", &spec.containers[..]), ("initContainers", init)] {
+    let of_pod = probe::OfPod {
+        grace: spec.termination_grace_period_seconds,
+        has_os: spec.os.as_ref().is_some_and(|os| !os.name.is_empty()),
+    };
+    for (list, place, containers) in [
+        ("containers", container::Place::Main, &spec.containers[..]),
+        ("initContainers", container::Place::Init, init),
+    ] {
         // Init containers run one after the other, but beside nobody else's host ports.
         let mut host_ports = HashSet::new();
         for (i, one) in containers.iter().enumerate() {
@@ -97,12 +106,13 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
             let scope = container::Scope {
                 volumes: &volumes,
                 host_network: spec.host_network == Some(true),
-                init: list == "initContainers",
+                place,
+                of_pod,
             };
             container::container(errors, &path, one, &scope, &mut host_ports);
         }
     }
-    ephemeral::ephemeral(errors, spec, &volumes);
+    ephemeral::ephemeral(errors, spec, &volumes, of_pod);
     let policies = ["Always", "OnFailure", "Never"];
     errors.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), &policies);
     let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
@@ -115,6 +125,8 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
         errors.in_range("spec.activeDeadlineSeconds", seconds, 1, MAX_ID);
     }
     network::network(errors, spec);
+    node::tolerations(errors, spec);
+    node::overhead(errors, spec);
     if let Some(context) = &spec.security_context {
         pod_security(errors, context);
     }
@@ -129,6 +141,8 @@ fn pod_security(errors: &mut Errors, context: &PodSecurityContext) {
     for (i, id) in context.supplemental_groups.iter().flatten().enumerate() {
         errors.in_range(&format!("{path}.supplementalGroups[{i}]"), *id, 0, MAX_ID);
     }
+    let sysctls = context.sysctls.as_deref().unwrap_or_default();
+    node::sysctls(errors, &format!("{path}.sysctls"), sysctls);
 }
 
 fn ids(errors: &mut Errors, path: &str, user: Option<i64>, group: Option<i64>) {
@@ -184,10 +198,14 @@ impl Errors {
         if value.is_empty() {
             self.required(path, "");
         } else if !supported.contains(&value) {
-            let all: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
-            let all = all.join(", ");
-            self.add(path, format!("Unsupported value: {value:?}: supported values: {all}"));
+            self.unsupported(path, value, supported);
         }
+    }
+
+    fn unsupported(&mut self, path: &str, value: &str, supported: &[&str]) {
+        let all: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let all = all.join(", ");
+        self.add(path, format!("Unsupported value: {value:?}: supported values: {all}"));
     }
 
     fn check(&mut self, path: &str, value: &str, rule: Rule) {
@@ -211,6 +229,9 @@ mod ephemeral_tests;
 #[cfg(test)]
 #[path = "validate/object_test.rs"]
 mod object_tests;
+#[cfg(test)]
+#[path = "validate/probe_test.rs"]
+mod probe_tests;
 #[cfg(test)]
 #[path = "validate/validate_test.rs"]
 mod tests;

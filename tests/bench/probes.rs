@@ -113,9 +113,10 @@ fn create(api: &Api, node: &str, image: &str, port: u16) {
 
 fn pod(n: usize, node: &str, image: &str, port: u16) -> Value {
     let own = FIRST_PORT + n;
+    let get = json!({"port": own, "path": "/healthz"});
     let mut container = json!({
         "name": "main", "image": image, "ports": [{"containerPort": own}],
-        "readinessProbe": {"httpGet": {"port": own}, "periodSeconds": 1, "failureThreshold": 1},
+        "readinessProbe": {"httpGet": get, "periodSeconds": 1, "failureThreshold": 1},
     });
     if n.is_multiple_of(SEEN) {
         let get = json!({"host": "127.0.0.1", "port": port, "path": format!("/{n}")});

@@ -225,6 +225,63 @@ fn a_command_is_another_wasm_file_of_the_image_or_the_containers_own() {
 }
 
 #[test]
+fn a_command_is_of_the_files_that_the_container_was_started_with() {
+    let scene = scene();
+    let registry = Registry::start();
+    let name = format!("{}/moves:1", registry.host());
+    let mut image = Image::default();
+    let mut push = |other: &str| {
+        let files: [(&str, &[u8]); 2] = [("cat.wasm", &wasm("cat")), ("bin/exit", &wasm(other))];
+        let run = json!({"Entrypoint": ["/cat.wasm"]});
+        let top = image.manifest(&[layer(&scene, &files, true)], &run);
+        image.push(&scene, &top, &name);
+    };
+    push("exit");
+    let run = scene.start_image(&name, "args: [wait]", &[]);
+    wait_until(SOON, "it runs", || scene.ask(&["ps"]).out.contains("Running"));
+    let exec = |word: &str, code: &str| scene.ask(&["exec", "one", "--", word, code]);
+    assert_eq!(exec("exit", "7").code, Some(7));
+
+    // The name leads to another image now, here as well.
+    push("hello");
+    let pulled = scene.image(&["pull", &name]);
+    assert_eq!(pulled.code, Some(0), "{pulled:?}");
+    assert_eq!(exec("exit", "6").code, Some(6));
+    assert_eq!(exec("/bin/exit", "5").code, Some(5));
+
+    // Neither the registry nor what the store's names mean is asked.
+    drop(registry);
+    let store = scene.store();
+    let away = |what: &str| fs::rename(store.join(what), store.join(format!("{what}-away")));
+    away("index.json").expect("moves");
+    assert_eq!(exec("bin/exit", "4").code, Some(4));
+
+    // What a word means is found out once; its file is not looked at again.
+    away("files").expect("moves");
+    assert_eq!(exec("exit", "3").code, Some(3));
+    let unknown = exec("../bin/exit", "2");
+    let text = "cannot read its files";
+    assert!(unknown.code == Some(1) && unknown.err.contains(text), "{unknown:?}");
+
+    // But for an artefact that is gone.
+    let artefacts = || {
+        let all = fs::read_dir(scene.home.cache().join("copepod")).expect("reads");
+        all.map(|entry| entry.expect("reads").path()).filter(|p| p.extension().is_some())
+    };
+    let made = artefacts().count();
+    for artefact in artefacts() {
+        fs::remove_file(artefact).expect("removes");
+    }
+    let gone = exec("exit", "2");
+    assert!(gone.code == Some(1) && gone.err.contains(text), "{gone:?}");
+    fs::rename(store.join("files-away"), store.join("files")).expect("moves");
+    assert_eq!(exec("exit", "2").code, Some(2));
+    assert!(made >= 2 && artefacts().count() == 1, "only what was asked for is compiled");
+    crate::dev::end(&scene, run);
+    scene.guard.finish();
+}
+
+#[test]
 fn what_is_no_wasm_image_is_named() {
     let scene = scene();
     let elf = fs::read("/bin/true").expect("reads");

@@ -8,11 +8,11 @@ use thiserror::Error;
 /// Why a class has no handler.
 #[derive(Debug, Error)]
 pub(crate) enum ClassError {
-    /// It is not there; upstream's words.
-    #[error("failed to get sandbox runtime: runtimeclass.node.k8s.io {0:?} not found")]
+    /// It is not there; upstream's words (`LookupRuntimeHandler`).
+    #[error("runtimeclass.node.k8s.io {0:?} not found")]
     Missing(String),
-    /// It cannot be asked for.
-    #[error("failed to get sandbox runtime: runtimeclass.node.k8s.io {name:?}")]
+    /// It cannot be asked for; upstream's words.
+    #[error("failed to lookup RuntimeClass {name}")]
     Read {
         /// The class.
         name: String,

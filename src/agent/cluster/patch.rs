@@ -42,8 +42,6 @@ const CONDITIONS: [&str; 8] = [
     "PodScheduled",
     "Ready",
 ];
-/// Those of them that end by not being there any more.
-const PASSING: [&str; 3] = ["AllContainersRestarting", "PodResizeInProgress", "PodResizePending"];
 /// Written by us only with [`DISRUPTED_BY_US`], else by whoever else disrupts the pod.
 const DISRUPTION: &str = "DisruptionTarget";
 /// The reason of our own disruptions (upstream: `PodReasonTerminationByKubelet`).
@@ -84,11 +82,11 @@ pub(crate) fn status_patch(uid: &str, have: Option<&PodStatus>, want: &PodStatus
     let mut patch = Fields::new();
     for (name, value) in &want {
         let had = have.get(name);
-        if OTHERS.contains(&name.as_str()) || had.is_some_and(|had| same(had, value)) {
+        let is_done_elsewhere = name == "conditions" || OTHERS.contains(&name.as_str());
+        if is_done_elsewhere || had.is_some_and(|had| same(had, value)) {
             continue;
         }
         let change = match name.as_str() {
-            "conditions" => conditions(had, value),
             "observedGeneration" => risen(had, value).then(|| value.clone()),
             list if ADDRESSES.contains(&list) => Some(whole_list(had, value)),
             object if MERGED.contains(&object) => Some(whole_object(had, value)),
@@ -96,6 +94,8 @@ pub(crate) fn status_patch(uid: &str, have: Option<&PodStatus>, want: &PodStatus
         };
         patch.extend(change.map(|change| (name.clone(), change)));
     }
+    let change = conditions(have.get("conditions"), want.get("conditions"));
+    patch.extend(change.map(|change| ("conditions".to_owned(), change)));
     for name in TAKEN_BACK {
         if have.contains_key(name) && !want.contains_key(name) {
             patch.insert(name.to_owned(), Value::Null);
@@ -129,8 +129,9 @@ fn risen(had: Option<&Value>, value: &Value) -> bool {
     had.and_then(Value::as_i64) < value.as_i64()
 }
 
-/// The changes of our conditions, if there are any.
-fn conditions(had: Option<&Value>, want: &Value) -> Option<Value> {
+/// The changes of our conditions, if there are any. Each of ours that is not wanted goes, also one that
+/// the scheduler's binding wrote (upstream `mergePodStatus`): a pod that was refused has none.
+fn conditions(had: Option<&Value>, want: Option<&Value>) -> Option<Value> {
     fn list(value: Option<&Value>) -> impl Iterator<Item = (&str, &Fields)> {
         let all = value.and_then(Value::as_array).into_iter().flatten();
         all.filter_map(|condition| {
@@ -146,7 +147,7 @@ fn conditions(had: Option<&Value>, want: &Value) -> Option<Value> {
         kind => CONDITIONS.contains(&kind),
     };
     let mut changes = Vec::new();
-    for (kind, wanted) in list(Some(want)).filter(|(kind, wanted)| is_ours(kind, wanted)) {
+    for (kind, wanted) in list(want).filter(|(kind, wanted)| is_ours(kind, wanted)) {
         let change = condition(find(had, kind).unwrap_or_default(), wanted);
         if !change.is_empty() {
             let mut change = change;
@@ -154,8 +155,8 @@ fn conditions(had: Option<&Value>, want: &Value) -> Option<Value> {
             changes.push(Value::Object(change));
         }
     }
-    for kind in PASSING {
-        if find(had, kind).is_some() && find(Some(want), kind).is_none() {
+    for kind in CONDITIONS {
+        if find(had, kind).is_some() && find(want, kind).is_none() {
             changes.push(json!({ "$patch": "delete", "type": kind }));
         }
     }

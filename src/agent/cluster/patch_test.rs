@@ -169,6 +169,18 @@ fn of_conditions_only_what_changed_is_sent_and_others_are_left_alone() {
 }
 
 #[test]
+fn a_pod_that_was_refused_keeps_no_condition_of_ours() {
+    let have = PodStatus {
+        phase: Some("Pending".into()),
+        ..with(vec![condition("PodScheduled", "True"), condition("example.com/gate", "True")])
+    };
+    assert_eq!(
+        patch(&have, &phase("Failed")).unwrap(),
+        json!({"phase": "Failed", "conditions": [{"type": "PodScheduled", "$patch": "delete"}]})
+    );
+}
+
+#[test]
 fn a_disruption_is_sent_if_it_is_ours() {
     let disruption = |reason: &str| {
         let reason = Some(reason.to_owned());
@@ -327,6 +339,11 @@ proptest! {
         if normal(&want, "podIPs").is_some() {
             prop_assert_eq!(normal(&new, "podIPs"), normal(&want, "podIPs"));
         }
+        let ours = |of: &PodStatus| {
+            let all = of.conditions.iter().flatten().filter(|condition| !is_foreign(condition));
+            all.map(|condition| condition.type_.clone()).collect::<std::collections::BTreeSet<_>>()
+        };
+        prop_assert_eq!(ours(&new), ours(&want));
         for wanted in want.conditions.iter().flatten().filter(|c| !is_foreign(c)) {
             let mut all = new.conditions.iter().flatten();
             let found = all.find(|condition| condition.type_ == wanted.type_).unwrap();

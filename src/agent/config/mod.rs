@@ -86,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) static_pods: StaticPodConfig,
     /// Most events sent.
     pub(crate) events: Rate,
+    /// The agent's own `oom_score_adj`.
+    pub(crate) oom_score_adj: i32,
     /// Most verbose diagnostics, 0 to 10 as klog has them.
     pub(crate) verbosity: u8,
 }
@@ -165,6 +167,10 @@ pub(crate) struct DnsConfig {
 /// Bounds on pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodLimits {
+    /// `syncFrequency`: by it alone goes when the loop over the pods is taken to be stuck.
+    pub(crate) sync_every: Duration,
+    /// The longest wait between two restarts (`crashLoopBackOff.maxContainerRestartPeriod`).
+    pub(crate) restart_max: Duration,
     /// Most pods, however many cores there are.
     pub(crate) max_pods: u32,
     /// Most pods for each core; 0: no such bound.

@@ -45,7 +45,6 @@ impl Notes<'_> {
 }
 
 fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
-    let back_off = file.crash_loop_back_off.as_ref().and_then(|b| b.max_container_restart_period);
     for (field, value, default) in [
         ("syncFrequency", file.sync_frequency, 60),
         ("volumeStatsAggPeriod", file.volume_stats_agg_period, 60),
@@ -54,7 +53,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
         ("shutdownGracePeriod", file.shutdown_grace_period, 0),
         ("shutdownGracePeriodCriticalPods", file.shutdown_grace_period_critical_pods, 0),
         ("containerLogMonitorInterval", file.container_log_monitor_interval, 10),
-        ("crashLoopBackOff.maxContainerRestartPeriod", back_off, 300),
     ] {
         // Zero stands for the default.
         let value = value.filter(|value| !value.is_zero());
@@ -65,7 +63,6 @@ fn durations(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
 fn numbers(file: &KubeletConfiguration, notes: &mut Notes<'_>) {
     let non_zero = |value: Option<i32>| value.filter(|value| *value != 0);
     for (field, value, default) in [
-        ("oomScoreAdj", file.oom_score_adj, -999),
         ("kubeAPIQPS", file.kube_api_qps, 50),
         ("kubeAPIBurst", non_zero(file.kube_api_burst), 100),
         ("evictionMaxPodGracePeriod", file.eviction_max_pod_grace_period, 0),

@@ -29,6 +29,8 @@ const STATUS_UPDATE: Duration = Duration::from_secs(10);
 const STATUS_REPORT: Duration = Duration::from_secs(5 * 60);
 const LEASE_SECONDS: i32 = 40;
 const MAX_IMAGES: i32 = 50;
+const SYNC_EVERY: Duration = Duration::from_secs(60);
+const OOM_SCORE_ADJ: i32 = -999;
 const EVENT_QPS: i32 = 50;
 const EVENT_BURST: i32 = 100;
 const LOG_MAX_SIZE: &str = "10Mi";
@@ -76,6 +78,7 @@ pub(super) fn resolve(
                 .count("eventRecordQPS", file.event_record_qps.unwrap_or(EVENT_QPS)),
             burst: findings.count("eventBurst", non_zero(file.event_burst, EVENT_BURST)),
         },
+        oom_score_adj: file.oom_score_adj.unwrap_or(OOM_SCORE_ADJ),
         verbosity: verbosity(flags, file, findings),
     }
 }
@@ -246,7 +249,14 @@ fn pods(file: &KubeletConfiguration, findings: &mut Findings) -> PodLimits {
         }
     }
     let ids = file.user_namespaces.as_ref().and_then(|spaces| spaces.ids_per_pod);
+    // Whether it is negative is looked at elsewhere.
+    let sync = file.sync_frequency.filter(|every| !every.is_zero()).and_then(GoDuration::to_std);
+    let back_off = file.crash_loop_back_off.as_ref();
+    let longest =
+        back_off.and_then(|b| b.max_container_restart_period).and_then(GoDuration::to_std);
     PodLimits {
+        restart_max: longest.unwrap_or(copepod_pod::Host::default().restart_max),
+        sync_every: sync.unwrap_or(SYNC_EVERY),
         max_pods: findings.count("maxPods", non_zero(file.max_pods, MAX_PODS)),
         pods_per_core: findings.count("podsPerCore", file.pods_per_core.unwrap_or_default()),
         pids,

@@ -61,13 +61,20 @@ impl Cache {
     pub(super) fn find(&self, digest: &str) -> Option<(PathBuf, GuestKind)> {
         KINDS.into_iter().find_map(|kind| {
             let path = self.path(digest, kind);
-            path.symlink_metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0)?;
-            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-            let both = Timestamps { last_access: now, last_modification: now };
-            // On a read-only cache it stays as old as it is.
-            let _ = utimensat(CWD, &path, &both, AtFlags::SYMLINK_NOFOLLOW);
-            Some((path, kind))
+            self.has(&path).then_some((path, kind))
         })
+    }
+
+    /// Whether an artefact that was here is here still; if so, it is marked as just used.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        if !path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0) {
+            return false;
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let both = Timestamps { last_access: now, last_modification: now };
+        // On a read-only cache it stays as old as it is.
+        let _ = utimensat(CWD, path, &both, AtFlags::SYMLINK_NOFOLLOW);
+        true
     }
 
     /// A new file (0600) for an artefact, removed when dropped.

@@ -92,6 +92,14 @@ pub(super) fn may_be_wasm(bytes: &[u8], command: Option<&str>) -> Result<(), Con
     }
 }
 
+impl ImageConfig {
+    /// `PATH`, if it is set.
+    pub(super) fn path(&self) -> Option<&str> {
+        let (_, path) = self.env.iter().find(|(name, _)| name == "PATH")?;
+        Some(path)
+    }
+}
+
 /// The root of an image's files: paths in it are resolved as if it were the host's.
 pub(super) struct Root {
     fd: std::os::fd::OwnedFd,
@@ -126,10 +134,14 @@ impl Root {
         (first == *b"\0asm").then_some(file)
     }
 
-    /// The Wasm file that a command's first word means, as a shell in the image would find it, and
-    /// its path.
-    pub(super) fn command(&self, word: &str, config: &ImageConfig) -> Option<(PathBuf, File)> {
-        let working_dir = Path::new("/").join(&config.working_dir);
+    /// The Wasm file that a command's first word means, as a shell in the image would find it with
+    /// this `WORKDIR` and `PATH`, and its path.
+    pub(super) fn command(
+        &self,
+        word: &str,
+        (working_dir, path): (&str, Option<&str>),
+    ) -> Option<(PathBuf, File)> {
+        let working_dir = Path::new("/").join(working_dir);
         let found = |path: PathBuf| self.wasm(&path).map(|file| (path, file));
         if word.is_empty() {
             return None;
@@ -141,9 +153,7 @@ impl Root {
         if word.contains('/') {
             return None;
         }
-        let path = config.env.iter().find(|(name, _)| name == "PATH");
-        let path = path.map_or(PATH, |(_, path)| path.as_str());
-        path.split(':').find_map(|dir| found(Path::new("/").join(dir).join(word)))
+        path.unwrap_or(PATH).split(':').find_map(|dir| found(Path::new("/").join(dir).join(word)))
     }
 
     /// Which of the Wasm files (`wasm`) is run: the container's command if it names one, else the
@@ -159,7 +169,7 @@ impl Root {
     ) -> Result<(PathBuf, File), ConfigError> {
         let own = config.entrypoint.first().or(config.cmd.first()).map(String::as_str);
         for word in command.into_iter().chain(own) {
-            if let Some(found) = self.command(word, config) {
+            if let Some(found) = self.command(word, (&config.working_dir, config.path())) {
                 return Ok(found);
             }
         }

@@ -3,7 +3,7 @@
 //! Owns: the meaning of an image name ([`reference`]), registries ([`registry`]) and who we are to
 //! them ([`credentials`]), how much is pulled at a time ([`gate`]), the store of what
 //! was pulled ([`store`]), which images go when there is no room ([`gc`]), what is in one ([`manifest`], [`unpack`], [`config`]), the cache of
-//! artefacts ([`cache`]), the compile job from both of its ends ([`job`] starts it, [`compiler`]
+//! artefacts ([`cache`]), what commands beside a container mean ([`programs`]), the compile job from both of its ends ([`job`] starts it, [`compiler`]
 //! is it).
 //! In: an image's name and the folder it counts from. Out: [`Prepared`], what a sandbox needs.
 //! Starts no task; starts one process at a time, which ends with the agent's thread that started
@@ -22,6 +22,7 @@ mod input;
 mod job;
 mod kind;
 mod manifest;
+mod programs;
 mod progress;
 mod pull;
 mod pulled;
@@ -50,6 +51,7 @@ use self::store::{Hold, Store};
 
 pub(crate) use self::error::ImageError;
 pub(crate) use self::kind::ImageKind;
+pub(crate) use self::programs::{ImageTree, Programs};
 pub(crate) use self::progress::{Progress, Quiet, Spinner, Stage};
 pub(crate) use self::pulled::Listed;
 pub(crate) use self::push::Pushed;

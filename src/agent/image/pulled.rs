@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use copepod_wasm::GuestKind;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
@@ -16,9 +15,7 @@ use super::pull::{PullError, Pulled, Puller};
 use super::reference::{Reference, Repository, reference};
 use super::store::{About, Collected, Hold, Kept, StoreError};
 use super::unpack::{self, Layer};
-use super::{
-    ImageConfig, ImageError, ImageRequest, Images, Place, Prepared, PullPolicy, blocking, resolve,
-};
+use super::{ImageConfig, ImageError, ImageRequest, Images, Prepared, blocking};
 
 /// Largest configuration that is read, which the manifest has bounded already.
 pub(super) const CONFIG_MAX: u64 = 8 << 20;
@@ -112,36 +109,6 @@ impl Images {
             blocking(move || store.collect()).await?;
         }
         Ok((pulled, hold))
-    }
-
-    /// The artefact of another Wasm file of an image, for a command that a user has run in its
-    /// container; `None` if the image has no such Wasm file. `path` is found as a shell in the
-    /// image would find it. An image that is one file has none but itself.
-    ///
-    /// # Errors
-    /// [`ImageError`].
-    pub(crate) async fn prepare_file(
-        &self,
-        request: ImageRequest<'_>,
-        path: &str,
-        progress: &dyn Progress,
-    ) -> Result<Option<(PathBuf, GuestKind)>, ImageError> {
-        let Place::Registry(reference) = resolve(request.image, request.base)? else {
-            return Ok(None);
-        };
-        // The container runs: nobody waits for a registry now.
-        let request = ImageRequest { policy: PullPolicy::IfNotPresent, ..request };
-        let failed = |source| failed(request.image, source);
-        let puller = self.puller().await?;
-        let (pulled, _hold) =
-            self.present(puller, &reference, request, progress).await.map_err(failed)?;
-        let Shape::Image { config, layers } = &pulled.shape else { return Ok(None) };
-        let unpacked = unpacked(puller, &pulled, (config, layers)).await.map_err(failed)?;
-        let root = Root::open(&unpacked.root).map_err(|e| failed(e.into()))?;
-        let Some((path, file)) = root.command(path, &unpacked.config) else { return Ok(None) };
-        let input = Input::take(request.image, &path, file).await?;
-        let made = self.artefact(&input, progress).await?;
-        Ok(Some((made.artefact, made.kind)))
     }
 
     /// Pulls an image, whatever it is: nothing of it is run.

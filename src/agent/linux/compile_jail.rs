@@ -21,6 +21,8 @@ pub(crate) const MEMORY_BYTES: u64 = 3 << 29;
 pub(crate) const CPU_SECONDS: u64 = 60;
 /// How far a job steps back behind the pods that run (nice value).
 const NICE: i32 = 10;
+/// Of all that needs memory on a node a job is the first to go: it is done again.
+const OOM_SCORE_ADJ: i32 = 1000;
 /// The newest landlock that is asked for; an older kernel gives what it has.
 const LANDLOCK: ABI = ABI::V6;
 /// ENOSYS: what a kernel without the call would say. So libc falls back from `clone3`, whose
@@ -154,6 +156,8 @@ pub(crate) enum JailError {
 /// filter refuses to open files as well.
 pub(crate) fn enter(limits: &Limits, agent: BorrowedFd<'_>) -> Result<(), JailError> {
     let failed = |what| move |e: rustix::io::Errno| JailError::Limit(what, e.into());
+    // Else it had its agent's.
+    super::set_oom_score_adj(OOM_SCORE_ADJ).map_err(|e| JailError::Limit("the OOM score", e))?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("the death signal"))?;
     // It may have died before it could be told.
     let mut pipe = [PollFd::from_borrowed_fd(agent, PollFlags::empty())];
@@ -244,6 +248,7 @@ mod tests {
         }
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let before = nice();
+        let mut score = File::open("/proc/self/oom_score_adj").unwrap();
         enter(&Limits::JOB, io::stderr().as_fd()).unwrap();
         let refused = |what: &str, error: Error| {
             let errno = error.raw_os_error();
@@ -259,6 +264,7 @@ mod tests {
         refused("limit", raised.unwrap_err().into());
         assert!(rustix::thread::no_new_privs().unwrap());
         assert_eq!(nice(), (before + NICE).min(19));
+        assert_eq!(io::read_to_string(&mut score).unwrap().trim(), "1000");
         // A thread it may start, which is held as well.
         let thread = std::thread::spawn(|| File::open("/etc/passwd").unwrap_err());
         refused("open in a thread", thread.join().unwrap());

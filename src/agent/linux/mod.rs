@@ -41,8 +41,18 @@ pub(crate) use remove::remove_tree;
 pub(crate) use tmpfs::{can_mount, is_memory, mount_memory};
 pub(crate) use watch::watch_dir;
 
+/// This process's place in the kernel's order of whom it kills for memory.
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 /// Most descriptors that go with one frame: the standard streams of an exec.
 const SENT_FDS_MAX: usize = 3;
+
+/// Sets the `oom_score_adj` of this process, and of what it starts from now on.
+///
+/// # Errors
+/// The kernel's: who may not (`CAP_SYS_RESOURCE`) goes no lower than it ever was.
+pub(crate) fn set_oom_score_adj(score: i32) -> io::Result<()> {
+    fs::write(OOM_SCORE_ADJ, score.to_string())
+}
 
 /// Sends `bytes` with the descriptors `fds`, three at most, over a Unix stream socket, all or
 /// nothing.

@@ -11,19 +11,27 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use rustix::system::uname;
 use tokio::sync::watch;
 
+use super::allocation::FEATURES;
 use crate::config::Config;
 use crate::linux;
+use crate::runtime::cri::Health;
 
 /// What decides about new pods.
 pub(super) struct Admission {
     node: watch::Receiver<Option<Arc<Node>>>,
+    /// What the container runtime says of itself, where there is one.
+    health: Option<watch::Receiver<Health>>,
     /// What does not change while the node runs.
     fixed: NodeFacts,
 }
 
 impl Admission {
-    /// Admission to the node whose object `node` shows.
-    pub(super) fn new(config: &Config, node: watch::Receiver<Option<Arc<Node>>>) -> Self {
+    /// Admission to the node whose object `node` shows, and whose container runtime `health`.
+    pub(super) fn new(
+        config: &Config,
+        node: watch::Receiver<Option<Arc<Node>>>,
+        health: Option<watch::Receiver<Health>>,
+    ) -> Self {
         let kernel = kernel_version(&uname().release().to_string_lossy());
         let sysctls = SysctlAllowList::new(kernel, &config.pods.unsafe_sysctls);
         let fixed = NodeFacts {
@@ -31,12 +39,13 @@ impl Admission {
             os: "linux".into(),
             // Checked with the configuration.
             sysctls: sysctls.unwrap_or_default(),
-            strict_groups: true,
+            // As this agent declares them, whatever an earlier one has left in the object.
+            features: FEATURES.map(str::to_owned).into(),
             // Guests are jailed by our own profile, so that the runtime's default is kept.
             apparmor: linux::has_apparmor(),
             ..NodeFacts::default()
         };
-        Self { node, fixed }
+        Self { node, health, fixed }
     }
 
     /// Takes the pod or refuses it; `active` are the others that are here and have not ended.
@@ -79,9 +88,18 @@ impl Admission {
             allocatable: allocatable
                 .filter_map(|(name, text)| Some((name, Quantity::parse(&text.0).ok()?)))
                 .collect(),
-            features: status.declared_features.unwrap_or_default().into_iter().collect(),
+            strict_groups: self.has_strict_groups(),
             ..self.fixed.clone()
         }
+    }
+
+    /// Whether containers have exactly the groups of their pod's spec: guests have, ordinary ones where
+    /// their runtime says so; one that was never heard is taken at no word.
+    fn has_strict_groups(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| {
+            let health = health.borrow();
+            health.version.is_empty() || health.supplemental_groups_policy
+        })
     }
 }
 
@@ -93,7 +111,45 @@ fn kernel_version(release: &str) -> KernelVersion {
 
 #[cfg(test)]
 mod tests {
-    use super::kernel_version;
+    use serde_json::json;
+
+    use super::*;
+
+    fn admission(health: Option<watch::Receiver<Health>>) -> Admission {
+        let fixed =
+            NodeFacts { features: FEATURES.map(str::to_owned).into(), ..NodeFacts::default() };
+        Admission { node: watch::channel(None).1, health, fixed }
+    }
+
+    #[test]
+    fn the_node_is_what_its_object_says_but_for_what_this_agent_can_do() {
+        let node = json!({
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"taints": [{"key": "k", "effect": "NoExecute"}]},
+            "status": {"allocatable": {"cpu": "2", "odd": "x"}, "declaredFeatures": ["Old"],
+                "features": {"supplementalGroupsPolicy": false}},
+        });
+        let node: Node = serde_json::from_value(node).expect("a node");
+        let facts = admission(None).facts(&node);
+        assert_eq!(facts.labels.get("a").map(String::as_str), Some("b"));
+        assert_eq!((facts.taints[0].key.as_str(), facts.taints.len()), ("k", 1));
+        assert_eq!(facts.allocatable.get("cpu").map(Quantity::value), Some(2));
+        assert_eq!(facts.allocatable.len(), 1);
+        assert_eq!(facts.features, FEATURES.map(str::to_owned).into());
+        assert!(facts.strict_groups, "guests have them");
+    }
+
+    #[test]
+    fn groups_are_strict_where_the_runtime_says_so() {
+        let (told, health) = watch::channel(Health::default());
+        let (admission, node) = (admission(Some(health)), Node::default());
+        assert!(admission.facts(&node).strict_groups, "nothing is known yet");
+        let version = "containerd://2.0".to_owned();
+        told.send_replace(Health { version, asked: true, ..Health::default() });
+        assert!(!admission.facts(&node).strict_groups);
+        told.send_modify(|health| health.supplemental_groups_policy = true);
+        assert!(admission.facts(&node).strict_groups);
+    }
 
     #[test]
     fn kernels_are_told_apart_by_two_numbers() {

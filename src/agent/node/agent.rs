@@ -239,19 +239,18 @@ impl Agent {
         for uid in gone {
             self.gone(&uid).await;
         }
-        // In the order in which they were made, as upstream: of two that do not both fit, the older
-        // stays.
-        let mut pods = pods;
-        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
-        for pod in pods {
+        let ledger = Arc::clone(&self.shared.ledger);
+        for pod in in_turn(pods, |uid| ledger.has_pod(uid)) {
             self.set(pod).await;
         }
     }
 
     /// This pod is there, as it is now.
     async fn set(&mut self, pod: Arc<Pod>) {
-        let pod = of_api(pod);
         let Some(uid) = pod.metadata.uid.clone() else { return };
+        let before = self.board.get(&uid).map(|known| known.pod);
+        let before = before.or_else(|| self.waiting.get(&uid).cloned());
+        let pod = of_api(pod, before.as_deref(), Timestamp::now());
         self.status.seen(&pod);
         let known = {
             let mut table = self.board.lock();
@@ -354,7 +353,10 @@ impl Agent {
     /// Its source has the pod no more: what runs of it ends.
     pub(super) async fn gone(&mut self, uid: &str) {
         self.status.forget(uid);
-        self.waiting.forget(uid);
+        // One that never started is over with that.
+        if let Some(pod) = self.waiting.forget(uid) {
+            self.statics.mirrors.unwant(&pod);
+        }
         let (pod, terminated, grace) = {
             let mut table = self.board.lock();
             let Some(known) = table.get_mut(uid).filter(|known| !known.gone) else { return };
@@ -441,6 +443,17 @@ impl Agent {
     }
 }
 
+/// The pods in the order in which they are admitted: those that are here already (`is_here`), so that
+/// none takes their room, then as they were made, as upstream: of two that do not both fit, the older
+/// stays.
+fn in_turn(mut pods: Vec<Arc<Pod>>, is_here: impl Fn(&str) -> bool) -> Vec<Arc<Pod>> {
+    pods.sort_by_cached_key(|pod| {
+        let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (!is_here(pod.metadata.uid.as_deref().unwrap_or_default()), made)
+    });
+    pods
+}
+
 /// The next word of the API server; before it is asked, for ever.
 async fn of_api_server(changes: &mut Option<mpsc::Receiver<PodChange>>) -> Option<PodChange> {
     match changes {
@@ -469,4 +482,28 @@ async fn changed(health: &mut Option<watch::Receiver<Health>>) {
 /// How many ephemeral containers a pod has: none ever goes.
 fn ephemeral(pod: &Pod) -> usize {
     pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref()).map_or(0, Vec::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_is_here_comes_first_and_then_the_older() {
+        let pod = |uid: &str, made: &str| {
+            let meta = json!({"uid": uid, "creationTimestamp": made});
+            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": meta})).expect("a pod"))
+        };
+        let pods = vec![
+            pod("late", "2026-01-03T00:00:00Z"),
+            pod("early", "2026-01-01T00:00:00Z"),
+            pod("here-late", "2026-01-04T00:00:00Z"),
+            pod("here", "2026-01-02T00:00:00Z"),
+        ];
+        let turn = in_turn(pods, |uid| uid.starts_with("here"));
+        let turn: Vec<_> = turn.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        assert_eq!(turn, ["here", "here-late", "early", "late"]);
+    }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, StreamRequest};
 use crate::server::{Pods, Running, Served};
 use crate::worker::{Asked, Shared, Snapshot};
 
-/// The loop is stuck when it has not gone round for so long (upstream: `maxWaitForContainerRuntime`
-/// and twice the sync frequency, whichever is longer).
+/// The loop is stuck when it has not gone round for so long, or for twice the sync frequency where that
+/// is longer (upstream `SyncLoopHealthCheck`).
 const STUCK_AFTER: Duration = Duration::from_secs(300);
 
 /// What is known of one pod.
@@ -56,10 +56,13 @@ struct Inner {
     shared: OnceLock<Arc<Shared<Both>>>,
     /// When the loop last went round.
     beat: Mutex<Instant>,
+    /// For how long that may be ago.
+    stuck_after: Duration,
 }
 
 impl Board {
-    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+    /// No pods yet; `every` is the sync frequency.
+    pub(super) fn new(ledger: Arc<Ledger>, every: Duration) -> Self {
         Self(Arc::new(Inner {
             pods: Mutex::default(),
             mirrors: Mutex::default(),
@@ -67,6 +70,7 @@ impl Board {
             ledger,
             shared: OnceLock::new(),
             beat: Mutex::new(Instant::now()),
+            stuck_after: STUCK_AFTER.max(every.saturating_mul(2)),
         }))
     }
 
@@ -125,7 +129,7 @@ fn status_of(served: &Served) -> PodStatus {
 }
 
 fn asked<'a>(served: &'a Served, status: &'a PodStatus) -> Asked<'a> {
-    Asked { pod: &served.pod, base: Path::new("/"), status }
+    Asked { pod: &served.pod, status }
 }
 
 impl Pods for Board {
@@ -219,7 +223,7 @@ impl Pods for Board {
 
     fn sync_loop(&self) -> Result<(), String> {
         let beat = *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner);
-        if beat.elapsed() < STUCK_AFTER {
+        if beat.elapsed() < self.0.stuck_after {
             return Ok(());
         }
         // Upstream's words.

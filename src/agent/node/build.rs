@@ -151,9 +151,8 @@ pub(super) fn cgroups(config: &Config, driver: Driver) -> Option<PodCgroups> {
     for controller in cgroups.missing() {
         tracing::warn!(%controller, "this host has no such controller: it limits no pod");
     }
-    let node_memory_bytes = Machine::read(&config.dirs.root).memory_bytes;
     let (cgroups, quota) = (Arc::new(cgroups), config.cgroups.quota);
-    Some(PodCgroups { cgroups, quota, pod_pids: config.pods.pids, node_memory_bytes })
+    Some(PodCgroups { cgroups, quota, pod_pids: config.pods.pids })
 }
 
 /// Where the node's network is configured.
@@ -319,6 +318,7 @@ pub(super) fn host(
         cgroups,
         network: Some(network),
         log_limits: log_limits(config),
+        restart_max: config.pods.restart_max,
     }
 }
 

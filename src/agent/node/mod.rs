@@ -66,6 +66,7 @@ use crate::linux;
 use crate::network::Network;
 use crate::runtime::Happening;
 use crate::runtime::both::Both;
+use crate::runtime::cri::Cri;
 use crate::runtime::wasm::Wasm;
 use crate::server::Server;
 use crate::telemetry::chain;
@@ -83,14 +84,12 @@ const PATIENCE_WITH_PODS: Duration = Duration::from_secs(5);
 /// [`NodeError`]: what keeps the node from starting.
 pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(), NodeError> {
     let mut end = End::new().map_err(NodeError::Signals)?;
+    guard(&config);
     let kubeconfig = Kubeconfig::read(&config.kubeconfig, &config.node.name, Timestamp::now())?;
     if let Some(expires) = kubeconfig.expires {
         tracing::info!(%expires, "the node's client certificate is good until then");
     }
     let ledger = Arc::new(build::ledger(&config)?);
-    if !linux::has_landlock() {
-        tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
-    }
     let network = Network::open(build::network(&config));
     // What runs already is taken over first, whether or not there is an API server.
     let Runtimes { runtime, happenings, images, cgroups } =
@@ -101,7 +100,7 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     let name = &config.node.name;
     let recorder = Recorder::start(client.clone(), name, rate.per_second, rate.burst);
     let handle = node::start(client.clone(), build::node(&config), recorder.clone());
-    let board = Board::new(Arc::clone(&ledger));
+    let board = Board::new(Arc::clone(&ledger), config.pods.sync_every);
     let health = match config.server.healthz {
         Some(address) => Some(Server::start_health(address, board.clone()).await?),
         None => None,
@@ -159,6 +158,17 @@ pub(crate) async fn run(config: Config, sandbox: std::path::PathBuf) -> Result<(
     Ok(())
 }
 
+/// Has the kernel spare the agent where memory is short, and tells of what it does not guard.
+fn guard(config: &Config) {
+    let score = config.oom_score_adj;
+    if let Err(error) = linux::set_oom_score_adj(score) {
+        tracing::warn!(score, %error, "the agent keeps the OOM score that it was started with");
+    }
+    if !linux::has_landlock() {
+        tracing::warn!("this kernel has no landlock: wasmtime and seccomp alone guard files");
+    }
+}
+
 /// What the loop over all pods is made of, once the node is there.
 struct Parts {
     happenings: mpsc::Receiver<Happening>,
@@ -186,7 +196,11 @@ impl Parts {
             statics,
             supplier: Arc::new(supplier),
             status: StatusWriter::start(client.clone(), status::Times::default()),
-            admission: Admission::new(config, admission),
+            admission: Admission::new(
+                config,
+                admission,
+                shared.runtime.cri.as_ref().map(Cri::health),
+            ),
             allocations: Allocations::default(),
             waiting: Waiting::new(client.clone(), &config.node.name),
             admitting,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use copepod_pod::{
-    Change, Event, FILE_ANNOTATION, Life, Source, StaticPods, full_name, is_mirror, mirrored,
-    next_to_start, with_status_of,
+    Change, Event, FILE_ANNOTATION, Life, SEEN_ANNOTATION, SOURCE_ANNOTATION, Source, StaticPods,
+    full_name, is_mirror, mirrored, next_to_start, with_status_of,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -21,6 +21,9 @@ use crate::config::Config;
 use crate::sources::static_files::{self, FileOptions};
 use crate::sources::static_url::{self, UrlOptions};
 use crate::sources::{UPDATES, Update};
+
+/// The source that the API server is (upstream `ApiserverSource`).
+const FROM_API: &str = "api";
 
 /// What is known of static pods.
 pub(super) struct Statics {
@@ -94,12 +97,18 @@ impl Statics {
     }
 }
 
-/// A pod of the API server: whatever it says of itself, it comes from there.
-pub(super) fn of_api(mut pod: Arc<Pod>) -> Arc<Pod> {
-    if !is_mirror(&pod) && Source::of(&pod).is_some() {
-        let annotations = Arc::make_mut(&mut pod).metadata.annotations.get_or_insert_default();
-        annotations.insert(copepod_pod::SOURCE_ANNOTATION.into(), "api".into());
+/// A pod of the API server: whatever it says of itself, it comes from there, and this node first saw
+/// it `now`, unless that is known of an object `before` (upstream `pkg/kubelet/config`, with its
+/// annotations; they are never written back). A mirror says which source its pod is from.
+pub(super) fn of_api(mut pod: Arc<Pod>, before: Option<&Pod>, now: Timestamp) -> Arc<Pod> {
+    if is_mirror(&pod) {
+        return pod;
     }
+    let seen = before.and_then(|pod| pod.metadata.annotations.as_ref()?.get(SEEN_ANNOTATION));
+    let seen = seen.cloned().unwrap_or_else(|| now.to_string());
+    let annotations = Arc::make_mut(&mut pod).metadata.annotations.get_or_insert_default();
+    annotations.insert(SOURCE_ANNOTATION.into(), FROM_API.into());
+    annotations.insert(SEEN_ANNOTATION.into(), seen);
     pod
 }
 
@@ -145,6 +154,9 @@ impl Agent {
         if let Some(waiting) = waits {
             *waiting = pod;
             return;
+        }
+        if self.waiting.set(&uid, &pod) {
+            return self.statics.mirrors.want(&pod, Life::Unknown);
         }
         let is_here = match self.board.lock().get_mut(&uid).filter(|known| !known.gone) {
             Some(known) => {
@@ -260,5 +272,36 @@ impl Agent {
         drop(mirrors);
         self.statics.mirrors.gone(mirror);
         self.status.forget(mirror.metadata.uid.as_deref().unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_pod::admission::is_critical;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(annotations: serde_json::Value) -> Arc<Pod> {
+        let pod = json!({"metadata": {"name": "p", "annotations": annotations}});
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
+    }
+
+    #[test]
+    fn a_pod_of_the_api_says_nothing_of_its_source() {
+        let now = |text: &str| text.parse().expect("a time");
+        let (first, later) = (now("2026-01-01T00:00:00Z"), now("2026-01-02T00:00:00Z"));
+        for forged in ["file", "http", "x", "api"] {
+            let told = pod(json!({SOURCE_ANNOTATION: forged, SEEN_ANNOTATION: "y", "mine": "z"}));
+            let known = of_api(told, None, first);
+            let is = json!({SOURCE_ANNOTATION: "api", SEEN_ANNOTATION: "2026-01-01T00:00:00Z",
+                "mine": "z"});
+            assert_eq!(json!(known.metadata.annotations), is, "{forged}");
+            assert!(!is_critical(&known) && Source::of(&known).is_none());
+            let again = of_api(pod(json!({"mine": "z"})), Some(&known), later);
+            assert_eq!(again.metadata.annotations, known.metadata.annotations);
+        }
+        let mirror = pod(json!({copepod_pod::MIRROR_ANNOTATION: "h", SOURCE_ANNOTATION: "file"}));
+        assert_eq!(of_api(Arc::clone(&mirror), None, first), mirror);
     }
 }

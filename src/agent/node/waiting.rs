@@ -73,9 +73,14 @@ impl Waiting {
         known.map(|(known, _)| *known = Arc::clone(pod)).is_some()
     }
 
-    /// The pod is gone.
-    pub(super) fn forget(&mut self, uid: &str) {
-        self.pods.remove(uid);
+    /// The object of a pod that waits, as it is known.
+    pub(super) fn get(&self, uid: &str) -> Option<&Arc<Pod>> {
+        self.pods.get(uid).map(|(pod, _)| pod)
+    }
+
+    /// The pod is gone; gives it if it waited.
+    pub(super) fn forget(&mut self, uid: &str) -> Option<Arc<Pod>> {
+        self.pods.remove(uid).map(|(pod, _)| pod)
     }
 
     /// The uids of those that wait and are the API server's.

@@ -71,8 +71,9 @@ pub(crate) async fn probe(
     loop {
         let outcome = once(probe, target, commands).await;
         match outcome {
-            ProbeOutcome::Error(_) if tries < TRIES => tries += 1,
+            ProbeOutcome::Error(_) | ProbeOutcome::Broken(_) if tries < TRIES => tries += 1,
             ProbeOutcome::Error(_)
+            | ProbeOutcome::Broken(_)
             | ProbeOutcome::Success
             | ProbeOutcome::Warning(_)
             | ProbeOutcome::Failure(_) => return outcome,

@@ -1,6 +1,7 @@
 //! The runtimes of a node as one: Wasm always, a container runtime where one is configured. Which of
 //! them a container is of is said by its id's scheme.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
@@ -12,6 +13,7 @@ use super::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, Features, Launch, Resources, Runtime,
     StreamRequest, no_ordinary,
 };
+use crate::image::Programs;
 use crate::telemetry::chain;
 
 /// Both.
@@ -60,10 +62,7 @@ impl Runtime for Both {
 
     async fn run_sandbox(&self, spec: SandboxSpec) -> Result<PodSandbox, Failure> {
         let Some(cri) = &self.cri else { return Err(no_ordinary()) };
-        cri.run_sandbox(spec).await.map_err(|error| Failure {
-            reason: "FailedCreatePodSandBox".into(),
-            message: format!("Failed to create pod sandbox: {}", chain(&error)),
-        })
+        cri.run_sandbox(spec).await.map_err(|error| error.failure())
     }
 
     async fn stop_sandboxes(&self, pod_uid: &str) -> Result<(), Failure> {
@@ -125,6 +124,13 @@ impl Runtime for Both {
         match self.home(id) {
             Home::Wasm(wasm) => wasm.remove(id).await,
             Home::Cri(cri) => cri.remove_container(id).await,
+        }
+    }
+
+    fn programs(&self, id: &str) -> Option<Arc<Programs>> {
+        match self.home(id) {
+            Home::Wasm(wasm) => wasm.programs(id),
+            Home::Cri(_) => None,
         }
     }
 

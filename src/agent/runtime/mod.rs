@@ -15,6 +15,7 @@ pub(crate) mod wasm;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, Failure};
@@ -27,6 +28,7 @@ pub(crate) use self::resize::Resources;
 pub(crate) use self::stream::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, RefusalKind, StreamKind, StreamRequest,
 };
+use crate::image::{ImageTree, Programs};
 use crate::linux::cgroup::LeafSpec;
 
 /// What is to be started: which home runs it.
@@ -61,6 +63,10 @@ pub(crate) struct Container {
     pub(crate) artefact: PathBuf,
     /// What the artefact holds.
     pub(crate) kind: GuestKind,
+    /// The files of its image, where commands beside it are looked for; `None` for an image that is
+    /// one Wasm file.
+    #[serde(default)]
+    pub(crate) tree: Option<ImageTree>,
     /// Arguments, the guest's own name first.
     pub(crate) args: Vec<String>,
     /// Environment, in order.
@@ -242,6 +248,10 @@ pub(crate) trait Runtime: Send + Sync + 'static {
 
     /// Forgets the dead container `id` and removes what it left on disk, its logs too.
     fn remove(&self, id: &str) -> impl Future<Output = ()> + Send;
+
+    /// The Wasm files that commands beside the container `id` may mean; `None` where it has none but
+    /// its own.
+    fn programs(&self, id: &str) -> Option<Arc<Programs>>;
 
     /// Runs a command beside the running container `id` and waits for its end. Dropped before, it
     /// is killed; it is killed with its container as well.

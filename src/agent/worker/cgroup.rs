@@ -25,8 +25,6 @@ pub(crate) struct PodCgroups {
     pub(crate) quota: QuotaPolicy,
     /// Processes and threads of one pod (KubeletConfiguration `podPidsLimit`); `None` is no limit.
     pub(crate) pod_pids: Option<u64>,
-    /// Bytes of memory that the host has, which OOM scores are parts of.
-    pub(crate) node_memory_bytes: u64,
 }
 
 impl PodCgroups {
@@ -79,11 +77,6 @@ impl PodCgroups {
             class: class(pod),
             limits: self.limits(resources::container_cgroup(pod, container, self.quota)),
         }
-    }
-
-    /// The `oom_score_adj` of a container of the pod.
-    pub(super) fn oom_score_adj(&self, pod: &Pod, container: &Container) -> i32 {
-        resources::oom_score_adj(pod, container, self.node_memory_bytes)
     }
 
     /// What the pod's group is to have.
@@ -185,7 +178,6 @@ mod tests {
             cgroups: Arc::clone(&cgroups),
             quota: QuotaPolicy::default(),
             pod_pids: Some(100),
-            node_memory_bytes: 1 << 30,
         };
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [
@@ -203,7 +195,6 @@ mod tests {
         let spec = groups.leaf(&pod, container);
         assert_eq!((spec.class, spec.limits.memory_bytes), (Class::Burstable, Some(512 << 20)));
         assert_eq!((spec.limits.cpu_shares, spec.limits.cpu_weight), (Some(1024), Some(100)));
-        assert_eq!(groups.oom_score_adj(&pod, container), 500);
         let leaf = spec.make("u", "0123").expect("makes");
         let in_place = |file: &std::path::PathBuf| {
             file.parent().is_some_and(|dir| dir.ends_with("kubepods/burstable/podu/0123"))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use copepod_pod::quantity::{Quantity, QuantityError};
 use copepod_pod::{
-    EnvError, Facts, Objects, argv, container_named, env_files, environment, hostname,
+    Attempt, EnvError, Facts, Objects, argv, container_named, env_files, environment, hostname,
 };
 use copepod_wasm::{GuestKind, Stdin, User};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
@@ -77,6 +77,9 @@ pub(super) enum DescribeError {
     /// What the container runtime is told of it; upstream's words.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// An ephemeral container is to see the processes of one that there is not; upstream's words.
+    #[error("unable to find target container {0}")]
+    NoTarget(String),
     /// The pod has no sandbox for it: a start was asked for too early.
     #[error("container {0:?}: the pod has no sandbox")]
     NoSandbox(String),
@@ -92,6 +95,7 @@ impl DescribeError {
             | Self::Env(_)
             | Self::EnvFile { .. }
             | Self::Config(_)
+            | Self::NoTarget(_)
             | Self::NoSandbox(_)
             | Self::Root { .. } => "CreateContainerConfigError",
             Self::Files(error) => error.reason(),
@@ -107,7 +111,7 @@ pub(super) struct Context {
     pub(super) prepared: Option<PreparedImage>,
     pub(super) objects: Arc<Objects>,
     pub(super) ready: Arc<Ready>,
-    /// The id of the container whose processes an ephemeral one is to see, if it runs.
+    /// The id of the container whose processes an ephemeral one is to see.
     pub(super) target: Option<String>,
 }
 
@@ -142,6 +146,28 @@ pub(crate) fn image_request<'a>(
         command: command.map(String::as_str),
         secrets: None,
     }
+}
+
+/// The id of the container whose processes the ephemeral one of this name is to see: the newest of
+/// `attempts`, whether it runs or not (upstream `getTargetID`).
+///
+/// # Errors
+/// [`DescribeError::NoTarget`].
+pub(super) fn target(
+    pod: &Pod,
+    name: &str,
+    attempts: &[Attempt],
+) -> Result<Option<String>, DescribeError> {
+    let ephemeral = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let target = ephemeral
+        .filter(|one| one.name == name)
+        .find_map(|one| one.target_container_name.as_deref().filter(|target| !target.is_empty()));
+    let Some(target) = target else { return Ok(None) };
+    let of_target = attempts.iter().filter(|attempt| attempt.container == target);
+    let newest = of_target.max_by_key(|attempt| attempt.attempt);
+    newest
+        .map(|attempt| Some(attempt.id.clone()))
+        .ok_or_else(|| DescribeError::NoTarget(target.into()))
 }
 
 /// Resolves one container attempt, and makes the files that it sees. Blocks for as long as that
@@ -204,7 +230,7 @@ fn wasm(
     })?;
     let memory_limit_bytes = memory_limit(spec)?;
     let args = arguments(argv, &prepared);
-    let tree = volume::build(
+    let seen = volume::build(
         &Seen {
             container: spec,
             volumes: &files.volumes,
@@ -215,7 +241,7 @@ fn wasm(
         },
         &ledger.attempt_dir(&uid, name, *attempt).join("root"),
     )?;
-    let (dir, file) = tree.message.unwrap_or_default();
+    let (dir, file) = seen.message.unwrap_or_default();
     let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let grace = pod_spec.termination_grace_period_seconds;
     Ok(Container {
@@ -225,18 +251,19 @@ fn wasm(
         attempt: *attempt,
         sandbox: ready.generation(),
         definition: Some(copepod_pod::definition(spec)),
+        tree: prepared.tree(),
         artefact: prepared.artefact,
         kind: prepared.kind,
         args,
         env: layered(hostname(pod, &facts), prepared.config.env, own),
-        preopens: tree.preopens,
-        mounts: tree.mounts,
+        preopens: seen.preopens,
+        mounts: seen.mounts,
         termination_message: TerminationMessage { dir, file, fallback_to_logs: fallback },
         // Nobody can be attached to a run's pods.
         stdin: if host.die_with_agent { Stdin::Closed } else { stdin(spec) },
         user: user.filter(|_| host.changes_user),
         cgroup: host.cgroups.as_ref().map(|cgroups| cgroups.leaf(pod, spec)),
-        oom_score_adj: host.cgroups.as_ref().map(|cgroups| cgroups.oom_score_adj(pod, spec)),
+        oom_score_adj: host.oom_score_adj(pod, spec),
         network: ready.network.clone(),
         memory_limit_bytes,
         log_limits: host.log_limits,
@@ -392,5 +419,38 @@ pub(crate) fn http_port(kind: GuestKind, container: &ContainerSpec) -> Option<u1
             let port = ports.first().and_then(|port| u16::try_from(port.container_port).ok());
             Some(port.unwrap_or(DEFAULT_HTTP_PORT))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_pod::AttemptState;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_ephemeral_container_sees_the_newest_of_its_target_or_does_not_start() {
+        let pod = json!({"spec": {"containers": [{"name": "main"}], "ephemeralContainers": [
+            {"name": "plain"}, {"name": "empty", "targetContainerName": ""},
+            {"name": "looks", "targetContainerName": "main"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let attempt = |container: &str, attempt: u32| Attempt {
+            container: container.into(),
+            attempt,
+            sandbox: 0,
+            id: format!("containerd://{container}-{attempt}"),
+            definition: None,
+            state: AttemptState::Starting,
+        };
+        let attempts = [attempt("main", 0), attempt("main", 1), attempt("looks", 2)];
+        for name in ["main", "plain", "empty"] {
+            assert_eq!(target(&pod, name, &attempts).expect("none"), None, "{name}");
+        }
+        let found = target(&pod, "looks", &attempts).expect("found");
+        assert_eq!(found.as_deref(), Some("containerd://main-1"));
+        let error = target(&pod, "looks", &attempts[2..]).expect_err("there is none");
+        assert_eq!(error.reason(), "CreateContainerConfigError");
+        assert_eq!(error.to_string(), "unable to find target container main");
     }
 }

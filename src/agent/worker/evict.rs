@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use copepod_pod::admission::is_critical;
 use copepod_pod::{Event, Failure};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
@@ -38,9 +39,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Measures the volumes of a pod that have a limit from now on, until nobody takes `events`.
+    /// Measures the volumes of a pod that have a limit from now on, until nobody takes `events`. A
+    /// critical pod is never evicted (upstream `evictPod`), so that its limit is no limit.
     pub(super) fn watch(&self, pod: &Arc<Pod>, files: &Arc<Files>, events: mpsc::Sender<Event>) {
-        if !volume::usage::is_limited(pod) {
+        if is_critical(pod) || !volume::usage::is_limited(pod) {
             return;
         }
         let mut all = self.lock();
@@ -115,7 +117,11 @@ mod tests {
         let limits = Limits { every, all: Arc::default() };
         let (events, mut inbox) = mpsc::channel(1);
         limits.watch(&pod("0"), &files, events.clone());
-        assert!(limits.lock().is_empty(), "no limit, nothing to measure");
+        let mut critical = pod("1Mi");
+        let spec = Arc::make_mut(&mut critical).spec.as_mut().expect("a spec");
+        spec.priority = Some(2_000_000_000);
+        limits.watch(&critical, &files, events.clone());
+        assert!(limits.lock().is_empty(), "no limit, nothing to measure; a critical pod stays");
         limits.watch(&pod("1Mi"), &files, events);
         fs::write(path.join("f"), vec![1; 1 << 19]).expect("writes");
         assert_eq!(volume::usage::over(&pod("1Mi"), &files.volumes), None, "half of it is within");

@@ -5,10 +5,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use copepod_pod::container_named;
 use copepod_wasm::GuestKind;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use rustix::net::AddressFamily;
@@ -17,30 +16,17 @@ use tokio::net::unix::pipe;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::{Shared, blocking, image_request};
-use crate::image::Quiet;
+use super::{Shared, blocking};
 use crate::linux::network;
 use crate::runtime::{Attach, Exec, ExecError, ExecExit, ExecOutput, Runtime, StreamRequest};
 
 /// How long a connection within a pod may take to be made: nothing but a full backlog holds it up.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A running container beside which a command is run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Beside<'a> {
-    pub(super) pod: &'a Pod,
-    /// The folder from which its images' paths start.
-    pub(super) base: &'a Path,
-    pub(super) name: &'a str,
-    pub(super) id: &'a str,
-}
-
-/// The pod that is asked of: its object, its status, and the folder from which its images' paths
-/// start.
+/// The pod that is asked of: its object and its status.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) pod: &'a Pod,
-    pub(crate) base: &'a Path,
     pub(crate) status: &'a PodStatus,
 }
 
@@ -70,21 +56,19 @@ impl<R: Runtime> Shared<R> {
         streams: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
         let id = asked.running(name)?;
-        let at = Beside { pod: asked.pod, base: asked.base, name, id: &id };
-        let artefact = self.file_of(at, &command).await?;
+        let artefact = self.file_of(&id, &command).await?;
         self.runtime.exec(&id, Exec { command, artefact, streams }).await
     }
 
     /// The Wasm file of the container's image that the command's first word names, if it is one.
     async fn file_of(
         &self,
-        at: Beside<'_>,
+        id: &str,
         command: &[String],
     ) -> Result<Option<(PathBuf, GuestKind)>, ExecError> {
         let word = command.first().ok_or(ExecError::NoCommand)?;
-        let spec = container_named(at.pod, at.name);
-        let request = image_request(spec.as_deref(), at.base);
-        let file = self.images.prepare_file(request, word, &Quiet).await;
+        let Some(programs) = self.runtime.programs(id) else { return Ok(None) };
+        let file = self.images.program(&programs, word).await;
         file.map_err(|error| ExecError::Start(Box::new(error)))
     }
 
@@ -144,8 +128,7 @@ impl<R: Runtime> Shared<R> {
         limit: usize,
     ) -> Result<ExecOutput, ExecError> {
         let id = asked.running(name)?;
-        let at = Beside { pod: asked.pod, base: asked.base, name, id: &id };
-        self.run(at, command, within, limit).await
+        self.run(&id, command, within, limit).await
     }
 
     /// The same of a container whose id is known.
@@ -154,16 +137,16 @@ impl<R: Runtime> Shared<R> {
     /// As [`Shared::exec_sync`].
     pub(super) async fn run(
         &self,
-        at: Beside<'_>,
+        id: &str,
         command: Vec<String>,
         within: Duration,
         limit: usize,
     ) -> Result<ExecOutput, ExecError> {
-        if let Some(output) = self.runtime.exec_sync(at.id, &command, within, limit).await? {
+        if let Some(output) = self.runtime.exec_sync(id, &command, within, limit).await? {
             return Ok(output);
         }
         // Outside of the command's time: a file that is compiled first is so once.
-        let artefact = self.file_of(at, &command).await?;
+        let artefact = self.file_of(id, &command).await?;
         let made = |e: io::Error| ExecError::Start(Box::new(e));
         let (out, stdout) = io::pipe().map_err(made)?;
         let (err, stderr) = io::pipe().map_err(made)?;
@@ -174,7 +157,7 @@ impl<R: Runtime> Shared<R> {
         let late = ExecError::timed_out(&command, within);
         let exec = Exec { command, artefact, streams };
         let ran = async {
-            let ran = self.runtime.exec(at.id, exec);
+            let ran = self.runtime.exec(id, exec);
             let (exit, stdout, mut stderr) = tokio::join!(ran, kept(out, limit), kept(err, limit));
             let ExecExit { code, message } = exit?;
             // Why it did not end by itself: its last word.
@@ -243,7 +226,7 @@ async fn kept(mut from: pipe::Receiver, limit: usize) -> Vec<u8> {
 }
 
 /// The id of the container if it runs.
-pub(super) fn running_id(status: &PodStatus, name: &str) -> Option<String> {
+fn running_id(status: &PodStatus, name: &str) -> Option<String> {
     let init = status.init_container_statuses.iter().chain(&status.container_statuses);
     let mut all = init.chain(&status.ephemeral_container_statuses).flatten();
     let found: &ContainerStatus = all.find(|status| status.name == name)?;

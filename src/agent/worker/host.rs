@@ -3,8 +3,11 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use copepod_pod::resources::oom_score_adj;
 use copepod_pod::{Facts, PodAddresses};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use rustix::fs::statvfs;
 use rustix::process::geteuid;
 use rustix::system::{sysinfo, uname};
@@ -36,11 +39,20 @@ pub(crate) struct Host {
     pub(crate) user_ids: Option<Arc<UserIds>>,
     /// How much of each container's log is kept.
     pub(crate) log_limits: LogLimits,
+    /// The longest wait between two restarts of a container.
+    pub(crate) restart_max: Duration,
     /// Whether guests end with the agent.
     pub(crate) die_with_agent: bool,
 }
 
 impl Host {
+    /// The `oom_score_adj` of a container of the pod, which is never the node's agent's own; none for
+    /// guests that end with their agent.
+    pub(super) fn oom_score_adj(&self, pod: &Pod, container: &Container) -> Option<i32> {
+        let score = || oom_score_adj(pod, container, self.ordinary.memory_bytes);
+        (!self.die_with_agent).then(score)
+    }
+
     /// What pods may ask for now.
     pub(crate) fn facts(&self) -> Facts {
         self.facts.borrow().clone()
@@ -74,7 +86,14 @@ impl Host {
             ordinary: Arc::default(),
             user_ids: None,
             log_limits: LogLimits::default(),
+            restart_max: copepod_pod::Host::default().restart_max,
             die_with_agent: true,
         }
+    }
+
+    /// What the states of its pods go by.
+    pub(crate) fn of_pods(&self) -> copepod_pod::Host {
+        let ips = self.facts.borrow().addresses.host_ips.clone();
+        copepod_pod::Host { ips, restart_max: self.restart_max }
     }
 }

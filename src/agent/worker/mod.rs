@@ -142,7 +142,7 @@ impl<R: Runtime> Workers<R> {
         supplier: Arc<dyn Supplier>,
     ) -> Handle {
         let (events, inbox) = mpsc::channel(EVENTS);
-        let state = State::new(Arc::clone(&pod));
+        let state = State::new(Arc::clone(&pod)).on(self.shared.host.of_pods());
         let first = Snapshot { status: state.status(), trouble: None, terminated: false };
         let (publish, snapshot) = watch::channel(first);
         let handle = Handle { events, snapshot };
@@ -311,7 +311,8 @@ impl<R: Runtime> Worker<R> {
                         self.limits.watch(self.state.pod(), &self.ready.files, events);
                     }
                     let addresses = self.ready.addresses.clone();
-                    SetUpDone { addresses, sandbox: self.ready.generation() }
+                    let recursive_read_only = self.ready.recursive_read_only;
+                    SetUpDone { addresses, sandbox: self.ready.generation(), recursive_read_only }
                 }))
             }
             Done::TearDown(result) => {
@@ -403,14 +404,15 @@ impl<R: Runtime> Worker<R> {
         let supplier = Arc::clone(&self.supplier);
         let prepared = self.prepared.get(&name).cloned();
         let ready = Arc::clone(&self.ready);
-        let target = self.target(&name);
+        let attempts = self.shared.runtime.list(&self.uid);
+        let target = container::target(self.state.pod(), &name, &attempts);
         self.jobs.spawn(async move {
             let start = async {
                 let objects = supplier.supply(Arc::clone(&pod)).await.map_err(|e| Failure {
                     reason: "CreateContainerConfigError".into(),
                     message: e.message,
                 })?;
-                let name = name.clone();
+                let (name, target) = (name.clone(), target.map_err(|e| failure(e.reason(), &e))?);
                 let context =
                     container::Context { pod, name, attempt, prepared, objects, ready, target };
                 let of_job = Arc::clone(&shared);
@@ -428,14 +430,6 @@ impl<R: Runtime> Worker<R> {
                 Err(failure) => Event::StartFailed { container: name, attempt, failure },
             })
         });
-    }
-
-    /// The id of the container whose processes an ephemeral one is to see, if that runs.
-    fn target(&self, name: &str) -> Option<String> {
-        let spec = self.state.pod().spec.as_ref()?;
-        let ephemeral = spec.ephemeral_containers.iter().flatten().find(|one| one.name == name)?;
-        let target = ephemeral.target_container_name.as_deref()?;
-        exec::running_id(&self.state.status(), target)
     }
 
     fn set_up_job(&self) -> SetUpJob<R> {

@@ -1,7 +1,6 @@
 //! A pod's probes and hooks: jobs that the core asks for, each answered by one event.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use copepod_pod::{AttemptState, Event, HookKind, ProbeKind, ProbeOutcome, contai
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::oneshot;
 
-use super::exec::Beside;
 use super::{Done, Shared, Worker};
 use crate::probe::{self, Commands, HookEnd, OUTPUT_MAX, Target};
 use crate::runtime::{ExecError, ExecOutput, Runtime};
@@ -26,7 +24,6 @@ pub(super) struct RunningHook {
 struct Job<R> {
     shared: Arc<Shared<R>>,
     pod: Arc<Pod>,
-    base: PathBuf,
     name: String,
     id: String,
     ip: Option<IpAddr>,
@@ -38,8 +35,7 @@ impl<R: Runtime> Commands for Job<R> {
         command: Vec<String>,
         within: Duration,
     ) -> impl Future<Output = Result<ExecOutput, ExecError>> + Send {
-        let Self { pod, base, name, id, .. } = self;
-        self.shared.run(Beside { pod, base, name, id }, command, within, OUTPUT_MAX)
+        self.shared.run(&self.id, command, within, OUTPUT_MAX)
     }
 }
 
@@ -134,7 +130,6 @@ impl<R: Runtime> Worker<R> {
         Job {
             shared: Arc::clone(&self.shared),
             pod: Arc::clone(self.state.pod()),
-            base: self.base.clone(),
             name,
             id,
             // An agent that was started again knows a pod's address before it is set up again.

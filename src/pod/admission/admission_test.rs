@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::SOURCE_ANNOTATION;
 
 /// A node with 2 cores, 1 GiB, room for three pods and one device.
 fn node() -> NodeFacts {
@@ -89,12 +90,15 @@ fn pressure_refuses_all_but_critical_pods_and_memory_spares_what_asks_for_some()
     assert_refused(&pod("a", tolerating), &both, "Evicted", &both_text());
     assert_taken(&pod("a", json!({"priority": 2_000_000_000})), &both);
     let mut fixed = plain.clone();
-    fixed.metadata.annotations = Some([(SOURCE.to_owned(), "file".to_owned())].into());
+    fixed.metadata.annotations = Some([(SOURCE_ANNOTATION.to_owned(), "file".to_owned())].into());
     assert_taken(&fixed, &both);
     fixed.metadata.annotations = Some([(MIRROR.to_owned(), String::new())].into());
     assert_taken(&fixed, &both);
-    fixed.metadata.annotations = Some([(SOURCE.to_owned(), "api".to_owned())].into());
-    assert_refused(&fixed, &both, "Evicted", &both_text());
+    for other in ["api", "x", ""] {
+        fixed.metadata.annotations =
+            Some([(SOURCE_ANNOTATION.to_owned(), other.to_owned())].into());
+        assert_refused(&fixed, &both, "Evicted", &both_text());
+    }
     // What the API server wrote down counts.
     let class = Some(qos::GUARANTEED.into());
     let told =
@@ -401,7 +405,7 @@ fn only_untolerated_no_execute_taints_refuse() {
         assert_eq!(refused(&tolerating, &gone, &[]).is_none(), is_met, "{toleration}");
     }
     let mut fixed = pod("a", json!({}));
-    fixed.metadata.annotations = Some([(SOURCE.to_owned(), "file".to_owned())].into());
+    fixed.metadata.annotations = Some([(SOURCE_ANNOTATION.to_owned(), "file".to_owned())].into());
     assert_taken(&fixed, &gone);
 }
 

@@ -28,11 +28,8 @@ pub use sysctl::{KernelVersion, SysctlAllowList, SysctlError};
 
 use crate::qos;
 use crate::resources::Amounts;
+use crate::static_pod::Source;
 
-/// Where a pod comes from (upstream `ConfigSourceAnnotationKey`).
-const SOURCE: &str = "kubernetes.io/config.source";
-/// The source that the API server is.
-const FROM_API: &str = "api";
 /// Only a mirror of a static pod has it (upstream `ConfigMirrorAnnotationKey`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Pods of at least this priority are critical (upstream `SystemCriticalPriority`).
@@ -171,8 +168,7 @@ fn is_same(one: &Pod, other: &Pod) -> bool {
 /// A static pod: it comes from a file or a URL, and not from the API server.
 #[must_use]
 pub fn is_static(pod: &Pod) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.and_then(|list| list.get(SOURCE)).is_some_and(|source| source != FROM_API)
+    Source::of(pod).is_some()
 }
 
 /// A pod that the node has to have: static, the mirror of a static one, or of a system's priority.

@@ -66,6 +66,8 @@ struct Rules<'a> {
     pod: &'a Pod,
     /// Of the sandbox that stands.
     generation: u32,
+    /// The longest wait between restarts.
+    restart_max: Duration,
 }
 
 struct Pass {
@@ -157,7 +159,7 @@ impl Pass {
         if state.set_up.done.is_none() || state.has_old() || is_to_begin_anew || is_held {
             return;
         }
-        let rules = Rules { pod: &pod, generation };
+        let rules = Rules { pod: &pod, generation, restart_max: state.host.restart_max };
         // Main containers start beside each other, but none before what follows the start of an
         // earlier one is done (upstream starts them one after the other).
         let mut is_held = false;

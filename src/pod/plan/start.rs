@@ -53,7 +53,7 @@ impl Pass {
     ) -> bool {
         let Some((_, last)) = container.newest() else { return true };
         let ended = last.ended;
-        let until = match container.serve(rules.generation, attempt, self.now) {
+        let until = match container.serve(rules, attempt, self.now) {
             Served::Yes => return true,
             Served::Until(until) => until,
         };
@@ -108,12 +108,13 @@ impl Pass {
 
 impl Container {
     /// Serves the restart back-off of the attempt, once. The first restart is immediate (upstream:
-    /// `doBackOff`), and so is the one of an init container in a new sandbox, of which nothing is known
-    /// there (upstream: `purgeInitContainers`).
-    fn serve(&mut self, generation: u32, attempt: u32, now: Duration) -> Served {
+    /// `doBackOff`), and so is the one of an init container in a new sandbox, or of any in a pod that is
+    /// begun anew: nothing is known of them there (upstream: `purgeInitContainers`,
+    /// `removeForRestartAllContainers`).
+    fn serve(&mut self, rules: &Rules<'_>, attempt: u32, now: Duration) -> Served {
         let Some((number, last)) = self.newest() else { return Served::Yes };
-        let (ended, is_old) = (last.ended, last.is_old(generation));
-        if self.role == Role::Init && is_old {
+        let (ended, is_old) = (last.ended, last.is_old(rules.generation));
+        if self.role == Role::Init && is_old || last.is_past {
             return Served::Yes;
         }
         // One of an old definition has not crashed: the count begins anew.
@@ -144,7 +145,7 @@ impl Container {
         {
             return Served::Until(until);
         }
-        self.crash = Some(Backoff::next(self.crash, event, now));
+        self.crash = Some(Backoff::next(self.crash, event, now, rules.restart_max));
         self.served = Some(attempt);
         Served::Yes
     }

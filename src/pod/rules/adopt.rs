@@ -45,9 +45,20 @@ fn an_init_sequence_goes_on_where_it_was() {
     rig.set_up();
     assert_eq!(rig.actions, [Action::SetUp, prepare("a")]);
     let gone = rig.shown("i").state.unwrap().terminated.unwrap();
-    let text =
-        "Unable to get init container status from container runtime and pod has been initialized";
+    let text = "Unable to get init container status from container runtime and pod has been \
+                initialized, treat it as exited normally";
     assert_eq!((gone.exit_code, gone.message.as_deref()), (0, Some(text)));
+    assert_eq!(rig.cond("Initialized"), "True");
+}
+
+#[test]
+fn what_follows_a_start_is_done_for_one_that_an_earlier_agent_began() {
+    let hook = json!({"postStart": {"exec": {"command": ["x"]}}});
+    let spec = json!({"containers": [{"name": "a", "image": "a.wasm", "lifecycle": hook}]});
+    let mut rig = Rig::new(pod_with(&[], &spec, &json!({})));
+    rig.feed(Event::Observed(vec![attempt("a", 0, AttemptState::Starting)]));
+    rig.set_up();
+    assert_eq!(rig.run("a", 0), [hook_of("a", 0, HookKind::PostStart)]);
 }
 
 #[test]
@@ -175,4 +186,71 @@ fn a_pod_that_the_api_calls_over_is_not_run_again() {
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
     assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.9"));
     assert_eq!((rig.brief("a").as_str(), rig.shown("a").restart_count), ("3 Error", 2));
+}
+
+/// A pod whose object says that the container runs or has ended, of which the runtime knows nothing.
+fn forgotten(policy: &str, state: Value, last: Value) -> Rig {
+    let mut object = pod_inits(&["i"], &["a"], policy);
+    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    let status = |name: &str, state: Value, last: Value, count: i32| {
+        json!({"name": name, "image": "x", "imageID": "y", "containerID": format!("cri://{name}"),
+            "ready": false, "restartCount": count, "state": state, "lastState": last})
+    };
+    object.status = serde_json::from_value(json!({"phase": "Running",
+        "initContainerStatuses": [status("i", done, json!({}), 1)],
+        "containerStatuses": [status("a", state, last, 3)]}))
+    .unwrap();
+    let mut rig = Rig::new(object);
+    rig.feed(Event::Observed(Vec::new()));
+    rig
+}
+
+#[test]
+fn what_the_runtime_has_forgotten_does_not_run_again_under_never() {
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    let rig = forgotten("Never", running, json!({}));
+    assert_eq!(rig.actions, [Action::TearDown]);
+    let shown = rig.shown("a");
+    assert_eq!((rig.phase().as_str(), shown.restart_count), ("Failed", 3));
+    let end = shown.state.unwrap().terminated.unwrap();
+    let text = "The container could not be located when the pod was deleted.  The container used \
+                to be Running";
+    assert_eq!((end.exit_code, end.message.as_deref()), (137, Some(text)));
+    assert_eq!(end.reason.as_deref(), Some("ContainerStatusUnknown"));
+    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    let rig = forgotten("Never", done, json!({}));
+    assert_eq!((rig.phase().as_str(), rig.brief("a").as_str()), ("Succeeded", "0 Completed"));
+}
+
+#[test]
+fn what_the_runtime_has_forgotten_restarts_from_its_first_init_container_and_counts_on() {
+    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    let failed = json!({"terminated": {"exitCode": 4, "reason": "Error"}});
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    for (state, last, brief_of_last) in
+        [(running, json!({}), "137 ContainerStatusUnknown"), (waiting, failed, "4 Error")]
+    {
+        let mut rig = forgotten("Always", state, last);
+        assert_eq!(rig.set_up(), [prepare("i")]);
+        assert_eq!(rig.image("i"), [start("i", 2)]);
+        assert_eq!(rig.exit("i", 2, 0), [prepare("a")]);
+        assert_eq!(rig.image("a"), [start("a", 4)]);
+        rig.run("a", 4);
+        let shown = rig.shown("a");
+        assert_eq!((shown.restart_count, brief(&shown.state.unwrap()).as_str()), (4, "running"));
+        assert_eq!(brief(&shown.last_state.unwrap()), brief_of_last);
+    }
+}
+
+#[test]
+fn what_is_shown_without_having_run_is_not_taken_for_forgotten() {
+    let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+    let mut object = pod(&["a"], "Never");
+    let status = json!({"name": "a", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+        "state": waiting});
+    object.status = serde_json::from_value(json!({"containerStatuses": [status]})).unwrap();
+    let mut rig = Rig::new(object);
+    assert_eq!(rig.feed(Event::Observed(Vec::new())), [Action::SetUp]);
+    rig.set_up();
+    assert_eq!(rig.image("a"), [start("a", 0)]);
 }

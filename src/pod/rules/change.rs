@@ -3,8 +3,13 @@
 use super::*;
 
 fn evict() -> Event {
-    let message = "The node was low on resource: memory. ".to_owned();
+    let message = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ".to_owned();
     Event::Evict(Failure { reason: "Evicted".to_owned(), message })
+}
+
+fn preempt() -> Event {
+    let message = "Preempted in order to admit critical pod".to_owned();
+    Event::Evict(Failure { reason: "Preempting".to_owned(), message })
 }
 
 fn replace(container: &str) -> Event {
@@ -25,14 +30,31 @@ fn an_evicted_pod_is_stopped_within_the_least_time_and_fails() {
     let status = rig.status();
     assert_eq!(status.phase.as_deref(), Some("Failed"), "though both have succeeded");
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
-    assert_eq!(status.message.as_deref(), Some("The node was low on resource: memory. "));
-    let condition = rig.condition("DisruptionTarget");
-    assert_eq!(condition.last_transition_time.unwrap().0.as_second(), wall(0).as_second());
-    let shown = "True TerminationByKubelet The node was low on resource: memory. ";
-    assert_eq!(rig.cond("DisruptionTarget"), shown);
+    let message = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
+    assert_eq!(status.message.as_deref(), Some(message));
+    assert!(status.conditions.iter().flatten().all(|one| one.type_ != "DisruptionTarget"));
+    let told = |record: &&String| record.contains("Evicted");
+    let evicted: Vec<_> = rig.records.iter().filter(told).collect();
+    assert_eq!(evicted, [&format!("W - Evicted: {message}")], "once");
     assert_eq!(rig.cond("Ready"), "False PodFailed");
     rig.feed(Event::TornDown(Ok(())));
     assert!(rig.state.is_terminated());
+}
+
+#[test]
+fn who_goes_for_a_critical_pod_has_its_own_grace() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    rig.records.clear();
+    assert_eq!(rig.feed(preempt()), [stop("a", 0, 30)]);
+    assert_eq!(rig.feed(evict()), [stop("a", 0, 2)], "the least counts, of the reasons the first");
+    assert_eq!(rig.records, ["N a Killing: Stopping container a"], "the node has told of the rest");
+    assert_eq!(rig.exit("a", 0, 143), [Action::TearDown]);
+    assert_eq!(rig.status().reason.as_deref(), Some("Preempting"));
+    let condition = rig.condition("DisruptionTarget");
+    assert_eq!(condition.last_transition_time.unwrap().0.as_second(), wall(0).as_second());
+    let text =
+        "True TerminationByKubelet Pod was preempted by Kubelet to accommodate a critical pod.";
+    assert_eq!(rig.cond("DisruptionTarget"), text);
 }
 
 #[test]
@@ -62,7 +84,7 @@ fn a_disruption_that_somebody_else_wrote_stays_unless_this_node_evicts() {
     object.status = serde_json::from_value(theirs).unwrap();
     let mut rig = Rig::running(object);
     assert_eq!(rig.cond("DisruptionTarget"), "True DeletionByTaintManager");
-    rig.feed(evict());
+    rig.feed(preempt());
     rig.exit("a", 0, 143);
     let kinds = rig.status().conditions.unwrap().into_iter().map(|condition| condition.type_);
     assert_eq!(kinds.filter(|kind| kind == "DisruptionTarget").count(), 1);
@@ -74,6 +96,8 @@ fn a_replaced_container_is_stopped_and_starts_again_whatever_the_policy() {
     for policy in ["Never", "OnFailure", "Always"] {
         let mut rig = Rig::running(pod(&["a", "b"], policy));
         assert_eq!(rig.feed(replace("a")), [stop("a", 0, 30)], "{policy}");
+        let runs = rig.shown("a");
+        assert_eq!((runs.image.as_str(), runs.image_id.as_str()), ("file:///a.wasm", "sha256:abc"));
         assert_eq!(rig.feed(replace("a")), [], "stopped already");
         assert_eq!(rig.exit("a", 0, 0), [prepare("a")]);
         assert_eq!(rig.phase(), "Running");

@@ -28,6 +28,7 @@ fn until_its_post_start_hook_is_done_a_container_has_not_started() {
         (rig.brief("a").as_str(), rig.phase().as_str()),
         ("waiting ContainerCreating", "Pending")
     );
+    assert_eq!(rig.cond("Initialized"), "True");
     assert_eq!(rig.hooked("a", 0, POST, Ok(())), [prepare("b")]);
     assert_eq!(rig.brief("a"), "running");
     assert_eq!(rig.hooked("a", 0, POST, Err("late")), [], "said once");
@@ -38,6 +39,7 @@ fn a_failed_post_start_hook_stops_its_container() {
     let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": exec()})));
     rig.image("a");
     rig.run("a", 0);
+    assert_eq!(rig.phase(), "Pending");
     rig.records.clear();
     assert_eq!(rig.hooked("a", 0, POST, Err("why")), [stop("a", 0, 30)]);
     rig.records.sort();
@@ -183,6 +185,7 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     let restarting = "True RestartAllContainersStarted container exited with restart policy rule";
     assert_eq!(rig.cond("AllContainersRestarting"), restarting);
     assert!(rig.brief("a").starts_with("waiting RestartingAllContainers"));
+    assert_eq!((rig.shown("a").restart_count, rig.shown("b").restart_count), (1, 0), "b ends yet");
     assert_eq!(rig.exit("b", 0, 143), [prepare("i")], "in the same sandbox, from the first on");
     rig.image("i");
     rig.run("i", 1);
@@ -193,4 +196,12 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     rig.run("b", 1);
     assert_eq!((rig.cond("Ready").as_str(), rig.shown("b").restart_count), ("True", 1));
     assert_eq!(rig.cond("AllContainersRestarting"), "False");
+    rig.exit("b", 1, 1);
+    rig.image("b");
+    rig.run("b", 2);
+    assert_eq!(rig.exit("a", 1, 7), [stop("b", 2, 2)]);
+    rig.exit("b", 2, 143);
+    rig.image("i");
+    let again = rig.exit("i", 2, 0);
+    assert!(again.ends_with(&[prepare("a"), prepare("b")]), "no crash, so no back-off: {again:?}");
 }

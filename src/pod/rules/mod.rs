@@ -21,8 +21,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
-    ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Host, ImageRef, Now,
+    PodAddresses, ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
 };
 
 /// A machine with a clock. Both clocks run together from a wall time with a broken second.
@@ -161,7 +161,11 @@ impl Rig {
         let host = "192.0.2.7".parse().unwrap();
         let pod = format!("10.0.0.{}", 9 + self.sandbox).parse().unwrap();
         let addresses = PodAddresses { host_ips: vec![host], pod_ips: vec![pod] };
-        self.feed(Event::SetUp(Ok(SetUpDone { addresses, sandbox: self.sandbox })))
+        self.feed(Event::SetUp(Ok(SetUpDone {
+            addresses,
+            sandbox: self.sandbox,
+            recursive_read_only: true,
+        })))
     }
 
     /// The attempt, as one of the sandbox that stands.

@@ -50,10 +50,14 @@ fn an_error_counts_for_nothing_and_a_warning_as_a_success() {
     rig.outcome("a", 0, READINESS, ProbeOutcome::Error("odd".to_owned()));
     assert!(!rig.shown("a").ready);
     rig.timer();
+    rig.outcome("a", 0, READINESS, ProbeOutcome::Broken("unexpected EOF".to_owned()));
+    assert!(!rig.shown("a").ready);
+    rig.timer();
     rig.outcome("a", 0, READINESS, ProbeOutcome::Warning("hm".to_owned()));
     assert!(rig.shown("a").ready);
     let told = [
         "W a Unhealthy: Readiness probe errored and resulted in unknown state: odd",
+        "W a Unhealthy: Readiness probe errored and resulted in failure state: unexpected EOF",
         "W a ProbeWarning: Readiness probe warning: hm",
     ];
     assert_eq!(rig.records, told);
@@ -64,7 +68,8 @@ fn a_liveness_failure_stops_and_restarts_by_the_probes_grace() {
     let timing = json!({"periodSeconds": 1, "terminationGracePeriodSeconds": 5});
     let mut rig = Rig::up(probed(&json!({"livenessProbe": tcp(timing)}), "OnFailure"));
     rig.image("a");
-    rig.run("a", 0);
+    assert_eq!(rig.run("a", 0), [], "not before upstream's first tick");
+    rig.timer();
     for _ in 0..2 {
         assert_eq!(rig.probed("a", 0, LIVENESS, false), []);
         rig.timer();
@@ -79,7 +84,12 @@ fn a_liveness_failure_stops_and_restarts_by_the_probes_grace() {
     assert_eq!(rig.records, told);
     assert_eq!(rig.exit("a", 0, 0), [prepare("a")], "though it exited with 0");
     rig.image("a");
-    assert_eq!(rig.run("a", 1), [probe_of("a", 1, LIVENESS)], "of the new one, from the start");
+    rig.run("a", 1);
+    assert_eq!(
+        rig.timer(),
+        (1, vec![probe_of("a", 1, LIVENESS)]),
+        "of the new one, from the start"
+    );
 }
 
 #[test]
@@ -90,7 +100,7 @@ fn one_that_is_stopped_again_and_again_waits_longer_each_time() {
     for number in 0..6 {
         rig.image("a");
         rig.run("a", number);
-        rig.pass(1);
+        rig.timer();
         rig.probed("a", number, LIVENESS, false);
         let begin = rig.now.mono;
         let mut actions = rig.exit("a", number, 143);
@@ -109,6 +119,7 @@ fn under_never_a_liveness_failure_is_the_end() {
     let mut rig = Rig::up(probed(&json!({"livenessProbe": tcp(timing)}), "Never"));
     rig.image("a");
     rig.run("a", 0);
+    rig.timer();
     rig.records.clear();
     assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 30)]);
     assert!(rig.records.contains(&"N a Killing: Stopping container a".to_owned()));
@@ -117,15 +128,92 @@ fn under_never_a_liveness_failure_is_the_end() {
 }
 
 #[test]
+fn a_failure_before_upstreams_first_tick_is_nobodys_fault() {
+    let timing = json!({"periodSeconds": 7, "failureThreshold": 1});
+    let probes = json!({"startupProbe": tcp(timing.clone()), "livenessProbe": tcp(timing)});
+    let mut rig = Rig::up(probed(&probes, "Always"));
+    rig.image("a");
+    assert_eq!(rig.run("a", 0), [probe_of("a", 0, STARTUP)], "a success is welcome");
+    rig.records.clear();
+    assert_eq!(rig.probed("a", 0, STARTUP, false), []);
+    assert_eq!(rig.records, [""; 0]);
+    assert_eq!(rig.timer(), (7, vec![probe_of("a", 0, STARTUP)]));
+    assert_eq!(rig.probed("a", 0, STARTUP, false), [stop("a", 0, 30)]);
+    let mut rig = Rig::up(probed(&probes, "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    assert_eq!(rig.probed("a", 0, STARTUP, true), [], "liveness has its own first tick");
+    assert_eq!(rig.timer(), (7, vec![probe_of("a", 0, LIVENESS)]));
+    assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 30)]);
+}
+
+#[test]
+fn one_that_is_not_ready_is_asked_each_minute_at_least() {
+    let timing = json!({"periodSeconds": 200});
+    let mut rig = Rig::up(probed(&json!({"readinessProbe": tcp(timing)}), "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.probed("a", 0, READINESS, false);
+    assert_eq!(rig.timer(), (60, vec![probe_of("a", 0, READINESS)]));
+    rig.probed("a", 0, READINESS, true);
+    assert_eq!(rig.timer().0, 60);
+    rig.probed("a", 0, READINESS, true);
+    assert_eq!(rig.timer().0, 200);
+}
+
+#[test]
+fn a_probe_has_a_grace_of_its_own_also_a_longer_one() {
+    let timing = json!({"failureThreshold": 1, "terminationGracePeriodSeconds": 90});
+    let mut rig = Rig::up(probed(&json!({"livenessProbe": tcp(timing)}), "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.timer();
+    assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 90)]);
+    let kill = Event::Kill { grace: Duration::from_secs(10) };
+    assert_eq!(rig.feed(kill), [stop("a", 0, 10)], "that of its pod shortens it");
+    let timing = json!({"failureThreshold": 1, "terminationGracePeriodSeconds": 7});
+    let mut rig = Rig::up(probed(&json!({"startupProbe": tcp(timing)}), "Always"));
+    rig.image("a");
+    rig.run("a", 0);
+    rig.probed("a", 0, STARTUP, false);
+    rig.timer();
+    assert_eq!(rig.probed("a", 0, STARTUP, false), [stop("a", 0, 7)]);
+}
+
+#[test]
+fn two_main_containers_that_fail_at_once_under_never_are_both_told() {
+    let probe = tcp(json!({"failureThreshold": 1}));
+    let main = |name| json!({"name": name, "image": "a.wasm", "livenessProbe": probe});
+    let spec = json!({"containers": [main("a"), main("b")], "restartPolicy": "Never"});
+    let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));
+    for main in ["a", "b"] {
+        rig.image(main);
+        rig.run(main, 0);
+    }
+    rig.timer();
+    rig.records.clear();
+    assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 30)]);
+    assert_eq!(rig.probed("b", 0, LIVENESS, false), [stop("b", 0, 30)]);
+    let told = [
+        "N a Killing: Container a failed liveness probe",
+        "W a Unhealthy: Liveness probe failed: no luck",
+        "N b Killing: Container b failed liveness probe",
+        "W b Unhealthy: Liveness probe failed: no luck",
+    ];
+    rig.records.sort_by_key(|told| (told.contains(" b "), told.starts_with('W')));
+    assert_eq!(rig.records, told);
+}
+
+#[test]
 fn others_are_held_until_the_startup_probe_has_passed() {
     let probes = json!({
-        "startupProbe": tcp(json!({"initialDelaySeconds": 4, "failureThreshold": 2})),
+        "startupProbe": tcp(json!({"initialDelaySeconds": 14, "failureThreshold": 2})),
         "livenessProbe": tcp(json!({})), "readinessProbe": tcp(json!({})),
     });
     let mut rig = Rig::up(probed(&probes, "Always"));
     rig.image("a");
     assert_eq!(rig.run("a", 0), [], "not before the initial delay");
-    assert_eq!(rig.timer(), (4, vec![probe_of("a", 0, STARTUP)]));
+    assert_eq!(rig.timer(), (14, vec![probe_of("a", 0, STARTUP)]));
     assert_eq!(rig.shown("a").started, Some(false));
     let then = rig.probed("a", 0, STARTUP, true);
     assert_eq!(then, [probe_of("a", 0, LIVENESS), probe_of("a", 0, READINESS)]);

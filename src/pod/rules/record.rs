@@ -28,6 +28,16 @@ fn a_start_is_told_step_by_step() {
 }
 
 #[test]
+fn a_start_that_a_relist_shows_first_is_told() {
+    let mut rig = Rig::up(pod(&["a"], "Never"));
+    rig.image("a");
+    rig.records.clear();
+    rig.feed(Event::Observed(vec![attempt("a", 0, AttemptState::Running { started_at: wall(0) })]));
+    rig.run("a", 0);
+    assert_eq!(rig.records, ["N a Created: Container created", "N a Started: Container started"]);
+}
+
+#[test]
 fn an_adopted_attempt_is_no_news() {
     let mut rig = Rig::new(pod(&["a"], "Always"));
     let running = AttemptState::Running { started_at: wall(0) };

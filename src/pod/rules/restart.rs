@@ -199,3 +199,24 @@ fn a_container_that_cannot_be_made_waits_by_its_own_reason() {
         assert_eq!(rig.image("a"), [start("a", 1)]);
     }
 }
+
+#[test]
+fn the_back_off_has_the_nodes_limit_and_begins_anew_with_other_resources() {
+    let object = pod(&["a"], "Always");
+    let mut rig = Rig::new(object.clone());
+    let host = Host { restart_max: Duration::from_secs(25), ..Host::default() };
+    rig.state = State::new(Arc::new(object.clone())).on(host);
+    rig.feed(Event::Observed(Vec::new()));
+    rig.set_up();
+    rig.image("a");
+    rig.run("a", 0);
+    let waits: Vec<u64> = (0..5).map(|attempt| crash(&mut rig, attempt)).collect();
+    assert_eq!(waits, [0, 10, 20, 25, 25]);
+    assert_eq!(rig.exit("a", 5, 1), []);
+    let mut resized = object;
+    let container = &mut resized.spec.as_mut().unwrap().containers[0];
+    let more = json!({"limits": {"cpu": "1"}});
+    container.resources = serde_json::from_value(more).unwrap();
+    rig.feed(Event::Desired(Arc::new(resized)));
+    assert_eq!(rig.feed(Event::Resized(Ok(()))), [prepare("a")], "at once");
+}

@@ -58,16 +58,24 @@ fn a_transition_time_moves_only_with_its_status() {
 
 #[test]
 fn transition_times_and_start_time_outlive_the_agent() {
-    let mut rig = Rig::running(pod(&["a"], "Always"));
-    let mut object = pod(&["a"], "Always");
+    let mut rig = Rig::running(pod(&["a", "b"], "Never"));
+    rig.pass(10);
+    rig.exit("b", 0, 0);
+    let mut object = pod(&["a", "b"], "Never");
     object.status = Some(rig.status());
     rig.pass(100);
     let mut again = Rig::new(object);
     again.now = rig.now;
     assert_eq!(again.status().phase.as_deref(), Some("Running"), "before the first look");
     let running = attempt("a", 0, AttemptState::Running { started_at: wall(0) });
-    again.feed(Event::Observed(vec![running]));
-    assert_eq!(again.status(), rig.status());
+    let mut done = exit(0, 0);
+    done.finished_at = wall(0) + Duration::from_secs(10);
+    again.feed(Event::Observed(vec![running, attempt("b", 0, AttemptState::Exited(done))]));
+    let times = |rig: &Rig| {
+        let of = |kind: &str| (rig.cond(kind), rig.condition(kind).last_transition_time.unwrap().0);
+        (READY_KINDS.map(of), rig.status().start_time)
+    };
+    assert_eq!(times(&again), times(&rig));
 }
 
 #[test]
@@ -174,4 +182,68 @@ fn times_are_rounded_down_to_whole_seconds() {
         let time = Timestamp::from_millisecond(millis).unwrap();
         assert_eq!(crate::status::whole_seconds(time), Timestamp::from_second(secs).unwrap());
     }
+}
+
+#[test]
+fn the_nodes_addresses_are_shown_from_the_first() {
+    let host = Host {
+        ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        ..Host::default()
+    };
+    for on_host in [false, true] {
+        let object = pod_with(&["a"], &json!({"hostNetwork": on_host}), &json!({}));
+        let mut rig = Rig::new(object.clone());
+        rig.state = State::new(Arc::new(object)).on(host.clone());
+        rig.feed(Event::Observed(Vec::new()));
+        rig.feed(Event::SetUp(Err(failure("FailedMount"))));
+        let status = rig.status();
+        assert_eq!(status.host_ip.as_deref(), Some("192.0.2.7"));
+        assert_eq!(status.host_ips.map(|ips| ips.len()), Some(2));
+        let of_pod = on_host.then_some("192.0.2.7");
+        assert_eq!(status.pod_ip.as_deref(), of_pod);
+        assert_eq!(status.pod_ips.map(|ips| ips.len()), on_host.then_some(2));
+    }
+}
+
+#[test]
+fn a_pod_that_was_initialised_stays_so() {
+    let init = json!([{"name": "s", "restartPolicy": "Always"}]);
+    let mut rig = Rig::up(pod_with(&["a"], &json!({"initContainers": init}), &json!({})));
+    assert_eq!(
+        rig.cond("Initialized"),
+        "False ContainersNotInitialized containers with incomplete status: [s]"
+    );
+    rig.image("s");
+    rig.run("s", 0);
+    assert_eq!(rig.cond("Initialized"), "True");
+    rig.exit("s", 0, 1);
+    assert_eq!(rig.cond("Initialized"), "True", "though the main container has not run");
+}
+
+#[test]
+fn a_read_only_mount_says_whether_all_below_it_is() {
+    let mount = |name: &str, read_only: bool, mode: Value, propagation: Value| {
+        json!({"name": name, "mountPath": format!("/{name}"), "readOnly": read_only,
+            "recursiveReadOnly": mode, "mountPropagation": propagation})
+    };
+    let mounts = [
+        mount("w", false, Value::Null, Value::Null),
+        mount("plain", true, Value::Null, Value::Null),
+        mount("off", true, json!("Disabled"), Value::Null),
+        mount("maybe", true, json!("IfPossible"), json!("None")),
+        mount("seen", true, json!("IfPossible"), json!("HostToContainer")),
+        mount("must", true, json!("Enabled"), Value::Null),
+    ];
+    let spec = json!({"containers": [{"name": "a", "image": "a.wasm", "volumeMounts": mounts}]});
+    let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));
+    let shown = |rig: &Rig| {
+        let all = rig.shown("a").volume_mounts.unwrap_or_default().into_iter();
+        all.map(|mount| mount.recursive_read_only.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&rig), ["", "Disabled", "Disabled", "Enabled", "Disabled", "Enabled"]);
+    let done = SetUpDone::default();
+    rig = Rig::new((**rig.state.pod()).clone());
+    rig.feed(Event::Observed(Vec::new()));
+    rig.feed(Event::SetUp(Ok(done)));
+    assert_eq!(shown(&rig), ["", "Disabled", "Disabled", "Disabled", "Disabled", "Disabled"]);
 }

@@ -125,7 +125,7 @@ fn an_image_that_was_never_pulled_keeps_its_reason() {
 fn a_failed_set_up_is_tried_again() {
     let mut rig = Rig::new(pod(&["a"], "Always"));
     rig.feed(Event::Observed(Vec::new()));
-    for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+    for wait in [1, 2, 4, 8, 10, 10] {
         rig.feed(Event::SetUp(Err(failure("FailedMount"))));
         assert_eq!(rig.timer(), (wait, vec![Action::SetUp]));
     }
@@ -183,4 +183,19 @@ fn a_set_up_that_lacks_an_image_is_shown_by_its_container_and_waits_as_a_pull_do
     );
     rig.set_up();
     assert_eq!(rig.actions.last(), Some(&prepare("b")));
+}
+
+#[test]
+fn a_start_that_waits_is_tried_again_when_something_changes() {
+    let mut rig = Rig::up(pod(&["a"], "Always"));
+    for _ in 0..4 {
+        rig.image("a");
+        rig.start_failed("a", 0);
+        if rig.state.wake_at().is_some() {
+            rig.timer();
+        }
+    }
+    rig.image("a");
+    assert_eq!(rig.start_failed("a", 0), []);
+    assert!(rig.feed(Event::Changed).contains(&prepare("a")));
 }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 use super::env::environment;
 use super::mount::mounts;
 use super::name::{check_name, dns_label, port_name};
+use super::probe::{self, OfPod};
 use super::{Errors, ids};
 use crate::quantity::Quantity;
 
@@ -15,7 +16,16 @@ use crate::quantity::Quantity;
 pub(super) struct Scope<'a> {
     pub(super) volumes: &'a HashMap<&'a str, &'a Volume>,
     pub(super) host_network: bool,
-    pub(super) init: bool,
+    pub(super) place: Place,
+    pub(super) of_pod: OfPod,
+}
+
+/// Which of a pod's lists a container stands in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Main,
+    Init,
+    Ephemeral,
 }
 
 /// Checks all of a container but that its name is its own; `host_ports` holds those taken by the
@@ -49,17 +59,26 @@ pub(super) fn container(
         let path = format!("{path}.securityContext");
         ids(errors, &path, context.run_as_user, context.run_as_group);
     }
-    if scope.init && one.restart_policy.is_none() {
-        for (field, set) in [
-            ("lifecycle", one.lifecycle.is_some()),
-            ("livenessProbe", one.liveness_probe.is_some()),
-            ("readinessProbe", one.readiness_probe.is_some()),
-            ("startupProbe", one.startup_probe.is_some()),
-        ] {
-            if set {
-                let text = "may not be set for init containers without restartPolicy=Always";
-                errors.forbidden(&format!("{path}.{field}"), text);
-            }
+    let is_sidecar = one.restart_policy.as_deref() == Some("Always");
+    match scope.place {
+        Place::Init if !is_sidecar => no_probes(errors, path, one),
+        Place::Main | Place::Init => probe::of_container(errors, path, one, scope.of_pod),
+        // It may have none at all.
+        Place::Ephemeral => {}
+    }
+}
+
+/// One that runs to its end has neither hooks nor probes.
+fn no_probes(errors: &mut Errors, path: &str, one: &Container) {
+    for (field, set) in [
+        ("lifecycle", one.lifecycle.is_some()),
+        ("livenessProbe", one.liveness_probe.is_some()),
+        ("readinessProbe", one.readiness_probe.is_some()),
+        ("startupProbe", one.startup_probe.is_some()),
+    ] {
+        if set {
+            let text = "may not be set for init containers without restartPolicy=Always";
+            errors.forbidden(&format!("{path}.{field}"), text);
         }
     }
 }
@@ -125,7 +144,7 @@ fn resources(errors: &mut Errors, path: &str, one: &Container) {
 }
 
 /// Checks names and values; gives what parses.
-fn quantities<'a>(
+pub(super) fn quantities<'a>(
     errors: &mut Errors,
     path: &str,
     list: Option<&'a BTreeMap<String, Raw>>,

@@ -5,19 +5,25 @@ use std::collections::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec, Volume};
 
 use super::Errors;
-use super::container::{Scope, container};
+use super::container::{Place, Scope, container};
+use super::probe::OfPod;
 use crate::ephemeral::as_container;
 
 /// Upstream's words for what a container may have and an ephemeral one may not.
 const NOT_HERE: &str = "cannot be set for an Ephemeral Container";
 
 /// Checks them all.
-pub(super) fn ephemeral(errors: &mut Errors, spec: &PodSpec, volumes: &HashMap<&str, &Volume>) {
+pub(super) fn ephemeral(
+    errors: &mut Errors,
+    spec: &PodSpec,
+    volumes: &HashMap<&str, &Volume>,
+    of_pod: OfPod,
+) {
     let init = spec.init_containers.iter().flatten();
     let others: HashSet<&str> = init.chain(&spec.containers).map(|c| c.name.as_str()).collect();
     let mut names = others.clone();
     let host_network = spec.host_network == Some(true);
-    let scope = Scope { volumes, host_network, init: false };
+    let scope = Scope { volumes, host_network, place: Place::Ephemeral, of_pod };
     for (i, one) in spec.ephemeral_containers.iter().flatten().enumerate() {
         let path = format!("spec.ephemeralContainers[{i}]");
         let common = as_container(one);

@@ -2,7 +2,7 @@
 //! `copepod ps` and the like read.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +31,6 @@ impl<R> Clone for Board<R> {
 struct Shown {
     /// With the addresses of its servers.
     pod: Arc<Pod>,
-    base: PathBuf,
     handle: Handle,
     stopped: bool,
 }
@@ -52,7 +51,7 @@ impl<R> Board<R> {
                 annotations.get_or_insert_default().insert(key, url);
             }
         }
-        let shown = Shown { pod, base: loaded.base.clone(), handle, stopped: false };
+        let shown = Shown { pod, handle, stopped: false };
         let mut pods = self.lock();
         match pods.get_mut(place) {
             Some(old) => *old = shown,
@@ -65,24 +64,18 @@ impl<R> Board<R> {
         self.lock().get(place).is_some_and(|shown| shown.stopped)
     }
 
-    /// The folder of the pod's file, and its status.
-    fn of(&self, served: &Served) -> (PathBuf, PodStatus) {
-        let base = {
-            let pods = self.lock();
-            let shown = pods.iter().find(|shown| Arc::ptr_eq(&shown.pod, &served.pod));
-            shown.map(|shown| shown.base.clone()).unwrap_or_default()
-        };
-        (base, served.snapshot.borrow().status.clone())
-    }
-
     fn lock(&self) -> MutexGuard<'_, Vec<Shown>> {
         // A panic elsewhere leaves the list whole: each change is one call.
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn asked<'a>(served: &'a Served, base: &'a Path, status: &'a PodStatus) -> Asked<'a> {
-    Asked { pod: &served.pod, base, status }
+fn status(served: &Served) -> PodStatus {
+    served.snapshot.borrow().status.clone()
+}
+
+fn asked<'a>(served: &'a Served, status: &'a PodStatus) -> Asked<'a> {
+    Asked { pod: &served.pod, status }
 }
 
 impl<R: Runtime> Pods for Board<R> {
@@ -124,8 +117,8 @@ impl<R: Runtime> Pods for Board<R> {
         command: Vec<String>,
         streams: [OwnedFd; 3],
     ) -> Result<ExecExit, ExecError> {
-        let (base, status) = self.of(served);
-        self.shared.exec(asked(served, &base, &status), container, command, streams).await
+        let status = status(served);
+        self.shared.exec(asked(served, &status), container, command, streams).await
     }
 
     async fn attach(
@@ -134,8 +127,8 @@ impl<R: Runtime> Pods for Board<R> {
         container: &str,
         attach: Attach,
     ) -> Result<(), ExecError> {
-        let (base, status) = self.of(served);
-        self.shared.attach(asked(served, &base, &status), container, attach).await
+        let status = status(served);
+        self.shared.attach(asked(served, &status), container, attach).await
     }
 
     async fn stream_url(
@@ -144,8 +137,8 @@ impl<R: Runtime> Pods for Board<R> {
         container: &str,
         request: StreamRequest,
     ) -> Result<Option<String>, ExecError> {
-        let (base, status) = self.of(served);
-        self.shared.stream_url(asked(served, &base, &status), container, request).await
+        let status = status(served);
+        self.shared.stream_url(asked(served, &status), container, request).await
     }
 
     async fn port_forward_url(
@@ -153,13 +146,13 @@ impl<R: Runtime> Pods for Board<R> {
         served: &Served,
         ports: &[u16],
     ) -> Result<Option<String>, ExecError> {
-        let (base, status) = self.of(served);
-        self.shared.port_forward_url(asked(served, &base, &status), ports).await
+        let status = status(served);
+        self.shared.port_forward_url(asked(served, &status), ports).await
     }
 
     async fn connect(&self, served: &Served, port: u16) -> Result<TcpStream, String> {
-        let (base, status) = self.of(served);
-        self.shared.connect(asked(served, &base, &status), port).await
+        let status = status(served);
+        self.shared.connect(asked(served, &status), port).await
     }
 
     async fn exec_sync(
@@ -169,9 +162,9 @@ impl<R: Runtime> Pods for Board<R> {
         command: Vec<String>,
         limit: usize,
     ) -> Result<ExecOutput, ExecError> {
-        let (base, status) = self.of(served);
+        let status = status(served);
         self.shared
-            .exec_sync(asked(served, &base, &status), container, command, Duration::ZERO, limit)
+            .exec_sync(asked(served, &status), container, command, Duration::ZERO, limit)
             .await
     }
 

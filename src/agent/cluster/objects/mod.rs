@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use copepod_pod::{Objects, References, is_object_name, references};
+use copepod_pod::{Objects, References, Source, is_object_name, references};
 use futures_util::future::{join_all, try_join_all};
 use futures_util::try_join;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -49,8 +49,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const WATCHES_MAX: usize = 600;
 /// Most objects and tokens that one pod may name: each may have a megabyte, and all are in memory.
 const REFERENCES_MAX: usize = 512;
-/// Where it stands where a pod came from (upstream `ConfigSourceAnnotationKey`).
-const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
 /// The service account of a pod that names none; admission fills it in.
 const DEFAULT_ACCOUNT: &str = "default";
 
@@ -209,7 +207,8 @@ impl ObjectStore {
 
     /// Waits for the services; static pods, which may run without a cluster, do not.
     async fn services(&self, pod: &Pod, deadline: Instant) -> Result<(), GatherError> {
-        if is_static(pod) || timeout_at(deadline, self.0.services.listed()).await.is_ok() {
+        if Source::of(pod).is_some() || timeout_at(deadline, self.0.services.listed()).await.is_ok()
+        {
             return Ok(());
         }
         let why = self.0.services.problem().unwrap_or_else(|| Arc::new(ReadError::Timeout));
@@ -246,11 +245,6 @@ fn owner(pod: &Pod) -> Owner {
         uid: uid(pod),
         account: account.unwrap_or_else(|| DEFAULT_ACCOUNT.to_owned()),
     }
-}
-
-fn is_static(pod: &Pod) -> bool {
-    let source = pod.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_ANNOTATION));
-    source.is_some_and(|source| source != "api")
 }
 
 /// Watches what is new first, so that what stays is watched throughout.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copepod_pod::{TokenKey, missing_pull_secrets};
+use copepod_pod::{SOURCE_ANNOTATION, TokenKey, missing_pull_secrets};
 use serde_json::{Value, json};
 
 use super::fake::Fake;

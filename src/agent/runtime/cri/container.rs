@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use copepod_cri::{
     ContainerConfig, ContainerFilter, ContainerState, CreateContainerRequest,
-    ListContainersRequest, RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
+    ListContainersRequest, RemoveContainerRequest, StartContainerRequest,
 };
 use copepod_pod::{Attempt, AttemptState, Failure};
 use tokio::task::spawn_blocking;
@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::client::{CriError, call, within};
 use super::config::labels;
 use super::sandbox::{PodSandbox, gone_is_done};
-use super::status::{Looked, look};
+use super::status::{Looked, look, stop};
 use super::table::{Container, Listed, State};
 use super::{Cri, Inner};
 use crate::runtime::{Happening, What};
@@ -264,14 +264,7 @@ impl Inner {
     }
 
     pub(super) async fn stop(&self, id: &str, grace: Duration) -> Result<(), CriError> {
-        // Whole seconds, none of the grace lost.
-        let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
-        let limit = grace + STOP_PATIENCE;
-        let timeout = i64::try_from(seconds).unwrap_or(i64::MAX);
-        let request = StopContainerRequest { container_id: id.into(), timeout };
-        let mut runtime = self.client.runtime();
-        let answer = runtime.stop_container(within(limit, request));
-        gone_is_done(call("StopContainer", limit, answer).await.map(drop))
+        stop(&self.client, id, grace, STOP_PATIENCE).await
     }
 
     /// Removes a container and its logs; one that is not there is removed.

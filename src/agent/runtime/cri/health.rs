@@ -21,6 +21,9 @@ const RELIST_MAX: Duration = Duration::from_secs(180);
 const FORGIVEN: Duration = Duration::from_secs(30);
 /// The conditions that a runtime has to have (upstream: `updateRuntimeUp`).
 const CONDITIONS: [&str; 2] = ["RuntimeReady", "NetworkReady"];
+/// What upstream calls what each of them is of.
+const RUNTIME: &str = "container runtime";
+const NETWORK: &str = "container runtime network";
 
 /// What the runtime says of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +38,14 @@ pub(crate) struct Health {
     pub(crate) handlers: Vec<RuntimeHandler>,
     /// Whether it honours `supplementalGroupsPolicy`.
     pub(crate) supplemental_groups_policy: bool,
+}
+
+impl Health {
+    /// Why pods have no network, if the runtime says that they have none.
+    pub(crate) fn network_problem(&self) -> Option<&str> {
+        let mut problems = self.problems.iter();
+        problems.find(|problem| problem.starts_with(NETWORK)).map(String::as_str)
+    }
 }
 
 /// Which runtime it is: its name and `NAME://VERSION`.
@@ -120,9 +131,7 @@ async fn ask(client: &Client) -> Result<Health, CriError> {
     let status = call("Status", PATIENCE, runtime.status(within(PATIENCE, request))).await?;
     let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
     let mut problems = Vec::new();
-    for (name, word) in
-        CONDITIONS.into_iter().zip(["container runtime", "container runtime network"])
-    {
+    for (name, word) in CONDITIONS.into_iter().zip([RUNTIME, NETWORK]) {
         let found = conditions.iter().find(|condition| condition.r#type == name);
         match found {
             Some(condition) if condition.status => {}
@@ -141,4 +150,21 @@ async fn ask(client: &Client) -> Result<Health, CriError> {
         handlers: status.runtime_handlers,
         supplemental_groups_policy: groups,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_network_is_the_networks_problem() {
+        let health = |problems: &[&str]| Health {
+            problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
+            ..Health::default()
+        };
+        let network = "container runtime network not ready: NetworkReady=false reason:a message:b";
+        let runtime = "container runtime not ready: RuntimeReady=false reason:a message:b";
+        assert_eq!(health(&[runtime, network]).network_problem(), Some(network));
+        assert_eq!(health(&[runtime, "container runtime is down"]).network_problem(), None);
+    }
 }

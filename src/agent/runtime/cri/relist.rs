@@ -144,6 +144,12 @@ async fn take_news(inner: &Inner, news: Vec<Listed>) -> Result<BTreeSet<String>,
             Some(Ok(Looked { state, log, .. })) => (state, log),
             // It went away between the two questions.
             Some(Err(error)) if error.is_not_found() => continue,
+            // It cannot be stopped now; the others are looked at all the same, and it the next time.
+            Some(Err(error)) if listed.state == ContainerState::ContainerUnknown => {
+                let (container, error) = (&listed.id, chain(&error));
+                tracing::warn!(container, error, "cannot stop what the container runtime lost");
+                continue;
+            }
             Some(Err(error)) => return Err(error),
         };
         let mut table = inner.table.lock();

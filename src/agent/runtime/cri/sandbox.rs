@@ -10,12 +10,14 @@ use copepod_cri::{
     PodSandboxFilter, PodSandboxStatusRequest, PodSandboxStatusResponse, RemovePodSandboxRequest,
     RunPodSandboxRequest, StopPodSandboxRequest,
 };
+use copepod_pod::Failure;
 use serde::Deserialize;
 
 use super::client::{CriError, call, within};
 use super::config::labels;
 use super::table::{Sandbox, is_ready};
 use super::{Cri, Inner};
+use crate::telemetry::chain;
 
 /// What the making of a sandbox may take of the patience of a call: a network, and maybe its image
 /// (upstream: twice the timeout as well).
@@ -60,12 +62,32 @@ pub(crate) enum SandboxError {
         #[source]
         source: std::io::Error,
     },
+    /// It was made, and what became of it cannot be asked for.
+    #[error(transparent)]
+    Status(CriError),
+    /// There is no network for it; the runtime's words.
+    #[error("{0}")]
+    NoNetwork(String),
     /// It was made without an address.
     #[error("the runtime has given sandbox {id} no address")]
     NoAddress {
         /// The sandbox.
         id: String,
     },
+}
+
+impl SandboxError {
+    /// Upstream's event.
+    pub(crate) fn failure(&self) -> Failure {
+        let (reason, text) = match self {
+            Self::Runtime(_) | Self::Logs { .. } | Self::NoAddress { .. } => {
+                ("FailedCreatePodSandBox", "Failed to create pod sandbox")
+            }
+            Self::Status(_) => ("FailedPodSandBoxStatus", "Unable to get pod sandbox status"),
+            Self::NoNetwork(_) => ("NetworkNotReady", "network is not ready"),
+        };
+        Failure { reason: reason.into(), message: format!("{text}: {}", chain(self)) }
+    }
 }
 
 /// What containerd and CRI-O say of a sandbox to those who ask for more (`info["info"]`).
@@ -96,8 +118,8 @@ struct Namespace {
 }
 
 impl Cri {
-    /// The pod's sandbox that stands; a new one, of the next generation, where none does. The old
-    /// ones are stopped before.
+    /// The pod's sandbox that stands; a new one, of the next generation, where none does, or more than
+    /// one. The others are stopped before.
     ///
     /// # Errors
     /// [`SandboxError`]; what was half made is found or given up by the next call.
@@ -107,21 +129,25 @@ impl Cri {
         let mut listed = self.0.list_sandboxes(&uid).await?;
         listed.sort_by_key(|one| (generation(one), one.created_at));
         let next = listed.last().map_or(0, |newest| generation(newest).saturating_add(1));
-        if let Some(newest) = listed.pop() {
-            let config = of_generation(&spec.config, generation(&newest));
-            let stands = match is_ready(newest.state()) {
-                true => self.0.standing(&newest.id, generation(&newest), config, on_host).await?,
-                false => None,
-            };
-            for old in &listed {
-                self.0.stop_sandbox(&old.id).await?;
-            }
-            if let Some(sandbox) = stands {
-                return Ok(sandbox);
-            }
-            self.0.stop_sandbox(&newest.id).await?;
+        let is_good = is_newest_alone_ready(&listed);
+        let mut stands = None;
+        if let Some(newest) = listed.last().filter(|_| is_good) {
+            let (of, config) =
+                (generation(newest), of_generation(&spec.config, generation(newest)));
+            stands = self.0.standing(&newest.id, of, config, on_host).await?;
         }
-        self.0.make(spec, next, uid, on_host).await
+        // Whoever is on the host's network needs none.
+        let problem = self.0.health.borrow().network_problem().map(str::to_owned);
+        if let Some(problem) = problem.filter(|_| stands.is_none() && !on_host) {
+            return Err(SandboxError::NoNetwork(problem));
+        }
+        for old in listed.iter().filter(|one| stands.as_ref().is_none_or(|it| it.id != one.id)) {
+            self.0.stop_sandbox(&old.id).await?;
+        }
+        match stands {
+            Some(sandbox) => Ok(sandbox),
+            None => self.0.make(spec, next, uid, on_host).await,
+        }
     }
 
     /// Stops all sandboxes of the pod: their networks are given back, and what still runs in them
@@ -155,6 +181,13 @@ fn of_generation(config: &PodSandboxConfig, generation: u32) -> PodSandboxConfig
         metadata.attempt = generation;
     }
     config
+}
+
+/// Whether the last one, which is the newest, is ready, and no other (upstream `PodSandboxChanged`: of
+/// two that are ready nobody knows what runs in which, so that both go).
+fn is_newest_alone_ready(listed: &[CriSandbox]) -> bool {
+    let ready = listed.iter().filter(|one| is_ready(one.state())).count();
+    ready == 1 && listed.last().is_some_and(|newest| is_ready(newest.state()))
 }
 
 /// Whether the pod is on the host's network.
@@ -237,7 +270,8 @@ impl Inner {
         self.table.lock().set_sandbox(&id, sandbox);
         // Looked at more often from now on.
         self.wake.notify_one();
-        let standing = self.standing(&id, generation, config, on_host).await?;
+        let standing = self.standing(&id, generation, config, on_host).await;
+        let standing = standing.map_err(SandboxError::Status)?;
         standing.ok_or(SandboxError::NoAddress { id })
     }
 
@@ -287,7 +321,58 @@ fn netns(status: &PodSandboxStatusResponse) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use copepod_cri::PodSandboxState;
+
     use super::*;
+
+    #[test]
+    fn a_sandbox_stands_if_it_is_the_newest_and_alone_ready() {
+        let list = |ready: &[bool]| -> Vec<CriSandbox> {
+            let state = |ready: &bool| match ready {
+                true => PodSandboxState::SandboxReady,
+                false => PodSandboxState::SandboxNotready,
+            };
+            let one = |ready| CriSandbox { state: state(ready).into(), ..CriSandbox::default() };
+            ready.iter().map(one).collect()
+        };
+        for (ready, stands) in [
+            (&[][..], false),
+            (&[true], true),
+            (&[false, true], true),
+            (&[false], false),
+            (&[true, false], false),
+            (&[true, true], false),
+        ] {
+            assert_eq!(is_newest_alone_ready(&list(ready)), stands, "{ready:?}");
+        }
+    }
+
+    #[test]
+    fn each_failure_is_upstreams_event() {
+        let deadline = || CriError::Deadline { method: "PodSandboxStatus" };
+        for (error, reason, message) in [
+            (
+                SandboxError::Status(deadline()),
+                "FailedPodSandBoxStatus",
+                "Unable to get pod sandbox status: rpc error: code = DeadlineExceeded desc = context \
+                 deadline exceeded",
+            ),
+            (
+                SandboxError::Runtime(deadline()),
+                "FailedCreatePodSandBox",
+                "Failed to create pod sandbox: rpc error: code = DeadlineExceeded desc = context \
+                 deadline exceeded",
+            ),
+            (
+                SandboxError::NoNetwork("container runtime network not ready: why".into()),
+                "NetworkNotReady",
+                "network is not ready: container runtime network not ready: why",
+            ),
+        ] {
+            let failure = error.failure();
+            assert_eq!((failure.reason.as_str(), failure.message.as_str()), (reason, message));
+        }
+    }
 
     #[test]
     fn what_a_runtime_says_of_a_sandbox_is_read_and_the_rest_is_no_matter() {

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use copepod_cri::{ContainerState, ContainerStatus, ContainerStatusRequest};
+use copepod_cri::{ContainerState, ContainerStatus, ContainerStatusRequest, StopContainerRequest};
 use copepod_pod::Exit;
 use jiff::Timestamp;
 
 use super::client::{Client, CriError, call, within};
 use super::config::labels;
+use super::sandbox::gone_is_done;
 use super::table::State;
 use crate::runtime::{TerminationMessage, last_words};
 
@@ -16,6 +17,10 @@ use crate::runtime::{TerminationMessage, last_words};
 const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
 /// See [`UNKNOWN_REASON`].
 const UNKNOWN_MESSAGE: &str = "The container could not be located when the pod was terminated";
+/// What a container has to end that its runtime lost sight of (upstream `minimumGracePeriodInSeconds`).
+const UNKNOWN_GRACE: Duration = Duration::from_secs(2);
+/// What that stop may take beyond: all other containers wait to be looked at.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(8);
 /// 128 + SIGKILL.
 const KILLED: i32 = 137;
 
@@ -28,17 +33,20 @@ pub(super) struct Looked {
     pub(super) log: PathBuf,
 }
 
-/// Looks at one container.
+/// Looks at one container. One that its runtime lost sight of may run still: it is stopped before it
+/// is said to have ended, so that no second one runs beside it (upstream `computePodActions` kills a
+/// container in an unknown state before it starts another).
 ///
 /// # Errors
-/// [`CriError`].
+/// [`CriError`], also of that stop.
 pub(super) async fn look(client: &Client, id: &str) -> Result<Looked, CriError> {
-    const METHOD: &str = "ContainerStatus";
-    let limit: Duration = client.patience;
-    let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
-    let mut runtime = client.runtime();
-    let answer = call(METHOD, limit, runtime.container_status(within(limit, request))).await?;
-    let status = answer.status.ok_or(CriError::Lacks { method: METHOD, field: "status" })?;
+    let mut status = ask(client, id).await?;
+    if status.state() == ContainerState::ContainerUnknown {
+        tracing::warn!(container = id, "the container runtime does not know whether it runs");
+        stop(client, id, UNKNOWN_GRACE, UNKNOWN_PATIENCE).await?;
+        // Most runtimes know then how it ended.
+        status = ask(client, id).await?;
+    }
     let log = PathBuf::from(&status.log_path);
     let state = match status.state() {
         ContainerState::ContainerCreated => State::Created,
@@ -55,6 +63,36 @@ pub(super) async fn look(client: &Client, id: &str) -> Result<Looked, CriError> 
         }),
     };
     Ok(Looked { state, log })
+}
+
+async fn ask(client: &Client, id: &str) -> Result<ContainerStatus, CriError> {
+    const METHOD: &str = "ContainerStatus";
+    let limit: Duration = client.patience;
+    let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
+    let mut runtime = client.runtime();
+    let answer = call(METHOD, limit, runtime.container_status(within(limit, request))).await?;
+    answer.status.ok_or(CriError::Lacks { method: METHOD, field: "status" })
+}
+
+/// Asks a container to end, and has it killed after `grace`; waits for `patience` beyond that. One that
+/// is gone has ended.
+///
+/// # Errors
+/// [`CriError`].
+pub(super) async fn stop(
+    client: &Client,
+    id: &str,
+    grace: Duration,
+    patience: Duration,
+) -> Result<(), CriError> {
+    // Whole seconds, none of the grace lost.
+    let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
+    let limit = grace + patience;
+    let timeout = i64::try_from(seconds).unwrap_or(i64::MAX);
+    let request = StopContainerRequest { container_id: id.into(), timeout };
+    let mut runtime = client.runtime();
+    let answer = runtime.stop_container(within(limit, request));
+    gone_is_done(call("StopContainer", limit, answer).await.map(drop))
 }
 
 async fn exit(status: &ContainerStatus, log: &Path) -> Exit {

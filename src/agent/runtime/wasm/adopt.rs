@@ -169,8 +169,19 @@ impl Wasm {
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let oom = Arc::default();
         let attached = Arc::new(Semaphore::new(0));
-        let (container, link) = (None, None);
-        let entry = Entry { pod_uid, attempt, about, stop, container, execs, link, attached, oom };
+        let (container, programs, link) = (None, None, None);
+        let entry = Entry {
+            pod_uid,
+            attempt,
+            about,
+            stop,
+            container,
+            programs,
+            execs,
+            link,
+            attached,
+            oom,
+        };
         self.table.lock().insert(id, entry);
     }
 }

@@ -65,6 +65,7 @@ impl Node {
             log_link: None,
             artefact: self.hog.clone(),
             kind: GuestKind::P1Command,
+            tree: None,
             args: ["hog"].iter().chain(args).map(ToString::to_string).collect(),
             env: Vec::new(),
             preopens: Vec::new(),

@@ -40,6 +40,7 @@ use super::{
     Attach, Container, Exec, ExecError, ExecExit, ExecOutput, Happening, Launch, LogLimits,
     Resources, Runtime, StreamRequest, What, no_ordinary,
 };
+use crate::image::Programs;
 use crate::ledger::Ledger;
 use crate::{linux, logs};
 
@@ -80,6 +81,8 @@ struct Entry {
     /// What was started, for commands beside it; of one that ended under another agent it is not
     /// known any more.
     container: Option<Arc<Container>>,
+    /// What commands beside it mean.
+    programs: Option<Arc<Programs>>,
     /// One permit for each command that may run beside it.
     execs: Arc<Semaphore>,
     /// To its sandbox, where that can be told anything.
@@ -148,6 +151,11 @@ impl Wasm {
             attempt,
             about: living.about.clone(),
             stop,
+            programs: container
+                .as_ref()
+                .and_then(|c| c.tree.clone())
+                .map(Programs::of)
+                .map(Arc::new),
             container: container.clone(),
             execs: Arc::clone(&execs),
             link: link.clone(),
@@ -216,6 +224,10 @@ impl Runtime for Wasm {
         if let Err(error) = removed.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
             tracing::warn!(path = %dir.display(), %error, "cannot remove a dead container's files");
         }
+    }
+
+    fn programs(&self, id: &str) -> Option<Arc<Programs>> {
+        self.table.lock().get(own(id)?)?.programs.clone()
     }
 
     async fn exec(&self, id: &str, exec: Exec) -> Result<ExecExit, ExecError> {

@@ -23,6 +23,10 @@ impl Check {
         let launched = at.runtime.get(id).and_then(|process| process.launched);
         let initial = Duration::from_secs(spec.initial);
         let is_due = launched.is_none_or(|launched| at.now >= launched + initial);
+        if probe == ProbeKind::Liveness && told.is_own {
+            let tick = told.running + Duration::from_secs(spec.initial.max(spec.period));
+            must(at.now >= tick, "a liveness probe before its first tick", who)?;
+        }
         must(is_due || at.jumps > 0 && !told.is_own, "a probe before its initial delay", who)?;
         let started = of.probes[0].is_none() || told.kept.0 || told.probes[0].value == Some(true);
         match probe {

@@ -42,6 +42,8 @@ listed! {
         /// The answer of a probe of an attempt that is over.
         StaleAnswer,
         ForgedAnswer,
+        /// A failure of a startup probe before upstream would have made one.
+        EarlyFailure,
         PostStart,
         PostStartFailure,
         PreStop,

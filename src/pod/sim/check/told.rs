@@ -266,9 +266,14 @@ impl Check {
         let success = match outcome {
             ProbeOutcome::Success | ProbeOutcome::Warning(_) => true,
             ProbeOutcome::Failure(_) => false,
-            ProbeOutcome::Error(_) => return,
+            ProbeOutcome::Error(_) | ProbeOutcome::Broken(_) => return,
         };
-        if let Some(spec) = at.script.parts[told.part].probes[probe as usize] {
+        let Some(spec) = at.script.parts[told.part].probes[probe as usize] else { return };
+        // Upstream's first tick is a period after the start.
+        let tick = told.running + Duration::from_secs(spec.initial.max(spec.period));
+        let is_early = probe == ProbeKind::Startup && told.is_own && probing.last_given < tick;
+        self.seen.saw_if(Happening::EarlyFailure, is_early && !success);
+        if success || !is_early {
             probing.answer(success, spec, at.now);
         }
     }

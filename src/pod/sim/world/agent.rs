@@ -164,7 +164,11 @@ impl World {
                 let is_unheard = self.strikes(Trouble::SetUpUnheard, POD);
                 let is_made = !fails || self.script.has_sandbox && is_unheard;
                 let sandbox = if is_made { self.runtime.make_sandbox() } else { 0 };
-                let done = SetUpDone { addresses: PodAddresses::default(), sandbox };
+                let done = SetUpDone {
+                    addresses: PodAddresses::default(),
+                    sandbox,
+                    recursive_read_only: false,
+                };
                 let first = self.script.parts.first().filter(|_| fails && !is_unheard);
                 let event = match (first, fails) {
                     (Some(part), _) => {

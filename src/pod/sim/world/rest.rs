@@ -22,6 +22,8 @@ use crate::{
 const REST_WITHIN: Duration = Duration::from_secs(4000);
 /// A pod at rest is gone so soon after its last kill: the grace, and what the queue still holds.
 const GONE_WITHIN: Duration = Duration::from_secs(90);
+/// So soon an end is told.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// The grace of that kill, in seconds.
 const LAST_GRACE: u64 = 10;
 
@@ -37,6 +39,8 @@ impl World {
             self.run_until(self.now + Duration::from_secs(3 * period + 12), World::is_over)?;
             // Its active deadline may have passed, or the last of it may have ended for good.
             if self.check.is_left_alone() && !self.check.is_done(&self.script) {
+                // The end of one that has ended for good may still be told.
+                self.run_until(self.now + TOLD_WITHIN, World::is_at_rest)?;
                 self.must_be("not at rest for long", World::is_at_rest)?;
             }
             self.check.is_probed(at!(self))?;
