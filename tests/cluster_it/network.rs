@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use copepod_tests::cluster::NodeOptions;
 use copepod_tests::cluster::free_port;
 use copepod_tests::cluster::node::condition;
+use copepod_tests::cluster::{Build, NodeOptions};
 use serde_json::{Value, json};
 
 use crate::place::{Place, ready};
@@ -132,5 +132,31 @@ pub(crate) fn without_a_network_the_node_is_not_ready_and_host_pods_run(world: &
     place.node.wait_ready(SOON);
     let pod = place.wait_ready("own");
     assert!(place.node.network().has(address(&pod)));
+    place.finish();
+}
+
+pub(crate) fn an_ordinary_pod_waits_for_its_runtimes_network(world: &World) {
+    let containerd = Some(Build::Second);
+    let place =
+        Place::with(world, NodeOptions { network: false, containerd, ..NodeOptions::default() });
+    place.node.wait(SOON, "the node says that it has no network", || {
+        let node = place.api().get("nodes", "", place.node.name())?;
+        condition(&node, "Ready")?["message"].as_str()?.contains(NO_NETWORK).then_some(())
+    });
+    let mut own = place.shell("own", "exec sleep 1000");
+    own["spec"]["tolerations"] =
+        json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]);
+    place.create(&own);
+    let told = |reason: &str| {
+        let events = place.api().list("events", &place.namespace);
+        events.into_iter().find(|event| event["reason"] == reason)
+    };
+    let why = place.node.wait(SOON, "an event says why it waits", || told("NetworkNotReady"));
+    assert_eq!(why["message"], format!("network is not ready: {NO_NETWORK}"));
+    assert_eq!(told("FailedCreatePodSandBox"), None, "the runtime was not asked");
+
+    place.node.network().configure();
+    place.node.wait_ready(SOON);
+    assert!(place.node.network().has(address(&place.wait_ready("own"))));
     place.finish();
 }

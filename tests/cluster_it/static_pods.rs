@@ -267,6 +267,57 @@ pub(crate) fn an_ordinary_static_pod_lives_as_its_file_says(world: &World) {
     finish(place);
 }
 
+pub(crate) fn one_that_waits_for_room_may_change_or_go(world: &World) {
+    let allocatable = json!({"staticPodPath": "manifests", "systemReserved": {"cpu": "100m"}});
+    let place = Place::with(world, NodeOptions { config: allocatable, ..Default::default() });
+    place.node.wait_ready(SOON);
+    let node = place.api().get("nodes", "", place.node.name()).expect("a node");
+    let cores: u64 =
+        node["status"]["capacity"]["cpu"].as_str().expect("cores").parse().expect("one");
+    // It takes all but 500m, and its time to end.
+    let mut large = place.pod("large", "hello", &["--every", "1000"]);
+    let main = &mut large["spec"]["containers"][0];
+    main["resources"] = json!({"requests": {"cpu": format!("{}m", cores * 1000 - 600)}});
+    main["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 20}}});
+    large["spec"]["terminationGracePeriodSeconds"] = json!(25);
+    // That makes no static pod of it, which nobody could preempt.
+    large["metadata"]["annotations"] = json!({format!("{CONFIG}.source"): "file"});
+    large["spec"]["nodeName"] = json!(place.node.name());
+    place.create(&large);
+    place.wait_ready("large");
+    let asking = |name: &str, every: &str| {
+        let mut manifest = hello(&place, name, every);
+        manifest["metadata"]["uid"] = json!(format!("{name}-{}", place.namespace));
+        manifest["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "600m"}});
+        manifest.to_string()
+    };
+    for name in ["kept", "gone"] {
+        put(&place.node, &format!("{name}.yaml"), asking(name, "1000"));
+    }
+    for name in ["kept", "gone"] {
+        place.wait_pod(&shown(&place, name), "it is shown", |_| true);
+    }
+    place.node.wait(SOON, "room is made", || {
+        let events = place.api().list("events", &place.namespace);
+        events.iter().any(|event| event["reason"] == "Preempting").then_some(())
+    });
+    put(&place.node, "kept.yaml", asking("kept", "150"));
+    remove(&place.node, "gone.yaml");
+    wait_gone(&place, "gone");
+    let ended = place.wait_pod("large", "it has ended", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(ended["status"]["reason"], "Preempting");
+    place.wait_pod(&shown(&place, "kept"), "it is Ready", ready);
+    let admin = world.plane.kubelet_client();
+    let (_, pods) = place.node.server(Some(&admin)).get("/pods").expect("an answer");
+    let pods: Value = serde_json::from_str(&pods).expect("JSON");
+    let mut pods = pods["items"].as_array().expect("a list").iter();
+    let runs = pods.find(|pod| pod["metadata"]["name"] == shown(&place, "kept"));
+    let args = &runs.expect("it is here")["spec"]["containers"][0]["args"];
+    assert_eq!(args[1], "150", "as its file says now");
+    place.api().delete("pods", &place.namespace, "large");
+    finish(place);
+}
+
 pub(crate) fn static_pods_need_no_api_server(_: &World) {
     let world = World::with(ControlPlane::start(&Options::default()));
     let mut place = place_of_files(&world, None);

@@ -70,7 +70,7 @@ impl Board {
             ledger,
             shared: OnceLock::new(),
             beat: Mutex::new(Instant::now()),
-            stuck_after: STUCK_AFTER.max(every.saturating_mul(2)),
+            stuck_after: stuck_after(every),
         }))
     }
 
@@ -122,6 +122,11 @@ impl Board {
     pub(super) fn beat(&self) {
         *self.0.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
+}
+
+/// For how long the loop may not go round; `every` is the sync frequency.
+fn stuck_after(every: Duration) -> Duration {
+    STUCK_AFTER.max(every.saturating_mul(2))
 }
 
 fn status_of(served: &Served) -> PodStatus {
@@ -249,4 +254,16 @@ fn running(pod: &Pod, status: &PodStatus) -> Option<Running> {
         uid: text(&meta.uid),
         containers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_syncs_rarely_is_stuck_later() {
+        for (every, after) in [(0, 300), (60, 300), (150, 300), (151, 302), (600, 1200)] {
+            assert_eq!(stuck_after(Duration::from_secs(every)), Duration::from_secs(after));
+        }
+    }
 }

@@ -97,3 +97,21 @@ impl Host {
         copepod_pod::Host { ips, restart_max: self.restart_max }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_nodes_guests_have_the_score_of_their_pod_with_or_without_control_groups() {
+        let pod = json!({"spec": {"containers": [{"name": "a"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let container = &pod.spec.as_ref().expect("a spec").containers[0];
+        let alone = Host::alone(Path::new("/"));
+        assert_eq!(alone.oom_score_adj(&pod, container), None);
+        let node = Host { die_with_agent: false, cgroups: None, ..alone };
+        assert_eq!(node.oom_score_adj(&pod, container), Some(1000));
+    }
+}
