@@ -345,7 +345,8 @@ impl Agent {
     /// The pods that are here and have not ended, with what is allocated to them.
     pub(super) fn active(&self) -> Vec<Arc<Pod>> {
         let table = self.board.lock();
-        let active = table.values().filter(|known| !known.is_terminated());
+        // Who its source has no more counts no more, as for the scheduler (upstream: `GetActivePods`).
+        let active = table.values().filter(|known| !known.is_terminated() && !known.gone);
         let active = active.map(|known| self.allocations.apply(&known.pod));
         active.chain(self.waiting.holding().map(Arc::clone)).collect()
     }
