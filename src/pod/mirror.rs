@@ -162,6 +162,7 @@ mod tests {
         let mirror = mirror_of(&pod, "n1", "node-uid");
         assert_eq!(mirror.metadata.uid, None);
         assert_eq!(mirror.spec, pod.spec);
+        assert_eq!(mirror.metadata.labels, pod.metadata.labels);
         assert_eq!(mirrored(&mirror), pod.metadata.uid.as_deref());
         let owner = serde_json::to_value(&mirror.metadata.owner_references).expect("JSON");
         let whole = json!([{
