@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use copepod_tests::cluster::images::BUSYBOX;
+use copepod_tests::cluster::metrics::Metrics;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -217,6 +218,15 @@ pub(crate) fn readiness_follows_its_probe(world: &World) {
         act(&place, kind, &pod, "hand", Act::Remove("/state/ready"));
         let last = wait(&place, &pod, "not ready", not);
         assert_eq!(restarts(&last), 0, "{last}");
+        let page = format!("/api/v1/nodes/{}/proxy/metrics/probes", place.node.name());
+        let figures = Metrics::parse(&place.told(&["get", "--raw", &page]));
+        for result in ["successful", "failed"] {
+            let text = |value: &Value| value.as_str().expect("text").to_owned();
+            let (name, uid) = (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]));
+            let [kind, result] = [("probe_type", "Readiness"), ("result", result)];
+            let labels = [kind, result, ("container", "main"), ("pod", &*name), ("pod_uid", &*uid)];
+            assert!(figures.sum("prober_probe_total", &labels) >= 1.0, "{labels:?} {figures:?}");
+        }
     }
     place.leave();
 }
