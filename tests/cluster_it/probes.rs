@@ -402,7 +402,7 @@ pub(crate) fn a_liveness_kill_under_load_loses_no_line_and_its_restart_waits(wor
         assert_eq!(said.len(), log.lines().count(), "whole lines alone: {file:?}");
         let counted = said.iter().filter_map(|said| said.strip_prefix("count "));
         let counted: Vec<u64> = counted.map(|n| n.parse().expect("a number")).collect();
-        assert!(counted.len() > 50, "it talked: {}", counted.len());
+        assert!(counted.len() > 10, "it talked: {}", counted.len());
         assert!(
             counted.iter().copied().eq(1..=counted.len() as u64),
             "lines are missing: {file:?}"

@@ -433,21 +433,18 @@ fn columns<'a>(place: &'a Place<'a>) -> [Column<'a>; 2] {
 /// has ended when the agent is back.
 #[track_caller]
 fn adopted(place: &mut Place<'_>) {
-    let [stays, ends] = ["stays", "ends"].map(|name| {
-        columns(place).map(|column| {
-            let pod = match name {
-                "stays" => column.pod(name, "Always", &[Act::Exit(0, 0)], &[Act::Wait, Act::Wait]),
-                _ => column.pod(name, "Never", &[], &[Act::Exit(7, 6000)]),
-            };
+    let run = |pod: fn(&Column<'_>) -> Value| {
+        let pods = columns(place).map(|column| {
+            let pod = pod(&column);
             column.place.create(&pod);
             pod
-        })
-    });
-    let all = |pods: &[Value; 2]| {
+        });
         let [w, o] = columns(place);
         [w.wait(&pods[0], "it runs", ready), o.wait(&pods[1], "it runs", ready)]
     };
-    let (before, ending) = (all(&stays), all(&ends));
+    let before =
+        run(|column| column.pod("stays", "Always", &[Act::Exit(0, 0)], &[Act::Wait, Act::Wait]));
+    let ending = run(|column| column.pod("ends", "Never", &[], &[Act::Exit(7, 8000)]));
     let process = |pods: &[Value; 2], place: &Place<'_>| {
         [processes(place, &pods[0]), processes(place, &pods[1])]
     };
@@ -463,13 +460,13 @@ fn adopted(place: &mut Place<'_>) {
 
     let [w, o] = columns(place);
     let ended = [
-        w.wait(&ends[0], "it has ended", phase("Failed")),
-        o.wait(&ends[1], "it has ended", phase("Failed")),
+        w.wait(&ending[0], "it has ended", phase("Failed")),
+        o.wait(&ending[1], "it has ended", phase("Failed")),
     ];
     let [wasm, ordinary] = ended.map(|pod| shape(&pod));
     assert_eq!(differences("", &wasm, &ordinary), "", "ended without an agent");
     place.node.wait_ready(SOON);
-    let after = [w.wait(&stays[0], "it runs", ready), o.wait(&stays[1], "it runs", ready)];
+    let after = [w.wait(&before[0], "it runs", ready), o.wait(&before[1], "it runs", ready)];
     assert_eq!(process(&after, place), were, "no process is another");
     for (before, after) in before.iter().zip(&after) {
         let (before, after) = (&before["status"], &after["status"]);

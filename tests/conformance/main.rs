@@ -7,7 +7,7 @@
 //! again of the last runs.
 //!
 //! `--focus PATTERN` runs those tests alone on this node, whatever features they need, and prints what
-//! they said.
+//! they said; with `--kubelet` on the kubelet instead.
 //!
 //! Without these, as in `make test`, those of `subset.txt` are run on this node: each must
 //! pass.
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     } else if asked("--table") {
         compare(last_runs)
     } else if let Some(focus) = std::env::args().skip_while(|arg| arg != "--focus").nth(1) {
-        focused(&focus)
+        focused(&focus, asked("--kubelet"))
     } else {
         return subset();
     };
@@ -83,13 +83,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs chosen tests on this node and shows what they said; fails if one has failed.
-fn focused(focus: &str) -> Result<()> {
+/// Runs chosen tests on this node, or on the kubelet, and shows what they said; fails if one has failed.
+fn focused(focus: &str, on_the_kubelet: bool) -> Result<()> {
     let programs = Programs::find()?;
     let archive = Archive::make(&programs)?;
     let plane = ControlPlane::start(&Options::default());
-    let into = programs.kept.join("focus");
-    let results = on_our_node(&programs, &plane, &archive, (focus, ALONE), &into)?;
+    let results = if on_the_kubelet {
+        let into = programs.kept.join("focus-kubelet");
+        on_a_kubelet(&programs, &plane, &archive, (focus, ALONE), &into)?
+    } else {
+        let into = programs.kept.join("focus");
+        on_our_node(&programs, &plane, &archive, (focus, ALONE), &into)?
+    };
     plane.finish();
     let mut failed = Vec::new();
     for (name, verdict) in &results.tests {
@@ -156,6 +161,25 @@ fn kubelet_results(
     }
     eprintln!("the kubelet's run, 11 minutes on 2 processors, once");
     let new = programs.kept.join("kubelet-new");
+    let results = on_a_kubelet(programs, plane, archive, (FOCUS, SKIP), &new)?;
+    ensure!(
+        results.passed() >= KUBELET_PASSES,
+        "the kubelet passed {}, not at least {KUBELET_PASSES}: see {}",
+        results.passed(),
+        new.display()
+    );
+    std::fs::rename(&new, &folder)?;
+    Ok((results, false))
+}
+
+/// Runs tests on a kubelet, which is gone afterwards.
+fn on_a_kubelet(
+    programs: &Programs,
+    plane: &ControlPlane,
+    archive: &Archive,
+    which: (&str, &str),
+    into: &Path,
+) -> Result<Results> {
     let kubelet = Kubelet::start(plane, "kubelet", |containerd| archive.import(containerd));
     plane.wait(
         READY,
@@ -166,7 +190,7 @@ fn kubelet_results(
             (condition(&node, "Ready")?["status"] == "True").then_some(())
         },
     );
-    let results = suite::run(programs, plane, (FOCUS, SKIP), &new)?;
+    let results = suite::run(programs, plane, which, into)?;
     plane.wait(
         GONE,
         "all pods are gone",
@@ -175,14 +199,7 @@ fn kubelet_results(
     );
     drop(kubelet);
     plane.api().delete("nodes", "", "kubelet");
-    ensure!(
-        results.passed() >= KUBELET_PASSES,
-        "the kubelet passed {}, not at least {KUBELET_PASSES}: see {}",
-        results.passed(),
-        new.display()
-    );
-    std::fs::rename(&new, &folder)?;
-    Ok((results, false))
+    Ok(results)
 }
 
 /// Runs tests on a node of ours, which must leave nothing behind.

@@ -157,6 +157,18 @@ impl Run<'_> {
             let (code, answer) = api.request("POST", &path, Some(&pod));
             ensure!(code == 201, "{}", answer["message"]);
         }
+        if self.scenario.is_bound() {
+            let pods = copepod_tests::cluster::api::path("pods", &namespace);
+            let binding = json!({
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": self.name()},
+                "target": {"kind": "Node", "name": self.bench.node},
+            });
+            let path = format!("{pods}/{}/binding", self.name());
+            let (code, answer) = api.request("POST", &path, Some(&binding));
+            ensure!(code == 201, "{}", answer["message"]);
+        }
         let settled = self.go_on()?;
         let names = Names {
             node: self.bench.node.to_owned(),
@@ -210,7 +222,8 @@ impl Run<'_> {
     }
 
     fn wait(&self, wanted: &Wanted) -> bool {
-        let came = holds_within(LONGEST, || {
+        let longest = self.scenario.patience().unwrap_or(LONGEST);
+        let came = holds_within(longest, || {
             thread::park_timeout(LOOK_EVERY);
             self.record(|record| {
                 let pod = record.changes.last().map(|(_, pod)| pod);
@@ -226,7 +239,7 @@ impl Run<'_> {
         });
         if !came {
             eprintln!(
-                "{} ({}): not within {LONGEST:?}: {}",
+                "{} ({}): not within {longest:?}: {}",
                 self.scenario.name,
                 self.column,
                 wanted.text()
@@ -240,14 +253,15 @@ impl Run<'_> {
         let namespace = self.column.namespace();
         match act {
             Act::Delete(seconds) => self.delete(&self.name(), *seconds),
-            Act::Patch(patch) => {
+            Act::Patch(of, patch) => {
                 let mut patch = patch.clone();
                 crate::scenario::strings(&mut patch, &mut |text| {
                     if crate::image::is_word(text) {
                         *text = self.bench.images.name(text, self.column);
                     }
                 });
-                api.patch("pods", &namespace, &self.name(), &patch);
+                let what = format!("{}/{of}", self.name());
+                api.patch("pods", &namespace, what.trim_end_matches('/'), &patch);
             }
             Act::Remove => fs::remove_file(self.static_file())?,
         }

@@ -3,11 +3,12 @@
 //! A scenario has `name`, `spec` (a pod's, see below), and
 //!
 //! - `until`: predicates, separated by blanks, that hold when it is settled (see [`Wanted`]);
-//! - `steps`: each `when` (predicates) and one of `delete: SECONDS`, `patch: {...}`, `touch: FILE` (by a
-//!   command in the container `main`), `remove: true` (the file of a static pod);
+//! - `steps`: each `when` (predicates) and one of `delete: SECONDS`, `patch: {...}`, `ephemeral: {...}` (a
+//!   container for debugging is added), `remove: true` (the file of a static pod);
 //! - `ends: at-once`: what is told after that does not count, of a pod that goes on changing;
 //! - `metadata`: merged into the pod's; `first`: a spec of another pod, there and Ready before;
-//! - `static: true`: by a file on the node; `quick: true`: in `make test`; `only: ordinary`;
+//! - `static: true`: by a file on the node; `bound: true`: made without a node, and bound to it then;
+//! - `quick: true`: in `make test`; `only: ordinary`; `patience: SECONDS`: for what takes longer than most;
 //! - `objects`: config maps by name.
 //!
 //! In a container, `do: "STEP -- STEP"` are the actor's arguments, `name` is `main` and `image` is `ACTOR`
@@ -15,6 +16,7 @@
 //! directory of the pod, `/s`.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -70,8 +72,8 @@ pub(crate) struct Step {
 pub(crate) enum Act {
     /// Asks for the pod's end, within so many seconds.
     Delete(u64),
-    /// Merges into the pod.
-    Patch(Value),
+    /// Merges into the pod, or into a subresource of it (`ephemeralcontainers`; else empty).
+    Patch(&'static str, Value),
     /// Takes the file of a static pod away.
     Remove,
 }
@@ -90,9 +92,9 @@ pub(crate) fn all() -> Result<Vec<Scenario>> {
     for said in list {
         let name = said["name"].as_str().context("a scenario without a name")?.to_owned();
         ensure!(all.iter().all(|other| other.name != name), "{name} is there twice");
-        const KEYS: [&str; 12] = [
+        const KEYS: [&str; 14] = [
             "name", "spec", "until", "steps", "metadata", "first", "static", "quick", "only",
-            "objects", "why", "ends",
+            "objects", "why", "ends", "bound", "patience",
         ];
         for key in said.as_object().into_iter().flat_map(Map::keys) {
             ensure!(KEYS.contains(&key.as_str()), "{name}: unknown word {key}");
@@ -110,7 +112,8 @@ impl Scenario {
     pub(crate) fn text(&self) -> String {
         let mut said = self.said.clone();
         if let Some(fields) = said.as_object_mut() {
-            fields.retain(|name, _| !["quick", "only", "ends", "why"].contains(&name.as_str()));
+            const OF_COMPARISON: [&str; 5] = ["quick", "only", "ends", "why", "patience"];
+            fields.retain(|name, _| !OF_COMPARISON.contains(&name.as_str()));
         }
         said.to_string()
     }
@@ -137,6 +140,16 @@ impl Scenario {
         self.said["static"] == true
     }
 
+    /// Whether its pod is bound to the node as a scheduler would do it.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.said["bound"] == true
+    }
+
+    /// How long each of its predicates may take, where that is more than is usual.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.said["patience"].as_u64().map(Duration::from_secs)
+    }
+
     /// When it is settled.
     pub(crate) fn until(&self) -> Wanted {
         Wanted::new(self.said["until"].as_str().unwrap_or_default())
@@ -151,9 +164,14 @@ impl Scenario {
                 Act::Delete(seconds)
             } else if said["remove"] == true {
                 Act::Remove
+            } else if said["ephemeral"].is_object() {
+                let mut container = said["ephemeral"].clone();
+                expand(&mut container);
+                let patch = json!({"spec": {"ephemeralContainers": [container]}});
+                Act::Patch("ephemeralcontainers", patch)
             } else {
                 ensure!(said["patch"].is_object(), "a step that does nothing: {said}");
-                Act::Patch(said["patch"].clone())
+                Act::Patch("", said["patch"].clone())
             };
             Ok(Step { when, act })
         });
@@ -182,6 +200,11 @@ impl Scenario {
         let mut pod = written_out(&self.name, &self.said["spec"], node, column, image);
         for (name, value) in self.said["metadata"].as_object().into_iter().flatten() {
             pod["metadata"][name] = value.clone();
+        }
+        if self.is_bound() {
+            let spec = pod["spec"].as_object_mut().expect("a spec is an object");
+            spec.remove("nodeName");
+            spec.insert("schedulerName".into(), "nobody".into());
         }
         pod
     }
@@ -310,7 +333,8 @@ fn holds(one: &str, pod: &Value, gone: bool, told: &[&str]) -> bool {
         ("event", _) => told.contains(&wanted),
         ("phase", _) => status["phase"] == wanted,
         (_, Some((container, path))) => {
-            let lists = ["initContainerStatuses", "containerStatuses"];
+            let lists =
+                ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
             let all = lists.iter().filter_map(|list| status[*list].as_array()).flatten();
             let Some(of) = all.into_iter().find(|one| one["name"] == container) else {
                 return false;

@@ -9,20 +9,14 @@ use serde_json::{Map, Value, json};
 use crate::record::Record;
 use crate::scenario::{Scenario, Wanted, strings};
 
-/// Fields that are times, or name a place of this run.
-const LEFT_OUT: [&str; 9] = [
-    "startedAt",
-    "finishedAt",
-    "startTime",
-    "lastTransitionTime",
-    "lastProbeTime",
-    "podIP",
-    "podIPs",
-    "hostIP",
-    "hostIPs",
-];
-/// Fields that say which runtime it is: whether they are there is compared.
-const THERE: [&str; 3] = ["containerID", "imageID", "user"];
+/// Fields that are times.
+const LEFT_OUT: [&str; 5] =
+    ["startedAt", "finishedAt", "startTime", "lastTransitionTime", "lastProbeTime"];
+/// Fields that say which node or runtime it is: whether they are there is compared.
+const THERE: [&str; 7] = ["containerID", "imageID", "user", "podIP", "podIPs", "hostIP", "hostIPs"];
+/// The lists of a status that have an element for each container.
+const LISTS: [&str; 3] =
+    ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
 /// Of a probe that met the end of its container.
 const GONE: &str = "probe errored and resulted in unknown state: rpc error";
 /// The memory limit of a control group that has none.
@@ -152,7 +146,7 @@ fn of_pod(pod: &Value) -> Vec<(String, Value)> {
         let fields = some(condition, &["status", "reason", "message"]);
         tracks.push((format!("condition {kind}"), fields));
     }
-    for list in ["initContainerStatuses", "containerStatuses"] {
+    for list in LISTS {
         for container in status[list].as_array().into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default();
             let fields = ["state", "lastState", "ready", "started", "restartCount"];
@@ -179,7 +173,6 @@ fn rest(pod: &Value) -> Vec<(String, Value)> {
     const TRACKED: [&str; 5] = ["phase", "reason", "message", "observedGeneration", "conditions"];
     const OF_CONTAINER: [&str; 6] =
         ["name", "state", "lastState", "ready", "started", "restartCount"];
-    const LISTS: [&str; 2] = ["initContainerStatuses", "containerStatuses"];
     let mut fields: Map<String, Value> = Map::new();
     for (name, value) in pod["status"].as_object().into_iter().flatten() {
         if !TRACKED.contains(&name.as_str()) && !LISTS.contains(&name.as_str()) {
