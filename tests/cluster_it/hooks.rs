@@ -1,5 +1,6 @@
 //! Hooks of both kinds of containers, and the time that they have.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::place::{Shared, container, ready};
 use crate::probes::{Act, KINDS, Kind, events, wait, wait_told};
-use crate::runtimes::wasm_class;
+use crate::runtimes::{processes, wasm_class};
 use crate::{SOON, World};
 
 /// A grace that no test waits for.
@@ -23,9 +24,25 @@ fn name(pod: &Value) -> &str {
     pod["metadata"]["name"].as_str().expect("a name")
 }
 
+/// Whether the process would do something about SIGTERM, or is no shell: one that has not come to its
+/// `trap` yet ignores it, as the first of its pids.
+fn hears(pid: u32) -> bool {
+    let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    if of("comm").trim() != "sh" {
+        return true;
+    }
+    let status = of("status");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (15 - 1)) != 0)
+}
+
 /// Deletes a pod and gives what its end took.
 #[track_caller]
 fn deleted(place: &Shared<'_>, pod: &Value, grace: Duration) -> Duration {
+    place.node.wait(SOON, &format!("{} hears signals", name(pod)), || {
+        processes(&place.node, pod).into_iter().all(hears).then_some(())
+    });
     let started = Instant::now();
     let path = format!("/api/v1/namespaces/{}/pods/{}", place.namespace, name(pod));
     let grace = json!({"gracePeriodSeconds": grace.as_secs()});

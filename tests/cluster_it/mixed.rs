@@ -135,7 +135,7 @@ fn restarts(pod: &Value) -> [u64; 3] {
 /// The process of a container, by what is in its command line or the files it has open.
 #[track_caller]
 fn process(place: &Place<'_>, pod: &Value, name: &str) -> u32 {
-    let found = processes(place, pod).into_iter().find(|pid| {
+    let found = processes(&place.node, pod).into_iter().find(|pid| {
         let proc = format!("/proc/{pid}");
         let line = fs::read(format!("{proc}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
@@ -211,7 +211,7 @@ fn kill_each(place: &mut Place<'_>, load: &Load) {
     load.none_lost(at, "the idle container was killed");
     place.node.wait(SOON, "it has said so", || (starts(&place.node) == both(2, 2)).then_some(()));
 
-    let (at, were) = (Instant::now(), processes(place, &pod));
+    let (at, were) = (Instant::now(), processes(&place.node, &pod));
     let before = place.wait_ready("mixed");
     place.node.kill9();
     load.none_lost(at, "the agent is killed");
@@ -241,7 +241,7 @@ fn unchanged(place: &Place<'_>, before: &Value, were: &[u32]) {
     let name = before["metadata"]["name"].as_str().expect("a name");
     let after = place.wait_ready(name);
     assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"]);
-    assert_eq!(processes(place, &after), were, "{name}");
+    assert_eq!(processes(&place.node, &after), were, "{name}");
 }
 
 fn away() -> Duration {
@@ -270,18 +270,18 @@ pub(crate) fn pods_outlive_an_absence_of_containerd(world: &World) {
     ends["spec"]["restartPolicy"] = json!("Never");
     place.create(&ends);
     let lives = ["ordinary", "wasm", "mixed"].map(|name| place.wait_ready(name));
-    let were = lives.clone().map(|pod| processes(&place, &pod));
+    let were = lives.clone().map(|pod| processes(&place.node, &pod));
     let ending = place.wait_ready("ends");
 
     let begin = Instant::now();
     place.node.containerd_mut().stop();
-    for pid in processes(&place, &ending) {
+    for pid in processes(&place.node, &ending) {
         // A child of its shell may have ended.
         let pid = Pid::from_raw(pid.cast_signed()).expect("not 0");
         let _ = kill_process(pid, Signal::TERM);
     }
     place.node.wait(SOON, "one ends while containerd is away", || {
-        processes(&place, &ending).is_empty().then_some(())
+        processes(&place.node, &ending).is_empty().then_some(())
     });
     let not_ready = wait_node(&place, "False");
     let message = not_ready["message"].as_str().expect("a message");

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use copepod_tests::cluster::images::BUSYBOX;
-use copepod_tests::cluster::{Build, leaks};
+use copepod_tests::cluster::{Build, Node, leaks};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
@@ -250,7 +250,7 @@ const ROWS: [Row; 13] = [
     ("killed", |column, name| {
         let pod = column.pod(name, "Always", &[], &[Act::Wait]);
         let before = column.until(&pod, "it runs", ready);
-        let all = processes(column.place, &before);
+        let all = processes(&column.place.node, &before);
         assert_eq!(all.len(), 1, "{all:?}");
         kill(all[0]);
         vec![shape(&column.wait(&pod, "it runs again", |pod| {
@@ -266,13 +266,13 @@ fn started(pid: u32) -> Option<u64> {
 }
 
 /// The main processes of a pod's containers, of either kind.
-pub(crate) fn processes(place: &Place<'_>, pod: &Value) -> Vec<u32> {
+pub(crate) fn processes(node: &Node<'_>, pod: &Value) -> Vec<u32> {
     let uid = pod["metadata"]["uid"].as_str().expect("a string");
-    let of_wasm = sandboxes(&place.node).into_iter().filter(|(folder, _)| folder.ends_with(uid));
+    let of_wasm = sandboxes(node).into_iter().filter(|(folder, _)| folder.ends_with(uid));
     let mut found: Vec<u32> = of_wasm.flat_map(|(_, all)| all).map(|(pid, _)| pid).collect();
     // An ordinary one is the first in its control group; what holds the namespaces is in one too.
     let mut groups: BTreeSet<(String, u32)> = BTreeSet::new();
-    for group in leaks::cgroups_below(place.node.cgroup()) {
+    for group in leaks::cgroups_below(node.cgroup()) {
         if !group.parent().is_some_and(|pod| pod.to_string_lossy().ends_with(uid)) {
             continue;
         }
@@ -446,7 +446,7 @@ fn adopted(place: &mut Place<'_>) {
         run(|column| column.pod("stays", "Always", &[Act::Exit(0, 0)], &[Act::Wait, Act::Wait]));
     let ending = run(|column| column.pod("ends", "Never", &[], &[Act::Exit(7, 8000)]));
     let process = |pods: &[Value; 2], place: &Place<'_>| {
-        [processes(place, &pods[0]), processes(place, &pods[1])]
+        [processes(&place.node, &pods[0]), processes(&place.node, &pods[1])]
     };
     let were = process(&before, place);
     assert_eq!(were.clone().map(|all| all.len()), [2, 2]);

@@ -49,7 +49,11 @@ impl Pass {
     /// postStart hook have failed. No start is given while one of them lives.
     pub(super) fn stop_unfit(&mut self, state: &mut State) {
         let (grace, generation) = (state.spec_grace(), state.generation());
-        let is_to_run = |main: &&Container| main.is_running() || main.is_wanted(generation);
+        // One that is on its way down counts no more (upstream ends it before it looks at the next).
+        let runs_on = |main: &Container| {
+            main.newest().is_some_and(|(_, known)| known.is_alive() && known.ending.is_none())
+        };
+        let is_to_run = |main: &&Container| runs_on(main) || main.is_wanted(generation);
         let lasting = state.of_role(Role::Main).filter(is_to_run).count();
         for container in &mut state.containers {
             let newest = container.attempts.keys().next_back().copied();
