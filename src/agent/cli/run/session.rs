@@ -14,7 +14,7 @@ use futures_core::Stream;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::board::Board;
 use super::load::Loaded;
@@ -28,6 +28,9 @@ use crate::worker::{Given, Handle, Snapshot, Workers};
 
 /// How often ages in the table are drawn anew.
 const REDRAW: Duration = Duration::from_secs(1);
+/// So long the last lines are written for whoever asked twice for an end: a reader that stalls holds
+/// nobody up.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Bytes of inotify events read at once: some hundred events.
 const INOTIFY_BUFFER: usize = 16 << 10;
 
@@ -166,10 +169,12 @@ impl<R: Runtime> Session<R> {
         self.grown.extend(self.logs.keys().cloned());
         let all = self.pods.iter().map(|pod| (&*pod.loaded.pod, &pod.snapshot.status));
         let code = report::exit_code(all);
+        let has_had_enough = self.stops > 1;
         tokio::select! {
             () = self.finish() => {}
-            // Nobody reads, and whoever waits has had enough.
+            // Nobody reads, and whoever waits has had enough, now or before.
             () = signals.next() => {}
+            () = sleep(LAST_LINES), if has_had_enough => {}
         }
         match unwritten {
             // Nobody reads any more, as in `copepod run ... | head`.
