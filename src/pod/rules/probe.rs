@@ -291,3 +291,19 @@ fn a_new_agent_believes_what_the_pods_object_says() {
     rig.feed(Event::Observed(vec![other]));
     assert_eq!(rig.shown("a").started, Some(false), "of another process it says nothing");
 }
+
+#[test]
+fn a_new_agent_spreads_its_first_probes_and_keeps_to_what_is_left_of_the_delay() {
+    let probes = json!({"startupProbe": tcp(json!({"initialDelaySeconds": 100}))});
+    let first = |uid: &str| {
+        let mut object = probed(&probes, "Always");
+        object.metadata.uid = Some(uid.to_owned());
+        let mut rig = Rig::new(object);
+        let running = AttemptState::Running { started_at: wall(0) };
+        rig.feed(Event::Observed(vec![attempt("a", 0, running)]));
+        rig.state.wake_at().unwrap() - rig.now.mono
+    };
+    let all = ["u1", "u2", "u3"].map(first);
+    assert!(all.iter().all(|wait| (100..110).contains(&wait.as_secs())), "{all:?}");
+    assert!(all[0] != all[1] && all[1] != all[2], "{all:?}");
+}
