@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::End;
-use super::admit::Admission;
+use super::admit::{Admission, in_turn};
 use super::allocation::Allocations;
 use super::board::{Board, Known};
 use super::build;
@@ -444,17 +444,6 @@ impl Agent {
     }
 }
 
-/// The pods in the order in which they are admitted: those that are here already (`is_here`), so that
-/// none takes their room, then as they were made, as upstream: of two that do not both fit, the older
-/// stays.
-fn in_turn(mut pods: Vec<Arc<Pod>>, is_here: impl Fn(&str) -> bool) -> Vec<Arc<Pod>> {
-    pods.sort_by_cached_key(|pod| {
-        let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (!is_here(pod.metadata.uid.as_deref().unwrap_or_default()), made)
-    });
-    pods
-}
-
 /// The next word of the API server; before it is asked, for ever.
 async fn of_api_server(changes: &mut Option<mpsc::Receiver<PodChange>>) -> Option<PodChange> {
     match changes {
@@ -483,28 +472,4 @@ async fn changed(health: &mut Option<watch::Receiver<Health>>) {
 /// How many ephemeral containers a pod has: none ever goes.
 fn ephemeral(pod: &Pod) -> usize {
     pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref()).map_or(0, Vec::len)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn who_is_here_comes_first_and_then_the_older() {
-        let pod = |uid: &str, made: &str| {
-            let meta = json!({"uid": uid, "creationTimestamp": made});
-            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": meta})).expect("a pod"))
-        };
-        let pods = vec![
-            pod("late", "2026-01-03T00:00:00Z"),
-            pod("early", "2026-01-01T00:00:00Z"),
-            pod("here-late", "2026-01-04T00:00:00Z"),
-            pod("here", "2026-01-02T00:00:00Z"),
-        ];
-        let turn = in_turn(pods, |uid| uid.starts_with("here"));
-        let turn: Vec<_> = turn.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        assert_eq!(turn, ["here", "here-late", "early", "late"]);
-    }
 }

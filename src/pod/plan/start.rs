@@ -110,7 +110,7 @@ impl Container {
     /// Serves the restart back-off of the attempt, once. The first restart is immediate (upstream:
     /// `doBackOff`), and so is the one of an init container in a new sandbox, or of any in a pod that is
     /// begun anew: nothing is known of them there (upstream: `purgeInitContainers`,
-    /// `removeForRestartAllContainers`).
+    /// `computePodActions`).
     fn serve(&mut self, rules: &Rules<'_>, attempt: u32, now: Duration) -> Served {
         let Some((number, last)) = self.newest() else { return Served::Yes };
         let (ended, is_old) = (last.ended, last.is_old(rules.generation));

@@ -73,10 +73,8 @@ impl State {
     pub(crate) fn begin_anew(&mut self) -> bool {
         let asks = |container: &Container| {
             let (number, newest) = container.newest()?;
-            let exit = newest
-                .exit()
-                .filter(|_| container.role.is_work() && !newest.is_past)
-                .filter(|_| !newest.is_forgotten)?;
+            let is_heard = container.role.is_work() && !(newest.is_past || newest.is_forgotten);
+            let exit = newest.exit().filter(|_| is_heard)?;
             let is_told = container.is_culled(number) || container.replacing == Some(number);
             let asks = !is_told && container.life.restarts_all(exit.code);
             asks.then(|| (container.name.clone(), number, Some(exit.finished_at)))
