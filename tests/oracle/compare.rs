@@ -9,7 +9,8 @@
 //!
 //! The kubelet makes a status before it acts: a container that is to wait for its restart is shown as
 //! ended until the kubelet looks at its pod again, 10 s and more later. This is as brief as that may be,
-//! too.
+//! too. And so is what a track says first while its pod is being made: for how long is a matter of how
+//! fast the node and its machine are, not of what it does.
 //!
 //! Events are compared as a set, however often each was told and in which order, but for the order in
 //! which the containers are first said to have started. The main ones among each other have no order:
@@ -17,7 +18,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::scenario::{Column, Scenario};
 
@@ -48,19 +49,29 @@ fn shown(shape: &Value, track: &str) -> Vec<(u64, Value)> {
 
 fn timed(values: &[(u64, Value)]) -> Vec<Shown<'_>> {
     let next = values.iter().skip(1).map(Some).chain(std::iter::once(None));
-    let each = values.iter().zip(next).map(|((at, value), next)| {
+    let each = values.iter().zip(next).enumerate().map(|(index, ((at, value), next))| {
         let waits = |next: &Value| {
             value["state"]["terminated"].is_object()
                 && next["state"]["waiting"]["reason"] == "CrashLoopBackOff"
         };
         let time = match next {
             Some((_, next)) if waits(next) => 0,
+            Some(_) if index == 0 && is_being_made(value) => 0,
             Some((end, _)) => end - at,
             None => u64::MAX,
         };
         Shown { value, time }
     });
     each.collect()
+}
+
+/// Whether a container or a condition says that the pod is not there yet.
+fn is_being_made(value: &Value) -> bool {
+    const WAITS: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+    match value["state"]["waiting"]["reason"].as_str() {
+        Some(reason) => WAITS.contains(&reason),
+        None => value["status"] == "False",
+    }
 }
 
 /// All of them.
@@ -251,6 +262,11 @@ pub(crate) fn what_is_brief_may_be_left_out_and_nothing_else() {
     let instead = differ(&[("a", 9), ("x", 9), ("c", 0)], &[("a", 9), ("y", 9), ("c", 0)]);
     assert_eq!(instead.len(), 1, "{instead:?}");
     assert_eq!(differ(&[("a", 0)], &[("a", 9), ("b", 0)]), [r#"only ours: "b""#]);
+    let made = json!({"state": {"waiting": {"reason": "ContainerCreating"}}});
+    let slowly = [(0, made.clone()), (long, Value::from("runs")), (2 * long, made.clone())];
+    assert!(sequence(&timed(&slowly), &timed(&slowly[1..]), false).is_empty());
+    let never = [(0, Value::from("runs"))];
+    assert_eq!(sequence(&timed(&slowly), &timed(&never), false).len(), 1);
 }
 
 /// The differences of letters, each shown for so many milliseconds; the last stays.
