@@ -210,8 +210,21 @@ pub struct Attempt {
     pub id: String,
     /// The [`definition`](crate::definition) that it was made from; `None` where that is not known.
     pub definition: Option<u32>,
+    /// As whom it began, where the runtime tells.
+    pub user: Option<User>,
     /// How far it is.
     pub state: AttemptState,
+}
+
+/// The identities that a container's first process began with (CRI: `LinuxContainerUser`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: i64,
+    /// The primary group.
+    pub gid: i64,
+    /// The other groups, as the runtime lists them.
+    pub groups: Vec<i64>,
 }
 
 /// How far an attempt is: it only ever goes down this list.

@@ -38,6 +38,7 @@ impl State {
                 sandbox: 0,
                 id: status.container_id.clone().unwrap_or_default(),
                 definition: None,
+                user: None,
                 state,
             };
             let known = Known { is_forgotten: true, ..Known::new(known, now.mono) };

@@ -56,7 +56,7 @@ pub use env_file::EnvFileError;
 pub use ephemeral::container_named;
 pub use event::{
     Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
-    ProbeKind, ProbeOutcome, Pulled, Record, ResizeNews, Resized, SetUpDone,
+    ProbeKind, ProbeOutcome, Pulled, Record, ResizeNews, Resized, SetUpDone, User,
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use go::{go_duration, go_quoted};
@@ -73,6 +73,7 @@ pub use object::{
     Facts, NotFound, Objects, ServiceFacts, ServicePortFacts, Token, TokenKey, normalise_secret,
 };
 pub use payload::{Payload, PayloadError, PayloadFile, payload};
+pub use phase::is_terminal;
 pub use reference::{
     Keys, ObjectKind, ObjectReference, References, is_object_name, missing_pull_secrets,
     object_references, pull_secrets, references,

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use crate::phase::is_terminal;
 use crate::static_pod::{HASH_ANNOTATION, MIRROR_ANNOTATION, annotation};
 
 /// What is known of the life of a static pod, as far as its mirror is concerned.
@@ -124,11 +125,6 @@ pub fn with_status_of(pod: &Pod, mirror: &Pod) -> Pod {
     pod
 }
 
-fn is_terminal(status: Option<&PodStatus>) -> bool {
-    let phase = status.and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -187,6 +183,8 @@ mod tests {
         leaving.metadata.deletion_timestamp =
             serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
         assert_eq!(step(&old, &leaving), delete, "being deleted");
+        let runs = ended(mirror.clone(), "Running");
+        assert_eq!(mirror_step(Some((&old, Life::Runs)), Some(&runs)), MirrorStep::Keep);
         let failed = ended(mirror, "Failed");
         assert_eq!(step(&old, &failed), MirrorStep::Keep, "it may have failed");
         assert_eq!(mirror_step(Some((&old, Life::Runs)), Some(&failed)), delete);

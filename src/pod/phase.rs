@@ -1,9 +1,17 @@
 //! The pod's phase (upstream: `getPhase`, `TerminatePod`).
 
+use k8s_openapi::api::core::v1::PodStatus;
+
 use crate::{
     container::{Container, Role},
     state::State,
 };
+
+/// Whether a pod of this status has ended: Succeeded or Failed.
+#[must_use]
+pub fn is_terminal(status: Option<&PodStatus>) -> bool {
+    status.and_then(|status| status.phase.as_deref()).and_then(Phase::terminal).is_some()
+}
 
 /// The pod's phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +23,11 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// The terminal one of this name.
+    pub(crate) fn terminal(name: &str) -> Option<Self> {
+        [Self::Succeeded, Self::Failed].into_iter().find(|end| end.as_str() == name)
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Phase::Pending => "Pending",

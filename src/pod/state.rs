@@ -205,8 +205,7 @@ impl State {
 
     /// The terminal phase that the pod's object already has: it wins over everything.
     pub(crate) fn reported_end(&self) -> Option<Phase> {
-        let phase = self.pod.status.as_ref()?.phase.as_deref()?;
-        [Phase::Succeeded, Phase::Failed].into_iter().find(|end| end.as_str() == phase)
+        Phase::terminal(self.pod.status.as_ref()?.phase.as_deref()?)
     }
 
     /// The grace that the spec gives.

@@ -58,6 +58,7 @@ fn a_pod_of_an_address_tolerates_what_it_says() {
     let pod = made(web(), Origin::Url("http://h/pods")).expect("a static pod");
     assert_eq!(pod.spec.as_ref().expect("a spec").tolerations, None);
     assert_eq!(Source::of(&pod), Some(Source::Http));
+    assert_eq!(Source::Http.to_string(), "http");
     assert_eq!(annotation(&pod, FILE_ANNOTATION), None);
 }
 
@@ -74,8 +75,16 @@ fn a_uid_follows_what_is_written_and_where() {
     let mut image = web();
     image["spec"]["containers"][0]["image"] = "b".into();
     let other_node = static_pod(written(web()), FILE, "node-2").expect("made").metadata.uid;
+    let with = |field: &str| {
+        let mut other = web();
+        other["metadata"][field] = "other".into();
+        uid_of(other, FILE)
+    };
     for other in [
         uid_of(image, FILE),
+        with("name"),
+        with("namespace"),
+        with("generateName"),
         uid_of(web(), Origin::File("/etc/manifests/other.yaml")),
         uid_of(web(), Origin::Url("/etc/manifests/web.yaml")),
         other_node.expect("a uid"),
@@ -102,11 +111,15 @@ fn what_only_an_api_server_or_a_kubelet_sets_is_taken_off() {
     pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     pod["metadata"]["deletionGracePeriodSeconds"] = 5.into();
     pod["metadata"]["generation"] = 3.into();
+    pod["metadata"]["namespace"] = "ns".into();
+    pod["metadata"]["labels"] = json!({"app": "web"});
     pod["metadata"]["annotations"] = json!({MIRROR_ANNOTATION: "x", SOURCE_ANNOTATION: "api", HASH_ANNOTATION: "y", "mine": "z"});
     let meta = made(pod, FILE).expect("a static pod").metadata;
     assert_eq!((meta.deletion_timestamp, meta.generation), (None, None));
     assert_eq!(meta.deletion_grace_period_seconds, None);
     let annotations = meta.annotations.expect("some");
+    assert_eq!(meta.namespace.as_deref(), Some("ns"));
+    assert_eq!(meta.labels.expect("some")["app"], "web");
     assert_eq!(annotations.get("mine").map(String::as_str), Some("z"));
     assert_eq!(annotations.get(MIRROR_ANNOTATION), None);
     assert_eq!(annotations.get(SOURCE_ANNOTATION).map(String::as_str), Some("file"));

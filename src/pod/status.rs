@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container as ContainerSpec, ContainerState, ContainerStateRunning,
-        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, EphemeralContainer,
-        HostIP, Pod, PodIP, PodStatus, VolumeMountStatus,
+        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
+        EphemeralContainer, HostIP, LinuxContainerUser, Pod, PodIP, PodStatus, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use crate::{
-    AttemptState, Exit, PodAddresses, condition,
+    AttemptState, Exit, PodAddresses, User, condition,
     container::{Container, Role, Waiting},
     container_named,
     go::go_duration,
@@ -212,12 +212,22 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         },
         state: Some(current),
         volume_mounts: volume_mounts(state, &container.name),
+        user: newest.and_then(|(_, known)| known.user.as_ref()).map(shown_user),
         last_state: last
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
     };
     resize::show_container(state, container, newest, &mut status);
     status
+}
+
+fn shown_user(user: &User) -> ContainerUser {
+    let linux = LinuxContainerUser {
+        uid: user.uid,
+        gid: user.gid,
+        supplemental_groups: Some(user.groups.clone()).filter(|groups| !groups.is_empty()),
+    };
+    ContainerUser { linux: Some(linux) }
 }
 
 /// What the status says of a container's mounts (upstream: `convertToAPIContainerStatuses`): of one that
@@ -352,22 +362,21 @@ fn init_gone() -> ContainerState {
     let terminated = ContainerStateTerminated {
         reason: Some("Completed".to_owned()),
         message: Some(INIT_GONE.to_owned()),
-        exit_code: 0,
         ..ContainerStateTerminated::default()
     };
     ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 
 /// At the end, what should have run and left no evidence is shown as lost: the main containers of a
-/// pod that was initialised, and of the init containers all but those after the last that ran (the
-/// first in any case).
+/// pod that was initialised, and of the init containers those before the last that ran (if none did,
+/// the first).
 fn mark_lost(state: &State, inits: &mut [ContainerStatus], mains: &mut [ContainerStatus]) {
     let is_waiting = |status: &ContainerStatus| {
         status.state.as_ref().is_some_and(|state| state.waiting.is_some())
     };
-    let reached = inits.iter().rposition(|status| !is_waiting(status)).map_or(1, |last| last + 1);
+    let passed = inits.iter().rposition(|status| !is_waiting(status)).unwrap_or(1);
     let lost_mains = if state.current_init().is_none() { mains.len() } else { 0 };
-    let lost = inits.iter_mut().take(reached).chain(mains.iter_mut().take(lost_mains));
+    let lost = inits.iter_mut().take(passed).chain(mains.iter_mut().take(lost_mains));
     for status in lost.filter(|status| is_waiting(status)) {
         let terminated = ContainerStateTerminated {
             exit_code: LOST_CODE,

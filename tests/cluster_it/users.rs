@@ -62,6 +62,9 @@ pub(crate) fn a_pod_may_have_none_of_the_hosts(world: &World) {
     assert!(log.contains("/disk is of 0:0") && log.contains("/memory is of 0:0"), "{log}");
     let log = place.told(&["logs", "two"]);
     assert!(log.contains("/disk is of 1000:2000"), "{log}");
+    let user = &container(&two, "main")["user"]["linux"];
+    let groups = user["supplementalGroups"].as_array().expect("this runtime tells");
+    assert!(user["uid"] == 1000 && user["gid"] == 0 && groups.contains(&json!(2000)), "{user}");
     // Files are on the host whose they are in the pod.
     for (pod, expected) in [(&one, (0, 0)), (&two, (1000, 2000))] {
         let file = dir(&place, pod).join("volumes/kubernetes.io~empty-dir/disk/file");

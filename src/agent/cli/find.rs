@@ -1,6 +1,7 @@
 //! Which pod of which run, and which container of it, a command means.
 
 use anyhow::{Result, bail};
+use copepod_pod::is_terminal;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::api::{Found, Run};
@@ -90,8 +91,7 @@ impl<'a> Found<'a> {
 
     /// Whether nothing of it runs any more, or ever will.
     pub(super) fn has_ended(&self) -> bool {
-        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
+        is_terminal(self.pod.status.as_ref())
     }
 
     /// The names of all its containers, init containers first.

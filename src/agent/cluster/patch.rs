@@ -3,6 +3,7 @@
 //! A strategic merge patch of `pods/status`, as upstream's status manager sends it: conditions
 //! merge by type, so that others' stay; lists of containers are whole; addresses are replaced.
 
+use copepod_pod::is_terminal;
 use copepod_pod::quantity::Quantity;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
@@ -47,30 +48,20 @@ const DISRUPTION: &str = "DisruptionTarget";
 /// The reason of our own disruptions (upstream: `PodReasonTerminationByKubelet`).
 const DISRUPTED_BY_US: &str = "TerminationByKubelet";
 
-/// Whether a pod of this status has ended: Succeeded or Failed.
-pub(crate) fn is_terminal(status: Option<&PodStatus>) -> bool {
-    let phase = status.and_then(|status| status.phase.as_deref());
-    phase.is_some_and(is_terminal_phase)
-}
-
-fn is_terminal_phase(phase: &str) -> bool {
-    matches!(phase, "Succeeded" | "Failed")
-}
-
 /// The smallest patch that makes `have`, which the API has, into `want`; none if they say the same.
 ///
 /// It names the pod's uid, so that a namesake is not patched. Its times are whole seconds. What is
 /// terminal in the API stays so: a phase that is another is not sent, and a `want` that is not
 /// terminal is from before and makes no patch at all.
 pub(crate) fn status_patch(uid: &str, have: Option<&PodStatus>, want: &PodStatus) -> Option<Value> {
+    let (has_ended, is_to_end) = (is_terminal(have), is_terminal(Some(want)));
     let have = match have {
         Some(status) => fields(status)?,
         None => Fields::new(),
     };
     let mut want = fields(want)?;
-    let phase = |of: &Fields| of.get("phase").and_then(Value::as_str).map(str::to_owned);
-    if phase(&have).is_some_and(|phase| is_terminal_phase(&phase)) {
-        if !phase(&want).is_some_and(|phase| is_terminal_phase(&phase)) {
+    if has_ended {
+        if !is_to_end {
             return None;
         }
         want.remove("phase");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::admission::{NODE_AFFINITY, Rejection, rejected_status};
-use copepod_pod::{Allocation, Event, Facts, Source, is_mirror, removal_grace};
+use copepod_pod::{Allocation, Event, Facts, Source, is_mirror, is_terminal, removal_grace};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, watch};
@@ -24,7 +24,6 @@ use super::waiting::Waiting;
 use crate::cluster::events::{Recorder, pod_reference};
 use crate::cluster::node::NodeHandle;
 use crate::cluster::objects::ObjectStore;
-use crate::cluster::patch::is_terminal;
 use crate::cluster::pods::{self, PodChange};
 use crate::cluster::status::StatusWriter;
 use crate::linux;

@@ -441,6 +441,7 @@ mod tests {
             sandbox: 0,
             id: format!("containerd://{container}-{attempt}"),
             definition: None,
+            user: None,
             state: AttemptState::Starting,
         };
         let attempts = [attempt("main", 0), attempt("main", 1), attempt("looks", 2)];

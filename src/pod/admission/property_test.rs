@@ -1,5 +1,6 @@
 //! What holds for every pod and node.
 
+use super::placement::requiring;
 use super::*;
 
 proptest! {

@@ -48,7 +48,11 @@ fn an_init_sequence_goes_on_where_it_was() {
     let text = "Unable to get init container status from container runtime and pod has been \
                 initialized, treat it as exited normally";
     assert_eq!((gone.exit_code, gone.message.as_deref()), (0, Some(text)));
+    assert_eq!(rig.brief("i"), "0 Completed");
     assert_eq!(rig.cond("Initialized"), "True");
+    let mut rig = Rig::new(pod_inits(&["i", "j"], &["a"], "Always"));
+    rig.feed(Event::Observed(vec![running("j", 0)]));
+    assert_eq!(rig.brief("i"), "0 Completed", "the next one runs");
 }
 
 #[test]
@@ -71,6 +75,16 @@ fn a_running_attempt_that_is_listed_no_more_was_lost() {
     );
     rig.exit("a", 0, 0);
     assert_eq!(rig.brief("a"), "137 ContainerStatusUnknown");
+}
+
+#[test]
+fn an_older_attempt_that_is_listed_is_not_the_one_that_ran() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    rig.exit("a", 0, 1);
+    rig.image("a");
+    rig.run("a", 1);
+    rig.feed(Event::Observed(vec![exited("a", 0, 1)]));
+    assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "137 ContainerStatusUnknown");
 }
 
 #[test]

@@ -204,3 +204,17 @@ fn messages_share_what_a_pod_may_say() {
     let shown = rig.shown("a").state.unwrap().terminated.unwrap().message.unwrap();
     assert_eq!(shown.len(), 3072);
 }
+
+#[test]
+fn an_object_brings_no_main_container_that_it_had_not_at_first() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    assert_eq!(rig.feed(Event::Desired(Arc::new(pod(&["a", "b"], "Always")))), []);
+    assert_eq!(rig.status().container_statuses.unwrap().len(), 1);
+    let mut rig = Rig::new(pod(&["a"], "Always"));
+    let running =
+        ["a", "x"].map(|name| attempt(name, 0, AttemptState::Running { started_at: wall(0) }));
+    assert_eq!(rig.feed(Event::Observed(running.into())), [Action::SetUp, stop("x", 0, 30)]);
+    rig.set_up();
+    rig.feed(Event::Desired(Arc::new(pod(&["a", "x"], "Always"))));
+    assert_eq!(rig.exit("x", 0, 0), [], "it was not the pod's when it ran");
+}

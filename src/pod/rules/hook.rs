@@ -163,6 +163,15 @@ fn rules_of_exit_codes_come_before_the_policy() {
 }
 
 #[test]
+fn a_hook_that_nobody_asked_for_has_not_failed() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    rig.feed(Event::Kill { grace: Duration::from_secs(9) });
+    rig.records.clear();
+    rig.hooked("a", 0, HookKind::PreStop, Err("late"));
+    assert_eq!(rig.records, [""; 0]);
+}
+
+#[test]
 fn a_rule_may_have_the_whole_pod_begin_anew() {
     let rules =
         json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]);

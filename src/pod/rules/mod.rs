@@ -76,7 +76,7 @@ fn id(container: &str, attempt: u32) -> String {
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Attempt {
     let (id, container) = (id(container, attempt), container.to_owned());
-    Attempt { container, attempt, sandbox: 0, id, definition: None, state }
+    Attempt { container, attempt, sandbox: 0, id, definition: None, user: None, state }
 }
 
 fn failure(reason: &str) -> Failure {

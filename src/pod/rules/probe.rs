@@ -32,13 +32,23 @@ fn readiness_comes_with_enough_successes_and_goes_with_enough_failures() {
     let shown = rig.shown("a");
     assert_eq!((shown.started, shown.ready), (Some(true), false));
     let mut said = Vec::new();
-    for success in [true, false, true, true, false, true, false, false] {
+    for success in [true, false, true, true, false, true, false, false, true, true] {
         rig.probed("a", 0, READINESS, success);
         said.push(rig.cond("Ready") == "True");
         assert_eq!(rig.timer(), (2, vec![probe_of("a", 0, READINESS)]));
     }
-    assert_eq!(said, [false, false, false, true, true, true, true, false]);
+    assert_eq!(said, [false, false, false, true, true, true, true, false, false, true]);
     assert_eq!(rig.records.last().unwrap(), "W a Unhealthy: Readiness probe failed: no luck");
+}
+
+#[test]
+fn a_pods_own_number_is_the_hash_of_its_uid() {
+    let seed = |uid: &str| {
+        let object = pod_with(&["a"], &json!({}), &json!({"uid": uid}));
+        State::new(Arc::new(object)).seed()
+    };
+    // FNV-1a's published values.
+    assert_eq!((seed("a"), seed("foobar")), (0xaf63_dc4c_8601_ec8c, 0x8594_4171_f739_67e8));
 }
 
 #[test]

@@ -80,6 +80,10 @@ fn failures_of_an_image_have_upstreams_words() {
             ["W a InspectFailed: no luck", "W a Failed: Error: ImageInspectError"],
         ),
         (
+            "CreateContainerConfigError",
+            ["W a Failed: no luck", "W a Failed: Error: CreateContainerConfigError"],
+        ),
+        (
             "ErrImageNeverPull",
             ["W a ErrImageNeverPull: no luck", "W a Failed: Error: ErrImageNeverPull"],
         ),
@@ -101,6 +105,9 @@ fn a_failed_start_and_a_failed_set_up_are_told() {
     rig.feed(Event::Observed(Vec::new()));
     rig.feed(Event::SetUp(Err(failure("FailedMount"))));
     assert_eq!(rig.records, ["W - FailedMount: no luck"]);
+    rig.feed(Event::Kill { grace: Duration::ZERO });
+    rig.feed(Event::TornDown(Err(failure("FailedKillPod"))));
+    assert_eq!(rig.records[1..], ["W - FailedKillPod: error killing pod: no luck"]);
 }
 
 #[test]

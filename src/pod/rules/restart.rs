@@ -73,6 +73,7 @@ fn the_back_off_shows_upstreams_text() {
             );
             assert_eq!(rig.brief("a"), text);
             assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "1 Error");
+            assert_eq!(rig.shown("a").restart_count, i32::try_from(attempt).unwrap(), "not yet");
             assert_eq!(rig.phase(), "Running");
             rig.timer();
             assert_eq!(rig.brief("a"), text, "what was waited for, until it runs");

@@ -157,6 +157,51 @@ fn a_set_up_that_was_overtaken_is_void() {
 }
 
 #[test]
+fn each_change_is_told_once() {
+    let changes = |rig: &Rig| rig.records.iter().filter(|told| *told == CHANGED).count();
+    let mut rig = Rig::new(pod(&["a"], "Always"));
+    rig.feed(Event::Observed(Vec::new()));
+    rig.sandbox = 1;
+    assert_eq!(rig.set_up(), [prepare("a")]);
+    assert_eq!(changes(&rig), 0, "nothing was made in an older one");
+    rig.image("a");
+    rig.run("a", 0);
+    rig.feed(dead(1));
+    rig.exit("a", 0, 137);
+    assert_eq!(rig.feed(dead(1)), [], "it is known");
+    rig.sandbox = 2;
+    rig.set_up();
+    rig.feed(dead(2));
+    rig.sandbox = 3;
+    rig.set_up();
+    assert_eq!(changes(&rig), 2);
+    let mut rig = Rig::new(pod(&["a"], "Always"));
+    rig.feed(Event::Observed(vec![running("a", 0)]));
+    rig.set_up();
+    assert_eq!(changes(&rig), 0, "it stands");
+    let mut rig = Rig::new(pod(&["a"], "Always"));
+    rig.feed(dead(0));
+    rig.feed(Event::Observed(vec![Attempt { sandbox: 1, ..exited("a", 0, 1) }]));
+    assert_eq!(changes(&rig), 1);
+    rig.sandbox = 2;
+    rig.set_up();
+    assert_eq!(changes(&rig), 2, "of the other death nobody told");
+}
+
+#[test]
+fn one_that_had_crashed_before_the_change_waits_as_before() {
+    let mut rig = Rig::running(pod(&["a"], "Always"));
+    rig.exit("a", 0, 1);
+    rig.image("a");
+    rig.run("a", 1);
+    assert_eq!(rig.exit("a", 1, 1), []);
+    assert_eq!(rig.feed(dead(0)), [Action::SetUp]);
+    rig.sandbox = 1;
+    assert_eq!(rig.set_up(), []);
+    assert_eq!(rig.timer(), (10, vec![prepare("a")]));
+}
+
+#[test]
 fn a_change_is_a_crash_only_behind_init_containers() {
     // (init containers, exits before it, what follows on the main containers' turn)
     for (inits, exits, wait) in [(&[][..], 1, 0), (&["i"][..], 1, 10), (&["i"][..], 0, 0)] {

@@ -177,6 +177,45 @@ fn an_adopted_container_keeps_the_image_that_its_object_names() {
 }
 
 #[test]
+fn a_pod_that_was_not_looked_at_shows_what_its_object_says_and_its_class() {
+    let status = Rig::new(pod(&["a"], "Always")).status();
+    assert_eq!(
+        (status.phase.as_deref(), status.qos_class.as_deref()),
+        (Some("Pending"), Some("BestEffort"))
+    );
+}
+
+#[test]
+fn what_an_object_says_of_a_container_that_waits_is_old() {
+    let mut rig = Rig::up(pod(&["a"], "Always"));
+    rig.no_image("a", "ErrImagePull");
+    let mut object = pod(&["a"], "Always");
+    object.status = Some(rig.status());
+    let mut rig = Rig::new(object);
+    rig.feed(Event::Observed(Vec::new()));
+    assert_eq!(rig.brief("a"), "waiting ContainerCreating");
+}
+
+#[test]
+fn a_container_shows_as_whom_it_began() {
+    let mut rig = Rig::up(pod(&["a", "b"], "Never"));
+    for (name, groups, shown) in [
+        ("a", vec![], json!({"uid": 5, "gid": 6})),
+        ("b", vec![6, 7], json!({"uid": 5, "gid": 6, "supplementalGroups": [6, 7]})),
+    ] {
+        rig.image(name);
+        rig.feed(Event::Attempt(attempt(name, 0, AttemptState::Starting)));
+        let user = Some(crate::User { uid: 5, gid: 6, groups });
+        let running = AttemptState::Running { started_at: wall(0) };
+        rig.feed(Event::Attempt(Attempt { user, ..attempt(name, 0, running) }));
+        let exited = AttemptState::Exited(exit(0, 0));
+        rig.feed(Event::Attempt(attempt(name, 0, exited)));
+        let user = serde_json::to_value(rig.shown(name).user).unwrap();
+        assert_eq!(user, json!({"linux": shown}), "also when its end comes without");
+    }
+}
+
+#[test]
 fn times_are_rounded_down_to_whole_seconds() {
     for (millis, secs) in [(1_999, 1), (2_000, 2), (-1, -1), (-1_000, -1)] {
         let time = Timestamp::from_millisecond(millis).unwrap();
@@ -236,6 +275,10 @@ fn a_read_only_mount_says_whether_all_below_it_is() {
     ];
     let spec = json!({"containers": [{"name": "a", "image": "a.wasm", "volumeMounts": mounts}]});
     let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));
+    let first = serde_json::to_value(&rig.shown("a").volume_mounts.unwrap()[..2]).unwrap();
+    let plain = json!({"name": "plain", "mountPath": "/plain", "readOnly": true,
+        "recursiveReadOnly": "Disabled"});
+    assert_eq!(first, json!([{"name": "w", "mountPath": "/w"}, plain]));
     let shown = |rig: &Rig| {
         let all = rig.shown("a").volume_mounts.unwrap_or_default().into_iter();
         all.map(|mount| mount.recursive_read_only.unwrap_or_default()).collect::<Vec<_>>()

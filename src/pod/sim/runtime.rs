@@ -63,6 +63,7 @@ impl Process {
             sandbox: self.sandbox,
             id: self.id.to_string(),
             definition: self.definition,
+            user: None,
             state: self.state.clone(),
         }
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use copepod_pod::is_terminal;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::write::Job;
 use crate::cluster::client::{Backoff, retry_after, told};
-use crate::cluster::patch::{is_terminal, status_patch};
+use crate::cluster::patch::status_patch;
 
 /// Marks the API's copy of a pod that comes from elsewhere.
 const MIRROR: &str = "kubernetes.io/config.mirror";

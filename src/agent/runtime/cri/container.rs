@@ -78,21 +78,22 @@ impl Cri {
 
     /// What the container is now, which was just started or is found to have been.
     async fn adopt(&self, listed: Listed) -> Result<Attempt, CriError> {
-        let Looked { state, log, .. } = look(&self.0.client, &listed.id).await?;
-        Ok(self.take(&listed, state, log))
+        let looked = look(&self.0.client, &listed.id).await?;
+        Ok(self.take(&listed, looked))
     }
 
-    fn take(&self, listed: &Listed, state: State, log: PathBuf) -> Attempt {
+    fn take(&self, listed: &Listed, looked: Looked) -> Attempt {
         let attempt = Attempt {
             container: listed.name.clone(),
             attempt: listed.attempt,
             id: format!("{}://{}", self.0.name, listed.id),
             sandbox: 0,
             definition: listed.definition,
+            user: None,
             state: AttemptState::Starting,
         };
         let mut table = self.0.table.lock();
-        let container = Container::new(listed, state, log);
+        let container = Container::new(listed, looked);
         let known = table.attempt(&listed.id, &container, &self.0.name);
         table.set(&listed.id, container);
         drop(table);
@@ -110,7 +111,7 @@ impl Cri {
                 let _ = self.0.remove(&listed.id).await;
                 Err(failure)
             }
-            Ok(Looked { state, log, .. }) => Ok(self.take(&listed, state, log)),
+            Ok(looked) => Ok(self.take(&listed, looked)),
             Err(_) => Err(failure),
         }
     }
@@ -287,12 +288,12 @@ impl Inner {
 
     /// Looks at one container, whose end was just heard of, and tells its worker.
     async fn look_again(&self, id: &str) {
-        let Ok(Looked { state, .. }) = look(&self.client, id).await else {
+        let Ok(looked) = look(&self.client, id).await else {
             return self.wake.notify_one();
         };
         let pod_uid = {
             let mut table = self.table.lock();
-            if !table.advance(id, state) {
+            if !table.advance(id, looked) {
                 return;
             }
             table.containers.get(id).map(|known| known.pod_uid.clone())

@@ -139,9 +139,9 @@ async fn take_news(inner: &Inner, news: Vec<Listed>) -> Result<BTreeSet<String>,
     let mut looks = looks.buffer_unordered(LOOKS);
     let mut changed = BTreeSet::new();
     while let Some((listed, looked)) = looks.next().await {
-        let (state, log) = match looked {
-            None => (State::Created, Default::default()),
-            Some(Ok(Looked { state, log, .. })) => (state, log),
+        let looked = match looked {
+            None => Looked::created(),
+            Some(Ok(looked)) => looked,
             // It went away between the two questions.
             Some(Err(error)) if error.is_not_found() => continue,
             // It cannot be stopped now; the others are looked at all the same, and it the next time.
@@ -154,10 +154,10 @@ async fn take_news(inner: &Inner, news: Vec<Listed>) -> Result<BTreeSet<String>,
         };
         let mut table = inner.table.lock();
         let is_change = match table.containers.get(&listed.id) {
-            Some(_) => table.advance(&listed.id, state),
+            Some(_) => table.advance(&listed.id, looked),
             None => {
-                let is_change = state != State::Created;
-                table.set(&listed.id, Container::new(&listed, state, log));
+                let is_change = looked.state != State::Created;
+                table.set(&listed.id, Container::new(&listed, looked));
                 is_change
             }
         };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use copepod_cri::{ContainerState, ContainerStatus, ContainerStatusRequest, StopContainerRequest};
-use copepod_pod::Exit;
+use copepod_pod::{Exit, User};
 use jiff::Timestamp;
 
 use super::client::{Client, CriError, call, within};
@@ -31,6 +31,15 @@ pub(super) struct Looked {
     pub(super) state: State,
     /// Its log.
     pub(super) log: PathBuf,
+    /// As whom it began, if the runtime tells.
+    pub(super) user: Option<User>,
+}
+
+impl Looked {
+    /// One that was made and of which there is no more to know.
+    pub(super) fn created() -> Self {
+        Self { state: State::Created, log: PathBuf::new(), user: None }
+    }
 }
 
 /// Looks at one container. One that its runtime lost sight of may run still: it is stopped before it
@@ -62,7 +71,13 @@ pub(super) async fn look(client: &Client, id: &str) -> Result<Looked, CriError> 
             message: UNKNOWN_MESSAGE.into(),
         }),
     };
-    Ok(Looked { state, log })
+    let linux = status.user.and_then(|user| user.linux);
+    let user = linux.map(|linux| User {
+        uid: linux.uid,
+        gid: linux.gid,
+        groups: linux.supplemental_groups,
+    });
+    Ok(Looked { state, log, user })
 }
 
 async fn ask(client: &Client, id: &str) -> Result<ContainerStatus, CriError> {

@@ -7,8 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use copepod_cri::{ContainerState, PodSandboxState};
-use copepod_pod::{Attempt, AttemptState, Exit};
+use copepod_pod::{Attempt, AttemptState, Exit, User};
 use jiff::Timestamp;
+
+use super::status::Looked;
 
 /// One sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub(super) struct Container {
     pub(super) state: State,
     /// Its log.
     pub(super) log: PathBuf,
+    /// As whom it began, if the runtime tells.
+    pub(super) user: Option<User>,
     /// When the last stop that is under way kills it.
     pub(super) stopping: Option<Instant>,
     /// The count of changes at its last one.
@@ -111,13 +115,13 @@ impl Inner {
     }
 
     /// A container has gone on; what it was before does not come back.
-    pub(super) fn advance(&mut self, id: &str, state: State) -> bool {
+    pub(super) fn advance(&mut self, id: &str, looked: Looked) -> bool {
         self.changes += 1;
         let changes = self.changes;
         let Some(known) = self.containers.get_mut(id) else { return false };
-        let on = rank(&state) > rank(&known.state);
+        let on = rank(&looked.state) > rank(&known.state);
         if on {
-            (known.state, known.changed) = (state, changes);
+            (known.state, known.user, known.changed) = (looked.state, looked.user, changes);
         }
         on
     }
@@ -203,6 +207,7 @@ impl Inner {
             // One whose sandbox is gone is of none that stands.
             sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
             definition: one.definition,
+            user: one.user.clone(),
             state,
         })
     }
@@ -216,15 +221,16 @@ impl Inner {
 
 impl Container {
     /// A container that was just looked at.
-    pub(super) fn new(listed: &Listed, state: State, log: PathBuf) -> Self {
+    pub(super) fn new(listed: &Listed, looked: Looked) -> Self {
         Self {
             pod_uid: listed.pod_uid.clone(),
             name: listed.name.clone(),
             attempt: listed.attempt,
             sandbox: listed.sandbox.clone(),
             definition: listed.definition,
-            state,
-            log,
+            state: looked.state,
+            log: looked.log,
+            user: looked.user,
             stopping: None,
             changed: 0,
         }

@@ -126,6 +126,7 @@ impl Wasm {
             sandbox,
             id: shown(&id),
             definition,
+            user: None,
             state,
         };
         let socket = self.ledger.socket(&id);

@@ -194,6 +194,7 @@ impl Runtime for Wasm {
             sandbox: container.sandbox,
             id: shown(&spawned.id),
             definition: container.definition,
+            user: None,
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();
