@@ -152,13 +152,25 @@ fn sysctls_are_safe_or_allowed() {
 #[test]
 fn allowed_sysctls_have_a_form_and_a_namespace() {
     let new = |pattern: &str| SysctlAllowList::new((6, 1), &[pattern.to_owned()]);
-    for good in ["net.*", "kernel.shm*", "kernel.msg*", "fs.mqueue.*", "net/ipv4/conf/eth0.1/x"] {
+    for good in [
+        "net.*",
+        "net.a-b.c_d",
+        "net.a_*",
+        "kernel.shm*",
+        "kernel.msg*",
+        "fs.mqueue.*",
+        "net/ipv4/conf/eth0.1/x",
+    ] {
         assert!(new(good).is_ok(), "{good}");
     }
     for unknown in ["kernel.*", "vm.max_map_count", "*", "net*"] {
         assert!(matches!(new(unknown), Err(SysctlError::Unknown(_))), "{unknown}");
     }
-    for none in ["", "net.", "net.*.a", "Net.a", "net..a", "net.a-", &"a".repeat(300)] {
+    let long = "a".repeat(300);
+    for none in [
+        "", "net.", "net.*.a", "Net.a", "net..a", "net.a-", "net.-a", "net._*", "net.a+b",
+        "net.a+*", &long,
+    ] {
         assert!(matches!(new(none), Err(SysctlError::Form(_))), "{none}");
     }
     let text = new("vm.a").unwrap_err().to_string();
@@ -244,8 +256,9 @@ fn room_is_counted_over_the_other_pods() {
         "OutOfhugepages-2Mi",
         "Node didn't have enough resource: hugepages-2Mi, requested: 2097152, used: 0, capacity: 0",
     );
-    // Somebody else's to give, and nothing at all.
+    // Somebody else's to give, and nothing at all, even where there is less than that.
     let foreign = json!({"example.com/licence": "5", "storage": "1Ti", "cpu": "0"});
+    let active = [asking("x", json!({"cpu": "3"}))];
     assert_eq!(refused(&asking("a", foreign), &node(), &active), None);
 }
 
@@ -268,12 +281,18 @@ fn pods_are_counted_and_the_pod_itself_is_not() {
 
 #[test]
 fn host_ports_are_one_pods() {
-    let with = |name: &str, port: Value| {
-        pod(name, json!({"containers": [{"name": "c", "ports": [port]}]}))
+    let with = |name: &str, ports: Value| {
+        pod(name, json!({"containers": [{"name": "c", "ports": ports}]}))
     };
     let taken = [
-        with("x", json!({"containerPort": 1, "hostPort": 80})),
-        with("y", json!({"containerPort": 1, "hostPort": 81, "hostIP": "10.0.0.1"})),
+        with("x", json!([{"containerPort": 1, "hostPort": 80}])),
+        with(
+            "y",
+            json!([
+                {"containerPort": 1, "hostPort": 81, "hostIP": "10.0.0.1"},
+                {"containerPort": 1, "hostPort": 0},
+            ]),
+        ),
     ];
     for (port, is_free) in [
         (json!({"containerPort": 80}), true),
@@ -287,7 +306,7 @@ fn host_ports_are_one_pods() {
         (json!({"containerPort": 1, "hostPort": 81, "hostIP": "0.0.0.0"}), false),
         (json!({"containerPort": 1, "hostPort": 81, "hostIP": ""}), false),
     ] {
-        let why = refused(&with("a", port.clone()), &node(), &taken);
+        let why = refused(&with("a", json!([port])), &node(), &taken);
         assert_eq!(why.is_none(), is_free, "{port}");
         if let Some(why) = why {
             let text = "Predicate NodePorts failed: node(s) didn't have free ports for the \
@@ -356,8 +375,21 @@ fn apparmor_is_enforced_or_refused() {
     old.metadata.annotations = Some([(key.clone(), "runtime/default".to_owned())].into());
     assert!(refused(&old, &node(), &[]).is_some());
     assert_taken(&old, &enforcing);
-    old.metadata.annotations = Some([(key, "unconfined".to_owned())].into());
+    old.metadata.annotations = Some([(key.clone(), "unconfined".to_owned())].into());
     assert_taken(&old, &node());
+    // A container's own comes first, and an annotation that names one is its own.
+    let blank = json!({"type": "Localhost", "localhostProfile": ""});
+    for (annotation, is_named) in [
+        ("runtime/default", true),
+        ("unconfined", true),
+        ("localhost/p", true),
+        ("localhost/ ", false),
+        ("none", false),
+    ] {
+        let mut old = with(blank.clone());
+        old.metadata.annotations = Some([(key.clone(), annotation.to_owned())].into());
+        assert_eq!(refused(&old, &enforcing, &[]).is_none(), is_named, "{annotation}");
+    }
     // It runs already.
     let phase = Some("Running".into());
     let running = Pod { status: Some(PodStatus { phase, ..PodStatus::default() }), ..default };

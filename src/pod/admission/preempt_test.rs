@@ -56,6 +56,14 @@ fn the_fewest_go_and_of_these_the_smallest() {
     assert_preempts(&critical(100, 10), &all, &["a"]);
     assert_preempts(&critical(900, 10), &all, &["c", "b", "a"]);
     assert_preempts(&critical(600, 10), &all, &["c", "a"]);
+    let all = [burstable("c", 500, 10), burstable("b", 250, 10), burstable("a", 250, 10)];
+    assert_preempts(&critical(100, 10), &all, &["a"]);
+}
+
+#[test]
+fn each_resource_that_is_short_weighs_the_same() {
+    let all = [guaranteed("g", 800, 814), burstable("a", 0, 100), burstable("b", 100, 10)];
+    assert_preempts(&critical(200, 200), &all, &["b", "a"]);
 }
 
 #[test]
@@ -112,6 +120,9 @@ fn features_are_needed_by_name() {
          RestartAllContainersOnContainerExits, UserNamespacesHostNetworkSupport"
     );
     let features = ["RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
+    let mut none = (*burstable("n", 1, 1)).clone();
+    none.spec.as_mut().unwrap().host_network = Some(true);
+    assert!(admit(&none, &node(), &[]).is_ok());
     let able = NodeFacts { features: features.map(str::to_owned).into(), ..node() };
     assert!(admit(&needs, &able, &[]).is_ok());
 }
