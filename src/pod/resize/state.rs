@@ -232,7 +232,7 @@ impl State {
 }
 
 impl Resizing {
-    /// Shows that a resize is under way. Reason and message stay where none are given, and the
+    /// Shows that a resize is under way. Reason and message stay where no reason is given, and the
     /// generation in any case. Gives whether that says anything new, and the generation.
     fn show_progress(
         &mut self,
@@ -243,7 +243,7 @@ impl Resizing {
     ) -> (bool, Option<i64>) {
         let before = self.in_progress.take();
         let new = match &before {
-            Some(old) if reason.is_empty() && message.is_empty() => old.clone(),
+            Some(old) if reason.is_empty() => old.clone(),
             Some(old) => Shown {
                 reason: reason.to_owned(),
                 message: message.to_owned(),

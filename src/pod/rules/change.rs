@@ -206,6 +206,17 @@ fn messages_share_what_a_pod_may_say() {
 }
 
 #[test]
+fn what_is_on_its_way_down_is_asked_for_no_liveness() {
+    let probe = json!({"tcpSocket": {"port": 1}, "periodSeconds": 1});
+    let container = |image: &str| json!({"name": "a", "image": image, "livenessProbe": probe, "readinessProbe": probe});
+    let of = |image: &str| pod_with(&[], &json!({"containers": [container(image)]}), &json!({}));
+    let mut rig = Rig::running(of("a.wasm"));
+    rig.probed("a", 0, ProbeKind::Readiness, true);
+    assert_eq!(rig.feed(Event::Desired(Arc::new(of("b.wasm")))), [stop("a", 0, 30)]);
+    assert_eq!(rig.timer(), (1, vec![probe_of("a", 0, ProbeKind::Readiness)]));
+}
+
+#[test]
 fn an_object_brings_no_main_container_that_it_had_not_at_first() {
     let mut rig = Rig::running(pod(&["a"], "Always"));
     assert_eq!(rig.feed(Event::Desired(Arc::new(pod(&["a", "b"], "Always")))), []);

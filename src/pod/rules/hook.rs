@@ -35,6 +35,14 @@ fn until_its_post_start_hook_is_done_a_container_has_not_started() {
 }
 
 #[test]
+fn a_post_start_hook_that_sleeps_no_time_is_none() {
+    let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": {"sleep": {"seconds": 0}}})));
+    rig.image("a");
+    rig.run("a", 0);
+    assert_eq!((rig.brief("a").as_str(), rig.state.wake_at()), ("running", None));
+}
+
+#[test]
 fn a_failed_post_start_hook_stops_its_container() {
     let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": exec()})));
     rig.image("a");
@@ -171,14 +179,33 @@ fn a_hook_that_nobody_asked_for_has_not_failed() {
     assert_eq!(rig.records, [""; 0]);
 }
 
+/// Rules by which an exit with 7 has the whole pod begin anew.
+fn anew() -> Value {
+    json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}])
+}
+
+#[test]
+fn a_pod_that_an_earlier_agent_began_anew_is_gone_on_with() {
+    // (when the other one began that runs, whether that was before the end at 10 s)
+    for (began, is_past) in [(9, true), (10, true), (11, false)] {
+        let spec = json!({"containers": [
+            {"name": "a", "restartPolicyRules": anew()}, {"name": "b"},
+        ]});
+        let mut rig = Rig::new(pod_with(&[], &spec, &json!({})));
+        let ended = attempt("a", 0, AttemptState::Exited(exit(7, 10)));
+        let other = attempt("b", 3, AttemptState::Running { started_at: wall(began) });
+        let mut expected = vec![Action::SetUp];
+        expected.extend(is_past.then(|| stop("b", 3, 2)));
+        assert_eq!(rig.feed(Event::Observed(vec![ended, other])), expected, "{began}");
+    }
+}
+
 #[test]
 fn a_rule_may_have_the_whole_pod_begin_anew() {
-    let rules =
-        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]);
     let spec = json!({
         "initContainers": [{"name": "i"}],
         "containers": [
-            {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "b"},
+            {"name": "a", "restartPolicy": "Never", "restartPolicyRules": anew()}, {"name": "b"},
         ],
     });
     let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));

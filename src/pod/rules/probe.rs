@@ -114,10 +114,10 @@ fn one_that_is_stopped_again_and_again_waits_longer_each_time() {
         rig.probed("a", number, LIVENESS, false);
         let begin = rig.now.mono;
         let mut actions = rig.exit("a", number, 143);
-        while actions.is_empty() {
+        if actions.is_empty() {
             actions = rig.timer().1;
         }
-        assert_eq!(actions, [prepare("a")]);
+        assert_eq!(actions, [prepare("a")], "woken once at the most");
         waits.push((rig.now.mono - begin).as_secs());
     }
     assert_eq!(waits, [0, 0, 10, 20, 40, 80], "upstream looks for an end before this one");

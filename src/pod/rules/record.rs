@@ -131,6 +131,8 @@ fn an_image_changed_in_the_spec_restarts_its_container() {
     assert_eq!(rig.records, told);
     assert_eq!(rig.feed(Event::Desired(Arc::new(new))), [], "once");
     assert_eq!(rig.exit("b", 0, 143), [prepare("b")]);
+    assert_eq!(rig.image("b"), [start("b", 1)]);
+    assert_eq!(rig.feed(Event::Attempt(attempt("b", 1, AttemptState::Starting))), []);
 }
 
 #[test]

@@ -68,6 +68,49 @@ fn what_is_allocated_is_brought_to_those_that_have_other_resources() {
 }
 
 #[test]
+fn a_container_shows_the_cpu_that_it_has_if_the_kernel_can_tell() {
+    let cpu = |rig: &Rig| {
+        let shown = rig.shown("a").resources.unwrap();
+        [shown.limits, shown.requests].map(|list| list.unwrap()["cpu"].0.clone())
+    };
+    for (had, wanted, before) in [
+        (100, 200, ["100m", "100m"]),
+        (5, 11, ["5m", "5m"]),
+        (5, 10, ["10m", "5m"]),
+        (1, 2, ["2m", "2m"]),
+    ] {
+        let mut rig = Rig::running(plain(3, (had, 64), (100, 64)));
+        assert_eq!(rig.feed(allocated(plain(4, (wanted, 64), (100, 64)))), [resize(&["a"])]);
+        assert_eq!(cpu(&rig), before, "from {had} to {wanted}");
+        rig.feed(Event::Resized(Ok(())));
+        assert_eq!(cpu(&rig), [format!("{wanted}m"), format!("{wanted}m")]);
+    }
+}
+
+#[test]
+fn a_pod_shows_what_it_asks_for_and_from_when_it_runs_what_it_has() {
+    let whole = |rig: &Rig| serde_json::to_value(rig.status().resources).unwrap();
+    let sum = |milli: &str| {
+        let all = json!({"cpu": milli, "memory": "128Mi"});
+        json!({"requests": all, "limits": all})
+    };
+    assert_eq!(whole(&Rig::up(plain(3, (100, 64), (100, 64)))), sum("200m"));
+    let mut rig = Rig::running(plain(3, (100, 64), (100, 64)));
+    rig.feed(allocated(plain(4, (200, 64), (100, 64))));
+    assert_eq!(whole(&rig), sum("200m"));
+    rig.feed(Event::Resized(Ok(())));
+    assert_eq!(whole(&rig), sum("300m"));
+    let requests = json!({"cpu": "1m", "ephemeral-storage": "1Gi"});
+    let limits = json!({"cpu": "10m"});
+    let resources = json!({"requests": requests, "limits": limits});
+    let spec = json!({"containers": [{"name": "a", "resources": resources}]});
+    let object = pod_with(&[], &spec, &json!({}));
+    assert_eq!(whole(&Rig::up(object.clone())), resources);
+    assert_eq!(whole(&Rig::running(object)), json!({}), "no more than the kernel can tell");
+    assert_eq!(whole(&Rig::up(pod(&["a"], "Always"))), json!({}));
+}
+
+#[test]
 fn one_resize_at_a_time_and_the_last_wish_counts() {
     let mut rig = Rig::running(plain(3, (100, 64), (100, 64)));
     assert_eq!(rig.feed(allocated(plain(4, (200, 64), (100, 64)))), [resize(&["a"])]);
@@ -78,6 +121,38 @@ fn one_resize_at_a_time_and_the_last_wish_counts() {
     assert_eq!(rig.feed(Event::Resized(Ok(()))), []);
     assert!(!has(&rig, "PodResizeInProgress"));
     assert_eq!(rig.feed(Event::Resized(Ok(()))), [], "an answer that nobody waits for");
+}
+
+#[test]
+fn a_resize_that_is_taken_back_on_its_way_is_not_done() {
+    let mut rig = Rig::running(plain(3, (100, 64), (100, 64)));
+    assert_eq!(rig.feed(allocated(plain(4, (200, 64), (100, 64)))), [resize(&["a"])]);
+    rig.records.clear();
+    assert_eq!(rig.feed(allocated(plain(5, (100, 64), (100, 64)))), []);
+    assert_eq!(reasons(&mut rig), ["N - ResizeStarted"]);
+    assert!(has(&rig, "PodResizeInProgress"));
+    assert_eq!(rig.feed(Event::Resized(Ok(()))), [resize(&["a"])], "back again");
+    rig.feed(Event::Resized(Ok(())));
+    assert_eq!(reasons(&mut rig), ["N - ResizeCompleted"]);
+}
+
+#[test]
+fn what_an_earlier_agent_began_is_done_when_the_pod_is_set_up() {
+    let mut object = plain(4, (100, 64), (100, 64));
+    let shown = json!({"type": "PodResizeInProgress", "status": "True", "observedGeneration": 4,
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let ready = json!({"type": "Ready", "status": "True",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    object.status = serde_json::from_value(json!({"conditions": [ready, shown]})).unwrap();
+    let mut rig = Rig::new(object);
+    let running = |name| attempt(name, 0, AttemptState::Running { started_at: wall(-9) });
+    rig.feed(Event::Observed(vec![running("a"), running("b")]));
+    assert!(has(&rig, "PodResizeInProgress"), "nobody knows yet");
+    assert!(!has(&rig, "PodResizePending"));
+    assert_eq!(reasons(&mut rig), [""; 0]);
+    rig.set_up();
+    assert!(!has(&rig, "PodResizeInProgress"));
+    assert_eq!(reasons(&mut rig), ["N - ResizeCompleted"]);
 }
 
 #[test]
