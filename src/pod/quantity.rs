@@ -17,8 +17,6 @@ const NANO: i128 = 1_000_000_000;
 const MAX: i128 = i64::MAX as i128;
 /// Decimals of up to so many digits are kept beyond [`MAX`] (upstream's `maxInt64Factors`): `12E`.
 const EXACT_DIGITS: usize = 18;
-/// Decimal digits that fit a `u128`.
-const U128_DIGITS: usize = 38;
 
 /// Why a text is no quantity; the texts are upstream's.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -79,7 +77,7 @@ impl Quantity {
             Factor::Ten(exponent, format) => (decimal(whole, fraction, exponent), format),
             Factor::Two(shift) => (binary(whole, fraction, shift), Format::Binary),
         };
-        if format == Format::Binary && magnitude < NANO && magnitude > 0 {
+        if format == Format::Binary && magnitude < NANO {
             format = Format::Decimal;
         }
         Ok(Self { nano: if negative { -magnitude } else { magnitude }, format })
@@ -144,7 +142,7 @@ impl Quantity {
 
     fn rounded(&self, unit: i128) -> i64 {
         let units = div_away(self.nano, unit);
-        i64::try_from(units).unwrap_or(if units < 0 { i64::MIN } else { i64::MAX })
+        i64::try_from(units).unwrap_or(if self.is_negative() { i64::MIN } else { i64::MAX })
     }
 }
 
@@ -293,12 +291,8 @@ fn binary(whole: &str, fraction: &str, shift: u32) -> i128 {
 
 /// A row of decimal digits as a number, at most `cap`; none is zero.
 fn parse_capped(digits: &str, cap: i128) -> i128 {
-    let digits = digits.trim_start_matches('0');
     if digits.is_empty() {
         return 0;
-    }
-    if digits.len() > U128_DIGITS {
-        return cap;
     }
     digits.parse().unwrap_or(cap).min(cap)
 }

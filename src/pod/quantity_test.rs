@@ -55,13 +55,22 @@ fn upstream_vectors_in_canonical_form() {
         ("9Ei", "9223372036854775807"),
         ("9223372036854775807Ki", "9223372036854775807"),
         ("99999999999999999999999999999999999999999999", "9223372036854775807"),
+        ("1e40", "9223372036854775807"),
         ("12E", "12E"),
+        ("1000E", "1000E"),
+        ("9.99999999999999999E", "9999999999999999990"),
+        ("9.999999999999999999E", "9223372036854775807"),
         // Fractions of binary units.
         ("100.035Ki", "102435840m"),
         ("0.5Mi", "512Ki"),
         ("0.05Gi", "53687091200m"),
         ("0.000000000001Ki", "2n"),
         ("0.5Ki", "512"),
+        ("1.0000000000000000000Ki", "1Ki"),
+        ("0.0000000000000000001Ki", "1n"),
+        ("0.0000000000000000011Ki", "1n"),
+        ("0.5000000000000000001Ki", "512000000001n"),
+        ("0.9765625Ki", "1k"),
         // "Things written by trolls".
         (".001", "1m"),
         (".0001k", "100m"),
@@ -137,6 +146,11 @@ fn order_and_sums_are_by_value() {
     // TestQuantityAddZeroPreservesSuffix
     assert_eq!(read("0").plus(read("1Gi")).to_string(), "1Gi");
     assert_eq!(read("1Gi").plus(read("0")).to_string(), "1Gi");
+    // Less than one is written as a decimal, whatever its suffix was.
+    assert_eq!(read("0.00048828125Ki").plus(read("1023.5")).to_string(), "1024");
+    assert_eq!(read("0.0009765625Ki").plus(read("1023")).to_string(), "1Ki");
+    let is_negative = ["-1n", "0", "1n"].map(|text| read(text).is_negative());
+    assert_eq!(is_negative, [true, false, false]);
 }
 
 proptest! {
