@@ -244,6 +244,11 @@ mod tests {
             assert_eq!(field(&pod(), &selector(path), &facts()).as_deref(), Ok(expected), "{path}");
         }
         assert_eq!(field(&pod(), &selector("status.podIP"), &Facts::default()).as_deref(), Ok(""));
+        for (bound, expected) in [("elsewhere", "elsewhere"), ("", "node")] {
+            let mut pod = pod();
+            pod.spec.as_mut().unwrap().node_name = Some(bound.to_owned());
+            assert_eq!(field(&pod, &selector("spec.nodeName"), &facts()).as_deref(), Ok(expected));
+        }
         for (path, error) in [
             ("status.phase", "unsupported fieldPath: status.phase"),
             ("metadata.nom", "field label not supported: metadata.nom"),

@@ -239,6 +239,16 @@ fn a_bomb_of_variables_or_arguments_is_an_error() {
     }
 }
 
+#[test]
+fn the_bound_is_of_what_is_left_in_the_end() {
+    let of = |bytes: usize| json!({"name": "V", "value": "x".repeat(bytes)});
+    // A name of a byte.
+    let most = MAX_EXPANDED_BYTES - 1;
+    let env = json!([of(most), of(most), of(0), of(most)]);
+    assert_eq!(run(json!({"name": "c", "env": env})).unwrap()[0].1.len(), most);
+    assert!(run(json!({"name": "c", "env": [of(most + 1)]})).is_err());
+}
+
 proptest! {
     /// No panic, no name twice, and never more than the bound.
     #[test]

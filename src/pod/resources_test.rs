@@ -280,6 +280,12 @@ fn oom_scores() {
     assert_scores(critical("system-cluster-critical", 2_000_000_000), 1, &[("a", 1000)]);
     assert_scores(critical("system-node-critical", 2_000_001_000), 1, &[("a", -997)]);
     assert_scores(critical("system-node-critical", 0), 1, &[("a", 1000)]);
+    for (key, value) in [(crate::SOURCE_ANNOTATION, "file"), (MIRROR_ANNOTATION, "hash")] {
+        let mut of_file = pod(critical("system-node-critical", 0));
+        of_file.metadata.annotations = Some([(key.to_owned(), value.to_owned())].into());
+        let container = of_file.spec.clone().unwrap().containers.remove(0);
+        assert_eq!(oom_score_adj(&of_file, &container, 1), -997, "{key}");
+    }
 }
 
 #[test]
@@ -287,9 +293,9 @@ fn oom_scores_of_sidecars_are_no_worse_than_the_smallest_mains() {
     const ALL: u64 = 8_000_000_000;
     let main = || memory("main", ALL / 8, 1000 + ALL / 8);
     for (request, score) in [(ALL / 8, 875), (ALL / 20, 875), (ALL / 2, 500)] {
-        let init = [memory("init", ALL / 8, 1000 + ALL / 8), side(memory("side", request, ALL))];
+        let init = [memory("init", ALL / 20, 1000 + ALL / 8), side(memory("side", request, ALL))];
         let spec = json!({"containers": [main()], "initContainers": init});
-        assert_scores(spec, ALL, &[("init", 875), ("side", score), ("main", 875)]);
+        assert_scores(spec, ALL, &[("init", 950), ("side", score), ("main", 875)]);
     }
 }
 
