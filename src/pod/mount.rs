@@ -112,6 +112,8 @@ mod tests {
         let huge = [("BIG".to_owned(), "x".repeat(1 << 20))];
         let found = sub_path(&mount("", &"$(BIG)".repeat(1000)), &huge);
         assert_eq!(found, Err(SubPathError::TooLong("/m".to_owned())));
+        let most = sub_path(&mount("", "$(BIG)$(BIG)"), &huge).map(Option::unwrap);
+        assert_eq!(most.map(|path| path.len()), Ok(MAX_EXPANDED_BYTES));
     }
 
     proptest! {

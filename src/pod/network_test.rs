@@ -53,6 +53,8 @@ fn names_below_the_clusters_domain() {
         pod
     };
     assert_eq!(check_hostname(&long(json!({"subdomain": "s"})), &facts), Ok(()));
+    let most = json!({"subdomain": "su", "setHostnameAsFQDN": true});
+    assert_eq!(check_hostname(&long(most), &facts), Ok(()), "64 characters");
     let full = json!({"subdomain": "sub", "setHostnameAsFQDN": true});
     let error = check_hostname(&long(full), &facts).expect_err("is too long");
     let fqdn = format!("{}.sub.ns.svc.cluster.local", "x".repeat(40));
@@ -65,6 +67,8 @@ fn names_below_the_clusters_domain() {
     );
     let own = json!({"hostnameOverride": "y".repeat(64), "hostNetwork": true});
     assert_eq!(hostname(&pod(own), &facts), "y".repeat(63));
+    let most = json!({"hostnameOverride": "y".repeat(63), "hostNetwork": true});
+    assert_eq!(hostname(&pod(most), &facts), "y".repeat(63));
 }
 
 #[test]
@@ -163,6 +167,11 @@ fn a_nodes_resolver_is_parsed_as_upstream_does() {
     let many: Vec<String> = (0..30).map(|i| format!("s{i}")).collect();
     let many = format!("search {}", many.join(" "));
     assert_eq!(limits(&many, ""), None);
+    let row = |count: usize, bytes: usize| vec!["x".repeat(bytes); count].join(" ");
+    // As much as there may be of each.
+    for most in [row(29, 1), row(1, 253), format!("{} {}", row(8, 227), row(1, 224))] {
+        assert_eq!(limits(&format!("search {most}"), "cluster.local"), None, "{most}");
+    }
     for (of_host, message) in [
         (many, "Resolv.conf file '/r' contains search line consisting of more than 29 domains!"),
         (
@@ -170,7 +179,7 @@ fn a_nodes_resolver_is_parsed_as_upstream_does() {
             "Resolv.conf file \"/r\" contains a search path which length is more than allowed 253 chars!",
         ),
         (
-            format!("search {}", vec!["x".repeat(250); 9].join(" ")),
+            format!("search {} {}", row(8, 227), row(1, 225)),
             "Resolv.conf file '/r' contains search line which length is more than allowed 2048 chars!",
         ),
     ] {
@@ -186,6 +195,8 @@ fn what_is_too_much_is_left_out_and_said() {
         assert!(warnings.iter().all(|warning| warning.reason == "DNSConfigForming"));
         (text, warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>())
     };
+    let (_, warnings) = resolve(json!({"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3"]}));
+    assert_eq!(warnings, [""; 0]);
     let (text, warnings) =
         resolve(json!({"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"]}));
     assert_eq!(text, "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\n");

@@ -40,6 +40,7 @@ fn attempt(container: &str, attempt: u32, state: AttemptState) -> Event {
         sandbox: 0,
         id,
         definition: None,
+        user: None,
         state,
     })
 }
