@@ -224,4 +224,13 @@ fn what_is_too_much_is_left_out_and_said() {
     let exact: Vec<&str> = exact.split(' ').collect();
     let (_, warnings) = resolve(json!({"searches": exact}));
     assert_eq!(warnings, [""; 0]);
+    // 2048 characters with the spaces between, and some more.
+    let mut all: Vec<String> = (0..9).map(|i| format!("{i}{}", "x".repeat(226))).collect();
+    all[8].truncate(224);
+    let most = format!("search {}\n", all.join(" "));
+    let (text, warnings) = resolve(json!({"searches": all}));
+    assert_eq!((text, warnings.len()), (most.clone(), 0));
+    all.push("zz".to_owned());
+    let (text, warnings) = resolve(json!({"searches": all}));
+    assert_eq!((text, warnings.len()), (most, 1));
 }
