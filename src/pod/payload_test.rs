@@ -191,6 +191,11 @@ fn paths_that_are_no_place_for_a_file() {
         let found = shown(json!({"configMap": {"name": "map", "items": items}}));
         assert_eq!(found, format!("error: {error}"));
     }
+    for most in ["x".repeat(255), "x/".repeat(2048)] {
+        let items = json!([{"key": "a", "path": most}]);
+        let found = run(json!({"configMap": {"name": "map", "items": items}}));
+        assert_eq!(found.unwrap().map(|files| files.len()), Some(1));
+    }
     for long in ["x".repeat(256), "x/".repeat(2049)] {
         let items = json!([{"key": "a", "path": long}]);
         let found = run(json!({"configMap": {"name": "map", "items": items}}));

@@ -208,6 +208,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
     use super::*;
 
     #[test]
@@ -253,9 +255,11 @@ mod tests {
 
         let mut objects = Objects::default();
         assert_eq!(missing_pull_secrets(&pod, &objects), ["pull", "s1"]);
-        objects.secrets.insert("s1".to_owned(), Arc::new(Secret::default()));
+        let meta = ObjectMeta { name: Some("s1".to_owned()), ..ObjectMeta::default() };
+        let secret = Arc::new(Secret { metadata: meta, ..Secret::default() });
+        objects.secrets.insert("s1".to_owned(), Arc::clone(&secret));
         assert_eq!(missing_pull_secrets(&pod, &objects), ["pull"]);
-        assert_eq!(pull_secrets(&pod, &objects).len(), 1);
+        assert_eq!(pull_secrets(&pod, &objects), [secret]);
     }
 
     #[test]
