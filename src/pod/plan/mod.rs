@@ -155,7 +155,7 @@ impl Pass {
         self.stop_unfit(state);
         let generation = state.generation();
         let (pod, turn) = (Arc::clone(&state.pod), state.current_init());
-        let is_held = state.resize.is_doing();
+        let is_held = state.resize.is_doing() || state.is_stopping_for_resize();
         if state.set_up.done.is_none() || state.has_old() || is_to_begin_anew || is_held {
             return;
         }

@@ -43,13 +43,10 @@ pub(crate) fn wanted_actuation(
         state.resize.restarting.insert(container.name.clone());
     }
     let wanted_pod = Actuated::of_pod(&state.pod);
-    let is_ending = |container: &Container| {
-        state.resize.restarting.contains(&container.name) && container.is_busy()
-    };
     let attempts: Vec<_> = open.into_iter().filter(|one| !one.restart).collect();
     let pod_differs = state.resize.pod.is_some_and(|pod| pod != wanted_pod);
     if attempts.is_empty() && !pod_differs
-        || state.containers.iter().any(is_ending)
+        || state.is_stopping_for_resize()
         || state.resize.work.waits(now, wake)
     {
         return None;
@@ -110,6 +107,16 @@ impl State {
             || self.resize.pod.is_some_and(|pod| pod != wanted_pod())
             || !self.resize.restarting.is_empty()
             || !open(self).is_empty()
+    }
+
+    /// Whether a container has still to end that is stopped for its resources. Nothing else is resized
+    /// before that, and nothing is started: it would be in the pod's group as that was, which may be
+    /// too small for it.
+    pub(crate) fn is_stopping_for_resize(&self) -> bool {
+        let is_ending = |container: &Container| {
+            self.resize.restarting.contains(&container.name) && container.is_busy()
+        };
+        self.containers.iter().any(is_ending)
     }
 
     /// Whether what the pod has is known: before its set-up it may be anything.

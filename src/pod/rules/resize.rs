@@ -236,6 +236,18 @@ fn a_container_that_asks_for_it_is_restarted_before_anything_else_is_resized() {
 }
 
 #[test]
+fn who_is_restarted_first_waits_for_the_others_and_for_the_pods_group() {
+    let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    let sized = |generation, a, b| sized(generation, a, b, policy.clone());
+    let mut rig = Rig::running(sized(3, (100, 64), (100, 64)));
+    let done = rig.feed(allocated(sized(4, (100, 128), (100, 128))));
+    assert_eq!(done, [stop("a", 0, 30), stop("b", 0, 30)]);
+    assert_eq!(rig.exit("a", 0, 137), [], "b ends yet");
+    assert_eq!(rig.exit("b", 0, 137), [resize(&[])]);
+    assert_eq!(rig.feed(Event::Resized(Ok(()))), [prepare("a"), prepare("b")]);
+}
+
+#[test]
 fn a_later_agent_goes_on_with_what_was_not_done() {
     let had = |milli: i64, mebi: i64| Actuated {
         cpu_request: milli,
