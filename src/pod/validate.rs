@@ -216,6 +216,9 @@ impl Errors {
 }
 
 #[cfg(test)]
+#[path = "validate/edge_test.rs"]
+mod edge_tests;
+#[cfg(test)]
 #[path = "validate/source_test.rs"]
 pub(crate) mod source_tests;
 
