@@ -85,6 +85,11 @@ fn an_older_attempt_that_is_listed_is_not_the_one_that_ran() {
     rig.run("a", 1);
     rig.feed(Event::Observed(vec![exited("a", 0, 1)]));
     assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "137 ContainerStatusUnknown");
+    // Nor is another process of its number.
+    let mut rig = Rig::running(pod(&["a"], "Never"));
+    let other = Attempt { id: "ff".to_owned(), ..exited("a", 0, 0) };
+    assert_eq!(rig.feed(Event::Observed(vec![other])), [Action::TearDown]);
+    assert_eq!(rig.brief("a"), "137 ContainerStatusUnknown");
 }
 
 #[test]

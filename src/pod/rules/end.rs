@@ -120,12 +120,12 @@ fn tear_down_waits_for_the_set_up_and_is_tried_again() {
 
 #[test]
 fn a_pod_deleted_before_anything_started_is_failed() {
-    let mut rig = Rig::up(pod_inits(&["i", "j"], &["a"], "Always"));
+    let mut rig = Rig::up(pod_inits(&["i", "j", "k"], &["a"], "Always"));
     assert_eq!(rig.feed(deleted(pod(&["a"], "Always"), None)), [Action::TearDown]);
     assert_eq!(rig.phase(), "Failed");
-    let shown = ["i", "j", "a"].map(|name| rig.brief(name));
+    let shown = ["i", "j", "k", "a"].map(|name| rig.brief(name));
     let waiting = "waiting PodInitializing";
-    assert_eq!(shown, ["137 ContainerStatusUnknown", waiting, waiting]);
+    assert_eq!(shown, ["137 ContainerStatusUnknown", waiting, waiting, waiting]);
     let message = rig.shown("i").state.unwrap().terminated.unwrap().message.unwrap();
     assert_eq!(message, "The container could not be located when the pod was terminated");
     assert_eq!(rig.image("i"), [], "a late image starts nothing");
