@@ -232,8 +232,8 @@ impl State {
 }
 
 impl Resizing {
-    /// Shows that a resize is under way. Reason and message stay where no reason is given, and the
-    /// generation in any case. Gives whether that says anything new, and the generation.
+    /// Shows that a resize is under way, and what is in its way, if anything is. The generation stays
+    /// that of its beginning. Gives whether that says anything new, and the generation.
     fn show_progress(
         &mut self,
         reason: &str,
@@ -242,22 +242,13 @@ impl Resizing {
         wall: Timestamp,
     ) -> (bool, Option<i64>) {
         let before = self.in_progress.take();
-        let new = match &before {
-            Some(old) if reason.is_empty() => old.clone(),
-            Some(old) => Shown {
-                reason: reason.to_owned(),
-                message: message.to_owned(),
-                generation: old.generation,
-                since: if old.reason == reason { old.since } else { wall },
-                changed: wall,
-            },
-            None => Shown {
-                reason: reason.to_owned(),
-                message: message.to_owned(),
-                generation,
-                since: wall,
-                changed: wall,
-            },
+        let same = before.as_ref().filter(|old| old.reason == reason);
+        let new = Shown {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            generation: before.as_ref().map_or(generation, |old| old.generation),
+            since: same.map_or(wall, |old| old.since),
+            changed: wall,
         };
         let said = |shown: &Shown| (shown.reason.clone(), shown.message.clone());
         let is_new = before.as_ref().map(said) != Some(said(&new));
