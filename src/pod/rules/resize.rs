@@ -161,12 +161,22 @@ fn a_resize_that_fails_is_told_once_and_tried_again() {
     rig.records.clear();
     rig.feed(allocated(plain(4, (100, 16), (100, 64))));
     let refused = || Event::Resized(Err("cannot decrease memory limits: no".to_owned()));
+    let since = |rig: &Rig| {
+        rig.condition("PodResizeInProgress").last_transition_time.unwrap().0.as_second()
+    };
+    let begun = since(&rig);
+    rig.pass(5);
     assert_eq!(rig.feed(refused()), []);
+    assert_eq!(since(&rig), begun + 5, "another reason");
     assert_eq!(rig.cond("PodResizeInProgress"), "True Error cannot decrease memory limits: no");
     assert_eq!(reasons(&mut rig), ["N - ResizeStarted", "W - ResizeError"]);
     let (wait, done) = rig.timer();
     assert_eq!((wait, done), (1, vec![resize(&["a"])]));
     rig.feed(refused());
+    assert_eq!(since(&rig), begun + 5);
+    let shown = rig.condition("PodResizeInProgress");
+    assert_eq!(shown.observed_generation, Some(4), "of when it began");
+    assert_eq!(shown.last_probe_time.unwrap().0.as_second(), begun + 6);
     assert_eq!(reasons(&mut rig), [""; 0]);
     // Taken back: nothing is to be done.
     assert_eq!(rig.feed(allocated(plain(5, (100, 64), (100, 64)))), []);
