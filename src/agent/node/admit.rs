@@ -103,17 +103,6 @@ impl Admission {
     }
 }
 
-/// The pods in the order in which they are admitted: those that are here already (`is_here`), so that
-/// none takes their room, then as they were made, as upstream: of two that do not both fit, the older
-/// stays.
-pub(super) fn in_turn(mut pods: Vec<Arc<Pod>>, is_here: impl Fn(&str) -> bool) -> Vec<Arc<Pod>> {
-    pods.sort_by_cached_key(|pod| {
-        let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (!is_here(pod.metadata.uid.as_deref().unwrap_or_default()), made)
-    });
-    pods
-}
-
 /// `6.18.2-amd64` is 6.18; what cannot be read is older than any.
 fn kernel_version(release: &str) -> KernelVersion {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
@@ -169,22 +158,5 @@ mod tests {
         {
             assert_eq!(kernel_version(release), version, "{release}");
         }
-    }
-
-    #[test]
-    fn who_is_here_comes_first_and_then_the_older() {
-        let pod = |uid: &str, made: &str| {
-            let meta = json!({"uid": uid, "creationTimestamp": made});
-            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": meta})).expect("a pod"))
-        };
-        let pods = vec![
-            pod("late", "2026-01-03T00:00:00Z"),
-            pod("early", "2026-01-01T00:00:00Z"),
-            pod("here-late", "2026-01-04T00:00:00Z"),
-            pod("here", "2026-01-02T00:00:00Z"),
-        ];
-        let turn = in_turn(pods, |uid| uid.starts_with("here"));
-        let turn: Vec<_> = turn.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        assert_eq!(turn, ["here", "here-late", "early", "late"]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copepod_pod::admission::{NODE_AFFINITY, Rejection, rejected_status};
+use copepod_pod::admission::{NODE_AFFINITY, Rejection, in_turn, rejected_status};
 use copepod_pod::{Allocation, Event, Facts, Source, is_mirror, is_terminal, removal_grace};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::End;
-use super::admit::{Admission, in_turn};
+use super::admit::Admission;
 use super::allocation::Allocations;
 use super::board::{Board, Known};
 use super::build;

@@ -404,6 +404,23 @@ fn a_machine_that_goes_down_takes_nothing() {
 }
 
 #[test]
+fn who_is_here_comes_first_and_then_the_older() {
+    let pod = |uid: &str, made: &str| {
+        let meta = json!({"uid": uid, "creationTimestamp": made});
+        Arc::new(serde_json::from_value::<Pod>(json!({"metadata": meta})).expect("a pod"))
+    };
+    let pods = vec![
+        pod("late", "2026-01-03T00:00:00Z"),
+        pod("early", "2026-01-01T00:00:00Z"),
+        pod("here-late", "2026-01-04T00:00:00Z"),
+        pod("here", "2026-01-02T00:00:00Z"),
+    ];
+    let turn = in_turn(pods, |uid| uid.starts_with("here"));
+    let turn: Vec<_> = turn.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+    assert_eq!(turn, ["here", "here-late", "early", "late"]);
+}
+
+#[test]
 fn the_first_check_that_fails_is_told() {
     // Wrong in every way; each thing put right shows the next.
     let mut facts = NodeFacts {

@@ -241,6 +241,18 @@ fn node_name(spec: &PodSpec, node: &NodeFacts) -> Result<(), Rejection> {
     }
 }
 
+/// The pods in the order in which they are admitted: those that are here already (`is_here`), so that
+/// none takes their room, then as they were made, as upstream: of two that do not both fit, the older
+/// stays.
+#[must_use]
+pub fn in_turn(mut pods: Vec<Arc<Pod>>, is_here: impl Fn(&str) -> bool) -> Vec<Arc<Pod>> {
+    pods.sort_by_cached_key(|pod| {
+        let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (!is_here(pod.metadata.uid.as_deref().unwrap_or_default()), made)
+    });
+    pods
+}
+
 #[cfg(test)]
 #[path = "admission_test.rs"]
 mod tests;
