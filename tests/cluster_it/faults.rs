@@ -131,3 +131,19 @@ pub(crate) fn a_call_that_hangs_holds_up_its_pod_alone(world: &World) {
     assert_eq!(container(&held, "main")["restartCount"], 0, "{held}");
     place.finish();
 }
+
+pub(crate) fn a_removal_whose_answer_is_lost_leaves_no_link_to_a_log(world: &World) {
+    let (place, proxy) = behind(world);
+    place.create(&place.shell("one", "trap 'exit 0' TERM; while :; do sleep 0.1; done"));
+    place.wait_ready("one");
+    let first = proxy.count("RemoveContainer");
+    proxy.plan(move |method, n| (method == "RemoveContainer" && n == first).then_some(Fault::Lose));
+    place.api().delete("pods", &place.namespace, "one");
+    let cri = place.node.containerd().cri();
+    place.node.wait(LONG, "nothing is left", || {
+        let is_asked = proxy.count("RemoveContainer") > first;
+        (is_asked && cri.sandboxes().is_empty() && cri.containers().is_empty()).then_some(())
+    });
+    // Links, too, are looked for.
+    place.finish();
+}

@@ -150,6 +150,7 @@ const TESTS: &[Test] = &tests![
     mixed::pods_outlive_an_absence_of_containerd,
     faults::lost_delayed_and_doubled_answers_end_well,
     faults::a_call_that_hangs_holds_up_its_pod_alone,
+    faults::a_removal_whose_answer_is_lost_leaves_no_link_to_a_log,
     probes::a_liveness_probe_that_fails_restarts_its_container,
     probes::readiness_follows_its_probe,
     probes::a_startup_probe_holds_the_others,

@@ -25,6 +25,7 @@
 //! ```
 
 mod allocation;
+mod links;
 mod pods;
 
 use std::fs::{self, DirBuilder, File};
@@ -260,12 +261,6 @@ impl Ledger {
         container: &str,
     ) -> PathBuf {
         self.logs.join(format!("{namespace}_{pod}_{uid}")).join(container)
-    }
-
-    /// The link to a container's log, where log shippers look for links; the container id is put
-    /// before its suffix.
-    pub(crate) fn log_link(&self, namespace: &str, pod: &str, container: &str) -> Option<PathBuf> {
-        Some(self.links.as_ref()?.join(format!("{pod}_{namespace}_{container}")))
     }
 
     /// What the sandbox with this container id runs: it may hold secrets, so it lies where its

@@ -34,3 +34,35 @@ fn a_long_run_directory_is_refused() {
     let error = Ledger::open(&dir.path().join("r"), &run).expect_err("is refused");
     assert!(matches!(error, LedgerError::TooLong(_)), "{error}");
 }
+
+#[test]
+fn links_to_logs_that_are_gone_go() {
+    use std::time::{Duration, SystemTime};
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |path: &str| dir.path().join(path);
+    let dirs = LogDirs { logs: at("logs"), links: at("links") };
+    let ledger = Ledger::of_node(&at("r"), &at("run"), dirs).expect("opens");
+    fs::write(at("logs/0.log"), "").expect("writes");
+    let link = |name: &str, log: PathBuf| {
+        std::os::unix::fs::symlink(log, at("links").join(name)).expect("links");
+    };
+    link("lives.log", at("logs/0.log"));
+    link("dead.log", at("logs/1.log"));
+    link("anothers.log", at("elsewhere/1.log"));
+    fs::write(at("links/no-link.log"), "").expect("writes");
+    let left = |after: u64| {
+        let now = SystemTime::now() + Duration::from_secs(after);
+        ledger.remove_dead_links(now).expect("removes");
+        let mut left: Vec<String> = entries(&at("links"))
+            .expect("lists")
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect();
+        left.sort();
+        left
+    };
+    assert_eq!(left(0), ["anothers.log", "dead.log", "lives.log", "no-link.log"], "a new one");
+    assert_eq!(left(61), ["anothers.log", "lives.log", "no-link.log"]);
+    let plain = Ledger::open(&at("p"), &at("run")).expect("opens");
+    plain.remove_dead_links(SystemTime::now()).expect("has none");
+}

@@ -91,12 +91,12 @@ impl Pass {
             self.records.extend(stop.why.map(|why| record::killing(container, why)));
         }
         let ending = known.ending.get_or_insert_with(|| {
-            let has_time = is_running && stop.deadline > now;
-            let pre_stop = Hook::of(life.pre_stop.filter(|_| has_time));
+            let pre_stop = Hook::of(life.pre_stop.filter(|_| stop.deadline > now));
             Ending { deadline: stop.deadline, pre_stop, kill_at: None }
         });
         ending.deadline = ending.deadline.min(stop.deadline);
-        if self.pre_stop((container, &id), life, ending) {
+        // One that is starting has its hook once it runs, if it is not stopped before.
+        if is_running && self.pre_stop((container, &id), life, ending) {
             return;
         }
         if !stop.is_turn && now < ending.deadline && ending.kill_at.is_none() {
@@ -111,6 +111,7 @@ impl Pass {
         };
         if let Some(due) = due {
             ending.kill_at = Some(due);
+            ending.pre_stop = Hook::Done;
             let (container, grace) = (container.to_owned(), due - now);
             self.actions.push(Action::Stop { container, attempt, id, grace });
         }
@@ -127,6 +128,9 @@ impl Pass {
         ending: &mut Ending,
     ) -> bool {
         let is_again = fault!(PreStopRepeated) && ending.pre_stop == Hook::Doing(None);
+        if ending.deadline <= self.now && ending.pre_stop == Hook::Due {
+            ending.pre_stop = Hook::Done;
+        }
         if ending.pre_stop == Hook::Due || is_again {
             ending.pre_stop = match life.pre_stop {
                 Some(HookSpec::Sleep(time)) => Hook::Doing(Some(self.now.saturating_add(time))),
@@ -191,12 +195,13 @@ impl Container {
         if self.role == Role::Unwanted {
             return unfit(None);
         }
-        if self.replacing.is_some() && (self.replacing == Some(number) || Some(number) != newest) {
-            return unfit(Some(self.replaced_for()));
-        }
+        // At once, whatever else is the matter with it.
         if known.is_past {
             let why = Some((record::RESTART_ALL, ""));
             return Some(Unfit { why, given: Some(Duration::ZERO), is_culled: false });
+        }
+        if self.replacing.is_some() && (self.replacing == Some(number) || Some(number) != newest) {
+            return unfit(Some(self.replaced_for()));
         }
         if Some(number) != newest || known.is_old(generation) {
             return unfit(Some(record::STOPPING));

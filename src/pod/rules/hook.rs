@@ -88,6 +88,42 @@ fn a_pre_stop_hook_takes_of_the_grace() {
 }
 
 #[test]
+fn one_that_starts_while_its_pod_ends_has_its_pre_stop_hook_unless_it_was_stopped_before() {
+    // The start is answered by a process that runs already.
+    let mut rig = Rig::up(hooked(&["a"], &json!({"preStop": exec()})));
+    rig.image("a");
+    assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(20) }), []);
+    assert_eq!(rig.run("a", 0), [hook_of("a", 0, PRE)]);
+    // By one that is stopped before it runs.
+    let mut rig = Rig::up(hooked(&["a"], &json!({"preStop": exec()})));
+    rig.image("a");
+    rig.feed(Event::Kill { grace: Duration::from_secs(20) });
+    let starting = rig.attempt("a", 0, AttemptState::Starting);
+    assert_eq!(rig.feed(starting), [stop("a", 0, 20)]);
+    assert_eq!(rig.run("a", 0), []);
+    // By one whose turn to be stopped is still to come.
+    let sidecar =
+        json!([{"name": "s", "restartPolicy": "Always", "lifecycle": {"preStop": exec()}}]);
+    let pod = pod_with(&["a"], &json!({"initContainers": sidecar}), &json!({}));
+    for (waits, follows) in [(4, vec![hook_of("s", 1, PRE)]), (20, vec![])] {
+        let mut rig = Rig::up(pod.clone());
+        rig.image("s");
+        rig.run("s", 0);
+        rig.image("a");
+        rig.run("a", 0);
+        rig.exit("s", 0, 1);
+        rig.image("s");
+        assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(20) }), [stop("a", 0, 20)]);
+        let starting = rig.attempt("s", 1, AttemptState::Starting);
+        assert_eq!(rig.feed(starting), []);
+        rig.pass(waits);
+        let late = (waits == 20).then(|| stop("s", 1, 2));
+        let follows: Vec<Action> = late.into_iter().chain(follows).collect();
+        assert_eq!(rig.run("s", 1), follows, "{waits}");
+    }
+}
+
+#[test]
 fn a_sleep_is_waited_for_and_ends_early_with_a_shorter_grace() {
     let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": {"sleep": {"seconds": 8}}})));
     assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(20) }), []);
@@ -198,6 +234,25 @@ fn a_pod_that_an_earlier_agent_began_anew_is_gone_on_with() {
         expected.extend(is_past.then(|| stop("b", 3, 2)));
         assert_eq!(rig.feed(Event::Observed(vec![ended, other])), expected, "{began}");
     }
+}
+
+#[test]
+fn one_that_is_to_begin_anew_ends_at_once_though_its_definition_is_another_one_too() {
+    let spec = json!({"containers": [
+        {"name": "a", "restartPolicyRules": anew()}, {"name": "b", "lifecycle": {"preStop": exec()}},
+    ]});
+    let ended = attempt("a", 0, AttemptState::Exited(exit(7, 10)));
+    let running = attempt("b", 0, AttemptState::Running { started_at: wall(9) });
+    let old = Attempt { definition: Some(0), ..running };
+    let mut rig = Rig::new(pod_with(&[], &spec, &json!({})));
+    let first = rig.feed(Event::Observed(vec![ended, old]));
+    assert_eq!(first, [Action::SetUp, stop("b", 0, 2)], "without its hook");
+    // One that is being replaced has no more time for its hook.
+    let mut rig = Rig::running(pod_with(&[], &spec, &json!({})));
+    let mut new = rig.state.pod().as_ref().clone();
+    new.spec.as_mut().unwrap().containers[1].image = Some("other".to_owned());
+    assert_eq!(rig.feed(Event::Desired(Arc::new(new))), [hook_of("b", 0, PRE)]);
+    assert_eq!(rig.exit("a", 0, 7), [stop("b", 0, 2)]);
 }
 
 #[test]

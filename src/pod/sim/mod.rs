@@ -9,7 +9,7 @@
 //! A lifetime that breaks a rule is told by its seed and its log, then [`shrink`] leaves out of it
 //! what does not matter, and what is left is told with its log. Both are replayed: `COPEPOD_SIM_SEED=N
 //! cargo test --release --locked -p copepod-pod sim::every -- --nocapture`, with `COPEPOD_SIM_CUT` for
-//! what is left out. `make sim` runs a million of them.
+//! what is left out. `make sim` runs a million of them, from the seed `COPEPOD_SIM_FROM` on.
 //!
 //! What the rules find is shown by errors put in on purpose: [`sabotage`] into the world, [`faults`]
 //! into the core.
@@ -83,10 +83,11 @@ fn every_lifetime_keeps_the_rules_and_ends() {
         return;
     }
     let lifetimes = number("COPEPOD_SIM_LIFETIMES").unwrap_or(LIFETIMES);
+    let first = number("COPEPOD_SIM_FROM").unwrap_or(0);
     let (mut total, began) = (Total::default(), Instant::now());
     // Of each rule that is broken: the first seed, and how many do.
     let mut broken = BTreeMap::<&str, (u64, u64)>::new();
-    for seed in 0..lifetimes {
+    for seed in first..first + lifetimes {
         match live(Script::draw(seed), Sabotage::None) {
             Ok(one) => total.add(&one),
             Err(Broken { rule, how: _ }) => broken.entry(rule).or_insert((seed, 0)).1 += 1,

@@ -268,21 +268,22 @@ impl Inner {
         stop(&self.client, id, grace, STOP_PATIENCE).await
     }
 
-    /// Removes a container and its logs; one that is not there is removed.
+    /// Removes a container and its logs; one that is not there is removed. The logs go first: where
+    /// the answer is lost the container is not there to be removed again.
     pub(super) async fn remove(&self, id: &str) -> Result<(), CriError> {
         let known = self.table.lock().containers.get(id).cloned();
-        let limit = self.client.patience;
-        let mut runtime = self.client.runtime();
-        let request = RemoveContainerRequest { container_id: id.into() };
-        let answer = runtime.remove_container(within(limit, request));
-        gone_is_done(call("RemoveContainer", limit, answer).await.map(drop))?;
-        self.table.lock().containers.remove(id);
         let links = self.options.log_links.clone();
         let suffix = format!("-{id}.log");
         let log = known.map(|known| known.log).filter(|log| !log.as_os_str().is_empty());
         let removed = spawn_blocking(move || remove_logs(log.as_deref(), &links, &suffix));
         // The agent ends.
         let _ = removed.await;
+        let limit = self.client.patience;
+        let mut runtime = self.client.runtime();
+        let request = RemoveContainerRequest { container_id: id.into() };
+        let answer = runtime.remove_container(within(limit, request));
+        gone_is_done(call("RemoveContainer", limit, answer).await.map(drop))?;
+        self.table.lock().containers.remove(id);
         Ok(())
     }
 

@@ -281,14 +281,16 @@ impl Check {
         Ok(())
     }
 
+    /// The code that a container has ended with for good: nothing calls for another start.
+    pub(super) fn end_for_good(&self, part: usize, script: &Script) -> Option<i32> {
+        let last = self.truths[part].launched.last().filter(|_| !self.is_past(part))?;
+        last.code.filter(|code| !script.restarts(part, *code))
+    }
+
     /// Whether nothing of the pod is to run again, whatever may still live: each main container has
     /// ended for good, or an init container has.
     pub(super) fn is_done(&self, script: &Script) -> bool {
-        let for_good = |part: usize| {
-            let last = self.truths[part].launched.last();
-            let last = last.filter(|_| !self.is_past(part));
-            last.and_then(|last| last.code).filter(|code| !script.restarts(part, *code))
-        };
+        let for_good = |part| self.end_for_good(part, script);
         let failed = |part: usize| for_good(part).is_some_and(|code| code != 0);
         let is_starting = script.of_kind(Kind::Main).any(|p| self.life.starting.contains(&p));
         let mains = !is_starting && script.of_kind(Kind::Main).all(|p| for_good(p).is_some());

@@ -231,6 +231,10 @@ impl Check {
     fn told_of(&mut self, attempt: &Attempt, at: At<'_>) {
         let (part, id) = (at.script.index(&attempt.container), attempt.id.parse().unwrap());
         let rank = Rank::of(&attempt.state);
+        if rank == Rank::Starting && at.runtime.get(id).is_none() {
+            // Late news of one that vanished.
+            return;
+        }
         let kept = self.shown.kept(at.script.parts[part].name, &attempt.id);
         let is_own_start = at.runtime.get(id).is_none_or(|process| process.life == at.life);
         let told = self.life.told.entry(id).or_insert_with(|| Told {
@@ -298,8 +302,9 @@ impl Check {
             let name = at.script.parts[part].name;
             let known = state.containers.iter().find(|container| container.name == name);
             let (Some(wanted), Some(container)) = (wanted, known) else { continue };
+            // One that is starting may never run, or end before anybody sees it run.
             let old = container.attempts.iter().rev().find(|(_, known)| {
-                known.is_alive() && known.definition.is_some_and(|of| of != *wanted)
+                known.is_running() && known.definition.is_some_and(|of| of != *wanted)
             });
             if let Some((number, _)) = old {
                 old_ones.push((part, *number));

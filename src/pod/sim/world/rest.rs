@@ -119,10 +119,7 @@ impl World {
     }
 
     fn is_done_for_good(&self, name: &str) -> bool {
-        let part = self.script.index(name);
-        let last = self.check.truths[part].launched.last();
-        let code = last.and_then(|last| last.code);
-        code.is_some_and(|code| !self.script.restarts(part, code))
+        self.check.end_for_good(self.script.index(name), &self.script).is_some()
     }
 
     /// Each ephemeral container that was added has been started.
