@@ -26,7 +26,7 @@ TIME = TIMEFORMAT='== $@: %0R s'; time
 # Replaces a file in one step, and only if it changes: who runs or reads the old one keeps it.
 COPY = copy() { cmp -s "$$1" "$$2" || { install -D "$$1" "$$2.new" && mv -f "$$2.new" "$$2"; }; }; copy
 
-.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance oracle crash-matrix test-vm bench clean-cache
+.PHONY: help setup test-setup bench-setup kubernetes kubelet containerd2 e2e guests build install lint test conformance oracle sim crash-matrix test-vm bench clean-cache
 
 # PROGRAM:PACKAGE (Debian's) of the real parts that tests talk to, each in a moment and on a free port.
 TEST_TOOLS := docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo etcd:etcd-server \

@@ -143,6 +143,11 @@ impl Check {
     fn serves(&mut self, part: usize, attempt: u32, at: At<'_>) -> Judged {
         let Some(last) = self.truths[part].launched.last().copied() else { return Ok(()) };
         let served = self.life.served.get(&part).copied();
+        // It could not be started: what there was to be waited for is served.
+        if let Some(again) = served.filter(|served| served.attempt == attempt) {
+            self.life.served.insert(part, Served { at: at.now, ..again });
+            return Ok(());
+        }
         let newest = self.newest(part).map(|(_, told)| told);
         // Only a crash that this life has seen from its start on is judged.
         let is_crash = newest.is_some_and(|told| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{What, World};
 use crate::{
-    State,
+    Event, ProbeOutcome, State,
     container::Container,
     phase::Phase,
     sim::{
@@ -95,26 +95,28 @@ impl World {
             })
             && self.check.is_replaced()
             && !self.check.is_failing();
-        is_up && !self.is_to_die() && self.has_added(state) && self.is_ready(state)
+        is_up && !self.is_to_change() && self.has_added(state) && self.is_ready(state)
     }
 
-    /// Whether the end of anything that lives is only a matter of time.
-    fn is_to_die(&self) -> bool {
-        self.queue.values().any(|item| match item.what {
+    /// Whether the end of anything that lives, the word of a probe that failed or another edit is only
+    /// a matter of time.
+    fn is_to_change(&self) -> bool {
+        let is_of_now = |life: Option<u32>| life.is_none_or(|of| of == self.life);
+        self.queue.values().filter(|item| is_of_now(item.life)).any(|item| match item.what {
             What::Sigkill(id) | What::Exit(id, _) => {
-                item.life.is_none_or(|of| of == self.life)
-                    && self.runtime.get(id).is_some_and(Process::is_alive)
+                self.runtime.get(id).is_some_and(Process::is_alive)
             }
-            What::Tell(_)
+            What::Tell(Event::Probed { outcome: ProbeOutcome::Failure(_), .. })
             | What::Desire
+            | What::Edit(_) => true,
+            What::Tell(_)
             | What::Relist
             | What::Do(..)
             | What::Launch(_)
             | What::Vanish(_)
             | What::Ends(..)
             | What::HookEnds(..)
-            | What::AgentStarts
-            | What::Edit(_) => false,
+            | What::AgentStarts => false,
         })
     }
 
