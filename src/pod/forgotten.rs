@@ -20,7 +20,7 @@ const MESSAGE: &str = "The container could not be located when the pod was delet
                        used to be Running";
 
 impl State {
-    /// Takes the newest attempt of each container of which the runtime lists nothing from the pod's
+    /// Takes the newest attempt of each container of which the runtime lists none that ran from the pod's
     /// object. Its sandbox is gone as well, as far as anybody knows.
     pub(crate) fn recall_forgotten(&mut self, now: Now) {
         if self.reported_end().is_some() {
@@ -28,10 +28,13 @@ impl State {
         }
         let pod = Arc::clone(&self.pod);
         let unknown =
-            |container: &&mut Container| container.role.is_work() && container.attempts.is_empty();
+            |container: &&mut Container| container.role.is_work() && container.newest().is_none();
         for container in self.containers.iter_mut().filter(unknown) {
             let Some(status) = status_before(&pod, container) else { continue };
-            let Some((attempt, state)) = ended(status, now) else { continue };
+            let Some((counted, state)) = ended(status, now) else { continue };
+            // A restart of all is counted before it is begun: then it is this one.
+            let is_begun = container.attempts.contains_key(&counted);
+            let Some(attempt) = counted.checked_sub(u32::from(is_begun)) else { continue };
             let known = Attempt {
                 container: container.name.clone(),
                 attempt,

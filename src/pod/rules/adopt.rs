@@ -209,6 +209,13 @@ fn a_pod_that_the_api_calls_over_is_not_run_again() {
 
 /// A pod whose object says that the container runs or has ended, of which the runtime knows nothing.
 fn forgotten(policy: &str, state: Value, last: Value) -> Rig {
+    let mut rig = Rig::new(remembered(policy, state, last));
+    rig.feed(Event::Observed(Vec::new()));
+    rig
+}
+
+/// The object of such a pod.
+fn remembered(policy: &str, state: Value, last: Value) -> Pod {
     let mut object = pod_inits(&["i"], &["a"], policy);
     let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
     let status = |name: &str, state: Value, last: Value, count: i32| {
@@ -219,9 +226,7 @@ fn forgotten(policy: &str, state: Value, last: Value) -> Rig {
         "initContainerStatuses": [status("i", done, json!({}), 1)],
         "containerStatuses": [status("a", state, last, 3)]}))
     .unwrap();
-    let mut rig = Rig::new(object);
-    rig.feed(Event::Observed(Vec::new()));
-    rig
+    object
 }
 
 #[test]
@@ -258,6 +263,21 @@ fn what_the_runtime_has_forgotten_restarts_from_its_first_init_container_and_cou
         let shown = rig.shown("a");
         assert_eq!((shown.restart_count, brief(&shown.state.unwrap()).as_str()), (4, "running"));
         assert_eq!(brief(&shown.last_state.unwrap()), brief_of_last);
+    }
+}
+
+#[test]
+fn what_the_runtime_has_forgotten_counts_though_the_next_attempt_is_starting() {
+    let failed = json!({"terminated": {"exitCode": 4, "reason": "Error"}});
+    // The number may be that of a restart of all, which is counted before it is begun.
+    for (number, before) in [(4, 3), (3, 2)] {
+        let mut rig = Rig::new(remembered("Always", failed.clone(), json!({})));
+        let listed = vec![attempt("a", number, AttemptState::Starting)];
+        assert_eq!(rig.feed(Event::Observed(listed)), [Action::SetUp]);
+        let shown = |rig: &Rig| (rig.shown("a").restart_count, rig.brief("a"));
+        assert_eq!(shown(&rig), (before, "4 Error".to_owned()), "{number}");
+        rig.run("a", number);
+        assert_eq!(shown(&rig), (before + 1, "running".to_owned()), "{number}");
     }
 }
 

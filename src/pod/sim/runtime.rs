@@ -102,6 +102,12 @@ impl Runtime {
         self.stands = false;
     }
 
+    /// Everything is gone, and forgotten.
+    pub(super) fn wipe(&mut self) {
+        self.processes.clear();
+        (self.generations, self.stands) = (0, false);
+    }
+
     /// Makes a process in a sandbox; it is not launched yet.
     pub(super) fn make(&mut self, made: Made) -> &Process {
         let id = self.next_id;

@@ -77,8 +77,8 @@ pub(super) struct Launched {
     pub(super) code: Option<i32>,
     /// When that was.
     ended: Duration,
-    /// The sandbox that it ran in.
-    sandbox: u32,
+    /// The sandbox that it ran in; none that anybody knows of.
+    sandbox: Option<u32>,
 }
 
 /// What really happened to one container, whatever the runtime remembers.
@@ -179,11 +179,19 @@ impl Check {
     }
 
     /// A new agent knows nothing; a terminal phase holds on only if the API server keeps it.
-    pub(super) fn agent_starts(&mut self, has_api: bool, status: Option<&PodStatus>) {
+    pub(super) fn agent_starts(&mut self, status: Option<&PodStatus>, at: At<'_>) {
         self.life = Life::default();
         self.shown.agent_starts(status);
-        self.terminal = self.terminal.filter(|_| has_api);
+        self.recall(status, at);
+        self.terminal = self.terminal.filter(|_| at.script.has_api);
         self.is_evicted &= self.terminal.is_some();
+    }
+
+    /// The runtime has forgotten all that was launched.
+    pub(super) fn forgotten(&mut self) {
+        for launched in self.truths.iter_mut().flat_map(|truth| &mut truth.launched) {
+            launched.sandbox = None;
+        }
     }
 
     /// The pod is to end within `grace`, as far as the machine was told.
@@ -273,7 +281,7 @@ impl Check {
         must(attempt as usize == next, "an attempt is launched out of turn", || {
             format!("{attempt}, not {next}")
         })?;
-        truth.launched.push(Launched { code: None, ended: Duration::MAX, sandbox });
+        truth.launched.push(Launched { code: None, ended: Duration::MAX, sandbox: Some(sandbox) });
         // From here on it is no start under way but a process.
         take(&mut self.life.starting, part);
         self.seen.saw(Happening::Start);

@@ -57,6 +57,9 @@ listed! {
         ReadyKept,
         DeadlinePassed,
         ClockJump,
+        Reboot,
+        /// A reboot after which only the pod's status tells that a container has run.
+        Recall,
     }
 }
 

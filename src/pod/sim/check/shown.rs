@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
-use super::{AHEAD, At, Check, Judged, must, seen::Happening};
-use crate::{phase::Phase, sim::script::Kind, state::State};
+use super::{AHEAD, At, Check, Judged, Launched, Truth, must, seen::Happening};
+use crate::{container::Container, phase::Phase, sim::script::Kind, state::State};
 
 /// The whole status is looked at after one of so many steps: it is most of their cost.
 const EACH: u32 = 12;
@@ -27,6 +27,17 @@ pub(super) struct Shown {
     jumps: u32,
     /// Which steps are looked at.
     turn: u32,
+}
+
+/// The number of the newest attempt that is shown to have run, and its exit code: upstream's for what
+/// was lost, if it is shown to run.
+fn last_known(shown: &ContainerStatus) -> Option<(u32, i32)> {
+    shown.container_id.as_ref()?;
+    let state = shown.state.as_ref()?;
+    let last = shown.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let ended = state.terminated.as_ref().or(last).map(|ended| ended.exit_code);
+    let code = if state.running.is_some() { Some(137) } else { ended };
+    Some((u32::try_from(shown.restart_count).unwrap(), code?))
 }
 
 fn all(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
@@ -55,6 +66,28 @@ impl Shown {
 }
 
 impl Check {
+    /// What nobody can know any more of what the runtime has forgotten is no truth for a new agent. What
+    /// the pod's status says of a container's newest attempt still is; one that is shown to run is lost.
+    pub(super) fn recall(&mut self, status: Option<&PodStatus>, at: At<'_>) {
+        for (part, truth) in at.script.parts.iter().zip(&mut self.truths) {
+            if truth.launched.last().is_none_or(|last| last.sandbox.is_some()) {
+                continue;
+            }
+            let mut shown = status.into_iter().flat_map(all);
+            let shown = shown.find(|shown| shown.name == part.name);
+            let Some((attempt, code)) = shown.and_then(last_known) else {
+                *truth = Truth::default();
+                continue;
+            };
+            // A restart of all is counted before it is begun.
+            let last = Launched { code: Some(code), ended: at.now, sandbox: None };
+            truth.launched.resize(attempt as usize + 1, last);
+            *truth.launched.last_mut().unwrap() = last;
+            truth.shown = attempt;
+            self.seen.saw(Happening::Recall);
+        }
+    }
+
     /// Judges the state after a step, with its actions already judged.
     pub(super) fn state(&mut self, state: &State, at: At<'_>) -> Judged {
         let wake = state.wake_at();
@@ -94,7 +127,11 @@ impl Check {
     }
 
     fn counts(&mut self, state: &State, at: At<'_>) -> Judged {
-        for container in &state.containers {
+        // What nothing is known of is shown as the pod's object says, once that says that all is over.
+        let is_told = |container: &&Container| {
+            !(container.attempts.is_empty() && state.reported_end().is_some())
+        };
+        for container in state.containers.iter().filter(is_told) {
             let truth = &mut self.truths[at.script.index(&container.name)];
             let count = container.newest().map_or(0, |(attempt, _)| attempt);
             let (name, shown) = (&container.name, truth.shown);

@@ -24,7 +24,7 @@ impl Check {
             .zip(&self.truths)
             .filter(|(part, _)| part.kind != Kind::Ephemeral);
         let mut launched = work.flat_map(|(_, truth)| &truth.launched);
-        let has_run = launched.any(|launched| launched.sandbox < sandbox);
+        let has_run = launched.any(|launched| launched.sandbox < Some(sandbox));
         let may = at.script.policy != Policy::Never || !has_run;
         must(may, "run on in a new sandbox", || format!("{sandbox}"))
     }
@@ -63,7 +63,7 @@ impl Check {
         let is_replaced = attempt > 0 && self.replaced(part) == Some(attempt - 1);
         let Part { kind, policy, .. } = script.parts[part];
         let is_past = self.is_past(part) && kind != Kind::Ephemeral;
-        let is_anew = is_past || last.sandbox < sandbox && script.policy != Policy::Never;
+        let is_anew = is_past || last.sandbox < Some(sandbox) && script.policy != Policy::Never;
         // A container that failed a probe or its postStart hook is run again whatever its exit code,
         // unless it never is.
         let newest = self.newest(part).map(|(_, told)| told.clone());
@@ -92,7 +92,7 @@ impl Check {
         let is_told = is_replaced
             || newest.is_none_or(|told| told.stopping.is_some() || Check::has_failed(&told));
         let asks = last.code.is_some_and(|code| script.restarts_all(part, code));
-        let is_alone = asks && !is_told && last.sandbox == sandbox && !is_past;
+        let is_alone = asks && !is_told && last.sandbox == Some(sandbox) && !is_past;
         self.seen.saw_if(Happening::RestartOfAll, is_past && asks);
         must(!is_alone, "started again alone", how)
     }
@@ -107,7 +107,7 @@ impl Check {
         let who = || script.parts[part].name.to_owned();
         let has_run = |part: usize| {
             let launched = &self.truths[part].launched;
-            !self.is_past(part) && launched.last().is_some_and(|last| last.sandbox == sandbox)
+            !self.is_past(part) && launched.last().is_some_and(|last| last.sandbox == Some(sandbox))
         };
         let is_main = script.parts[part].kind == Kind::Main;
         let mut others = script.parts.iter().enumerate();
@@ -115,7 +115,8 @@ impl Check {
             let is_later = other >= part && of.kind != Kind::Ephemeral;
             (is_later || is_main && of.kind == Kind::Main) && has_run(other)
         });
-        let is_done = |launched: &Launched| launched.code == Some(0) && launched.sandbox == sandbox;
+        let is_done =
+            |launched: &Launched| launched.code == Some(0) && launched.sandbox == Some(sandbox);
         let mut is_anew = false;
         for init in script.of_kind(Kind::Init).filter(|init| *init < part) {
             // A sidecar may start again while a later init container runs; the earlier ones are done.
@@ -154,7 +155,8 @@ impl Check {
             let is_told = told.stopping.is_some() || Check::has_failed(told);
             told.attempt + 1 == attempt && told.rank == Rank::Dead && !is_told
         }) && self.replaced(part) != Some(attempt - 1);
-        let is_here = self.life.sandbox == Some(last.sandbox) && !self.is_past(part);
+        let is_here =
+            last.sandbox.is_some() && self.life.sandbox == last.sandbox && !self.is_past(part);
         let served = served.filter(|served| served.attempt + 1 == attempt && is_crash && is_here);
         let wait = match served {
             Some(served) if last.ended.saturating_sub(served.at) < LONG_RUN => {

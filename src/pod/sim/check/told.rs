@@ -287,7 +287,7 @@ impl Check {
     pub(super) fn believe(&mut self, state: &State, at: At<'_>) -> Judged {
         self.believe_deadline(state, at);
         self.believe_past(state, at)?;
-        if !self.is_left_alone() {
+        if !self.is_left_alone() || !self.life.looked {
             return Ok(());
         }
         if self.life.done_by.is_none() && self.is_done(at.script) {

@@ -124,6 +124,10 @@ pub(super) enum Edit {
     Jump(i64),
     AgentDies,
     SandboxDies,
+    /// The machine starts anew, and with it the agent.
+    Reboot,
+    /// The same, and the runtime has forgotten everything.
+    Wipe,
     /// An ephemeral container, by its slot, is added.
     Add(usize),
     /// `activeDeadlineSeconds` is set, or shortened.
@@ -142,6 +146,8 @@ impl Edit {
             | Edit::Jump(_)
             | Edit::AgentDies
             | Edit::SandboxDies
+            | Edit::Reboot
+            | Edit::Wipe
             | Edit::Deadline(_) => None,
         }
     }
@@ -375,5 +381,6 @@ fn draw_edits(rng: &mut Rng, parts: &[Part], heal_at: Duration, has_sandbox: boo
     if !ephemeral.is_empty() {
         some(60, &|rng| Edit::Add(rng.pick(&ephemeral)));
     }
+    some(15, &|rng| rng.pick(&[Edit::Reboot, Edit::Wipe]));
     edits
 }

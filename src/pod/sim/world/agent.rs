@@ -28,7 +28,7 @@ impl World {
         if let Some(status) = self.reported.take() {
             self.pod = pod::reported(&self.pod, status);
         }
-        self.check.agent_starts(self.script.has_api, self.pod.status.as_ref());
+        self.check.agent_starts(self.pod.status.as_ref(), at!(self));
         self.state = Some(State::new(self.pod.clone()));
         let look = self.draw(Draw::Look, POD).millis(3000);
         self.plan_for_agent(look, What::Relist);

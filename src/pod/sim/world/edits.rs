@@ -47,6 +47,12 @@ impl World {
             }
             Edit::AgentDies => self.agent_dies(),
             Edit::SandboxDies => self.sandbox_dies()?,
+            Edit::Reboot => self.reboot()?,
+            Edit::Wipe => {
+                self.reboot()?;
+                self.runtime.wipe();
+                self.check.forgotten();
+            }
             Edit::Add(slot) => {
                 if let Some(part) = self.script.at_slot(slot) {
                     self.pod = pod::with_ephemeral(&self.pod, self.script.parts[part].name);

@@ -152,7 +152,9 @@ impl World {
     /// The whole lifetime; what was broken, if anything was.
     pub(super) fn live(&mut self) -> Result<Seen, Broken> {
         self.note(|world| format!("{:?}", world.script));
-        for planned in &self.script.edits {
+        // Edits are troubles.
+        let heal_at = self.script.heal_at;
+        for planned in self.script.edits.iter().filter(|planned| planned.at < heal_at) {
             self.order += 1;
             let item = Item { life: None, what: What::Edit(planned.edit) };
             self.queue.insert((planned.at, self.order), item);

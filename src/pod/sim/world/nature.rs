@@ -162,6 +162,21 @@ impl World {
         Ok(())
     }
 
+    /// The machine goes down with all that runs, and comes up again.
+    pub(super) fn reboot(&mut self) -> Judged {
+        self.check.seen.saw(Happening::Reboot);
+        self.agent_dies();
+        let ids: Vec<u64> = self.runtime.alive().map(|process| process.id).collect();
+        for id in ids {
+            self.vanish(id)?;
+            self.exit(id, 137);
+        }
+        if self.script.has_sandbox {
+            self.runtime.lose_sandbox();
+        }
+        Ok(())
+    }
+
     /// The runtime's event of what the process now is.
     fn tell_of(&mut self, id: u64) {
         let Some(process) = self.runtime.get(id) else { return };

@@ -89,7 +89,7 @@ impl World {
             })
             && self.script.parts.iter().all(|part| match part.kind {
                 // One that has ended for good while another runs on is at rest.
-                Kind::Main => runs(part.name) || self.is_done_for_good(part.name),
+                Kind::Main => runs(part.name) || self.is_done_for_good(state, part.name),
                 Kind::Sidecar => runs(part.name),
                 Kind::Init | Kind::Ephemeral => true,
             })
@@ -98,17 +98,17 @@ impl World {
         is_up && !self.is_to_change() && self.has_added(state) && self.is_ready(state)
     }
 
-    /// Whether the end of anything that lives, the word of a probe that failed or another edit is only
-    /// a matter of time.
+    /// Whether the end of anything that lives, the word of a probe that failed or that of an edit is
+    /// only a matter of time.
     fn is_to_change(&self) -> bool {
         let is_of_now = |life: Option<u32>| life.is_none_or(|of| of == self.life);
         self.queue.values().filter(|item| is_of_now(item.life)).any(|item| match item.what {
             What::Sigkill(id) | What::Exit(id, _) => {
                 self.runtime.get(id).is_some_and(Process::is_alive)
             }
-            What::Tell(Event::Probed { outcome: ProbeOutcome::Failure(_), .. })
-            | What::Desire
-            | What::Edit(_) => true,
+            What::Tell(Event::Probed { outcome: ProbeOutcome::Failure(_), .. }) | What::Desire => {
+                true
+            }
             What::Tell(_)
             | What::Relist
             | What::Do(..)
@@ -116,12 +116,18 @@ impl World {
             | What::Vanish(_)
             | What::Ends(..)
             | What::HookEnds(..)
-            | What::AgentStarts => false,
+            | What::AgentStarts
+            | What::Edit(_) => false,
         })
     }
 
-    fn is_done_for_good(&self, name: &str) -> bool {
-        self.check.end_for_good(self.script.index(name), &self.script).is_some()
+    /// Whether nothing calls for another start of a container, nor is one to come: of one that its
+    /// probes have ended only the machine knows.
+    fn is_done_for_good(&self, state: &State, name: &str) -> bool {
+        let generation = state.generation();
+        let is_wanted = |of: &Container| of.name == name && of.is_wanted(generation);
+        let is_over = self.check.end_for_good(self.script.index(name), &self.script).is_some();
+        is_over && !state.containers.iter().any(is_wanted)
     }
 
     /// Each ephemeral container that was added has been started.
@@ -140,7 +146,7 @@ impl World {
             let kind = self.script.parts[self.script.index(&container.name)].kind;
             match kind {
                 Kind::Init | Kind::Ephemeral => true,
-                Kind::Main if self.is_done_for_good(&container.name) => true,
+                Kind::Main if self.is_done_for_good(state, &container.name) => true,
                 Kind::Main | Kind::Sidecar => container.is_ready() && container.has_started(),
             }
         })
