@@ -66,6 +66,8 @@ mod put_in {
         DeadlineByWallClock,
         /// The phase is terminal as soon as the pod is to end.
         TerminalEarly,
+        /// What the runtime has forgotten counts for nothing.
+        ForgottenNotRecalled,
     }
 
     thread_local! {

@@ -23,7 +23,7 @@ impl State {
     /// Takes the newest attempt of each container of which the runtime lists none that ran from the pod's
     /// object. Its sandbox is gone as well, as far as anybody knows.
     pub(crate) fn recall_forgotten(&mut self, now: Now) {
-        if self.reported_end().is_some() {
+        if self.reported_end().is_some() || fault!(ForgottenNotRecalled) {
             return;
         }
         let pod = Arc::clone(&self.pod);

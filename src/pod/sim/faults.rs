@@ -33,6 +33,7 @@ const FOUND: &[(Fault, &str)] = &[
     (Fault::GraceGrows, "the pod's grace has grown"),
     (Fault::DeadlineByWallClock, "the active deadline is passed"),
     (Fault::TerminalEarly, "a terminal phase while something may run"),
+    (Fault::ForgottenNotRecalled, "a restart count fell"),
 ];
 
 /// What a seed's lifetime breaks with the error put in.

@@ -206,7 +206,10 @@ impl Check {
     }
 
     fn told_all(&mut self, list: &[Attempt], at: At<'_>) {
-        self.life.looked = true;
+        if !std::mem::replace(&mut self.life.looked, true) {
+            // Nothing is done before.
+            self.life.replaced.values_mut().for_each(|(_, since)| *since = at.now);
+        }
         for attempt in list {
             self.told_of(attempt, at);
         }
@@ -287,7 +290,8 @@ impl Check {
     pub(super) fn believe(&mut self, state: &State, at: At<'_>) -> Judged {
         self.believe_deadline(state, at);
         self.believe_past(state, at)?;
-        if !self.is_left_alone() || !self.life.looked {
+        self.believe_endings(state, at);
+        if !self.is_left_alone() {
             return Ok(());
         }
         if self.life.done_by.is_none() && self.is_done(at.script) {
@@ -314,6 +318,16 @@ impl Check {
             self.told_to_replace(part, number, at.now);
         }
         Ok(())
+    }
+
+    /// What is to end, though nothing is done yet but to wait.
+    fn believe_endings(&mut self, state: &State, at: At<'_>) {
+        for known in state.containers.iter().flat_map(|container| container.attempts.values()) {
+            let told = self.life.told.get_mut(&known.id.parse().unwrap_or(u64::MAX));
+            if let Some(told) = told.filter(|_| known.ending.is_some()) {
+                told.stopping.get_or_insert(at.now);
+            }
+        }
     }
 
     fn believe_past(&mut self, state: &State, at: At<'_>) -> Judged {
