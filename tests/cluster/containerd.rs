@@ -135,6 +135,17 @@ impl Containerd {
         self.program.kill();
     }
 
+    /// Its machine goes down, with all that it started and what lay in memory.
+    pub fn go_down(&mut self) {
+        let outside = outside(&self.dir);
+        self.program.kill();
+        leaks::remove_below(&self.dir);
+        for file in outside {
+            let _ = fs::remove_file(file);
+        }
+        fs::remove_dir_all(self.dir.join("state")).expect("removed");
+    }
+
     /// Sends it a signal.
     pub fn signal(&mut self, signal: Signal) {
         self.program.signal(signal);

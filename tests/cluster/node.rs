@@ -298,6 +298,24 @@ impl<'a> Node<'a> {
         self.agent.as_mut().expect("it was started").kill();
     }
 
+    /// Its machine goes down and comes up again: all that runs is killed, what is mounted and what lies
+    /// in memory is gone, and its containerd and its agent are started.
+    #[track_caller]
+    pub fn reboot(&mut self) {
+        self.kill9();
+        if let Some(containerd) = &mut self.containerd {
+            containerd.go_down();
+        }
+        leaks::remove_cgroups(&self.cgroup);
+        leaks::remove_below(&self.dir);
+        fs::remove_dir_all(self.file("run")).expect("removed");
+        leaks::make_cgroups(&self.cgroup);
+        if let Some(containerd) = &mut self.containerd {
+            containerd.run();
+        }
+        self.run();
+    }
+
     /// Ends its agent by SIGTERM; pods stay.
     #[track_caller]
     pub fn stop(&mut self) {

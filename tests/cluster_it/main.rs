@@ -16,6 +16,7 @@ mod ordinary;
 mod outage;
 mod place;
 mod probes;
+mod reboot;
 mod refusals;
 mod resize;
 mod resources;
@@ -215,6 +216,7 @@ const TESTS: &[Test] = &tests![
     crash::an_ordinary_delete_outlives_each_death,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
+    reboot::pods_of_both_kinds_come_back_as_their_policies_say,
     static_pods::a_file_is_run_shown_followed_and_removed,
     static_pods::an_ordinary_static_pod_lives_as_its_file_says,
     static_pods::one_that_waits_for_room_may_change_or_go,

@@ -90,10 +90,9 @@ impl Pass {
         if known.ending.is_none() {
             self.records.extend(stop.why.map(|why| record::killing(container, why)));
         }
-        let ending = known.ending.get_or_insert_with(|| {
-            let pre_stop = Hook::of(life.pre_stop.filter(|_| stop.deadline > now));
-            Ending { deadline: stop.deadline, pre_stop, kill_at: None }
-        });
+        let pre_stop = Hook::of(life.pre_stop);
+        let new = Ending { deadline: stop.deadline, pre_stop, kill_at: None };
+        let ending = known.ending.get_or_insert(new);
         ending.deadline = ending.deadline.min(stop.deadline);
         // One that is starting has its hook once it runs, if it is not stopped before.
         if is_running && self.pre_stop((container, &id), life, ending) {
@@ -106,7 +105,7 @@ impl Pass {
         let nearest = ending.deadline.max(now.saturating_add(least));
         let due = match ending.kill_at {
             None => Some(nearest),
-            Some(kill_at) if kill_at > now => (nearest < kill_at).then_some(nearest),
+            Some(kill_at) if nearest < kill_at => Some(nearest),
             Some(kill_at) => (now >= kill_at + STOP_AGAIN).then_some(now),
         };
         if let Some(due) = due {
@@ -128,7 +127,8 @@ impl Pass {
         ending: &mut Ending,
     ) -> bool {
         let is_again = fault!(PreStopRepeated) && ending.pre_stop == Hook::Doing(None);
-        if ending.deadline <= self.now && ending.pre_stop == Hook::Due {
+        // There is no time for it.
+        if ending.pre_stop == Hook::Due && ending.deadline <= self.now {
             ending.pre_stop = Hook::Done;
         }
         if ending.pre_stop == Hook::Due || is_again {

@@ -195,16 +195,17 @@ fn a_pod_that_the_api_calls_over_is_not_run_again() {
     over.status = serde_json::from_value(json!({
         "phase": "Failed", "reason": "Evicted", "message": "low on memory", "podIP": "10.0.0.9",
         "containerStatuses": [{"name": "a", "image": "x", "imageID": "y", "ready": false,
-            "restartCount": 2, "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}],
+            "containerID": "cri://a", "restartCount": 2, "state": {"running": {}}}],
     }))
     .unwrap();
+    let said = over.status.clone().unwrap().container_statuses;
     let mut rig = Rig::new(over);
     assert_eq!(rig.feed(Event::Observed(Vec::new())), [Action::TearDown]);
+    assert_eq!(rig.status().container_statuses, said, "the object knows better");
     let status = rig.status();
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
     assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.9"));
-    assert_eq!((rig.brief("a").as_str(), rig.shown("a").restart_count), ("3 Error", 2));
 }
 
 /// A pod whose object says that the container runs or has ended, of which the runtime knows nothing.
@@ -279,6 +280,16 @@ fn what_the_runtime_has_forgotten_counts_though_the_next_attempt_is_starting() {
         rig.run("a", number);
         assert_eq!(shown(&rig), (before + 1, "running".to_owned()), "{number}");
     }
+}
+
+#[test]
+fn what_the_runtime_lists_is_not_taken_for_forgotten() {
+    let failed = json!({"terminated": {"exitCode": 4, "reason": "Error"}});
+    let mut rig = Rig::new(remembered("Always", failed, json!({})));
+    rig.feed(Event::Observed(vec![attempt("a", 3, AttemptState::Exited(exit(5, 1)))]));
+    let shown = rig.shown("a");
+    assert_eq!((shown.restart_count, rig.brief("a").as_str()), (3, "5 Error"));
+    assert_eq!(shown.last_state, None, "it is no attempt before");
 }
 
 #[test]
