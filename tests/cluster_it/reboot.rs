@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use copepod_tests::cluster::Build;
+use copepod_tests::cluster::node::condition;
 use serde_json::{Value, json};
 
 use crate::World;
 use crate::place::{Place, container, ready};
+use crate::runtimes::{CLASS, wasm_class};
 
 /// All pods of both kinds start at once, on two processors, with the other tests beside them.
 const LONG: Duration = Duration::from_secs(120);
@@ -21,6 +23,9 @@ fn pod(place: &Place<'_>, name: &str, policy: &str, is_wasm: bool, ends: bool) -
         (false, false) => place.shell(name, STAYS),
         (false, true) => place.shell(name, "true"),
     };
+    if is_wasm {
+        pod["spec"]["runtimeClassName"] = json!(CLASS);
+    }
     pod["spec"]["restartPolicy"] = json!(policy);
     pod["spec"]["terminationGracePeriodSeconds"] = json!(1);
     pod["spec"]["volumes"] = json!([{"name": "own", "emptyDir": {"medium": "Memory"}}]);
@@ -29,6 +34,7 @@ fn pod(place: &Place<'_>, name: &str, policy: &str, is_wasm: bool, ends: bool) -
 }
 
 pub(crate) fn pods_of_both_kinds_come_back_as_their_policies_say(world: &World) {
+    wasm_class(world);
     let mut place = Place::ordinary(world, Build::Usual);
     let name =
         |what: &str, is_wasm: bool| format!("{what}-{}", if is_wasm { "wasm" } else { "cri" });
@@ -45,7 +51,12 @@ pub(crate) fn pods_of_both_kinds_come_back_as_their_policies_say(world: &World) 
         for what in ["stays", "once"] {
             place.wait_ready(&name(what, is_wasm));
         }
-        done.push(place.wait_pod(&name("done", is_wasm), "is done", |pod| phase(pod, "Succeeded")));
+        // Its sandbox too.
+        let is_done = |pod: &Value| {
+            let sandbox = condition(pod, "PodReadyToStartContainers");
+            phase(pod, "Succeeded") && sandbox.is_some_and(|now| now["status"] == "False")
+        };
+        done.push(place.wait_pod(&name("done", is_wasm), "is done", is_done));
     }
     place.node.reboot();
     for is_wasm in [true, false] {
