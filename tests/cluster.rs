@@ -17,6 +17,7 @@ pub mod node;
 pub mod pki;
 pub mod plane;
 pub mod program;
+pub mod rules;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;

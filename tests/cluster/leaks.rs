@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 
-use crate::cluster::containerd;
+use crate::cluster::{containerd, rules};
 use crate::holds_within;
 
 /// What was killed or let go is gone from the kernel's tables a moment later: this long at most.
@@ -255,5 +255,8 @@ pub fn sweep() {
     }
     for name in names(Path::new(CNI_RESULTS)) {
         let _ = fs::remove_file(Path::new(CNI_RESULTS).join(name));
+    }
+    for name in rules::networks().into_iter().filter(|name| gone(name)) {
+        rules::remove(&name);
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::cluster::leaks;
+use crate::cluster::{leaks, rules};
 
 /// Where Debian has the plug-ins.
 pub const PLUGINS: &str = "/usr/lib/cni";
@@ -108,11 +108,7 @@ impl Network {
         let ports = self.ports().into_iter().map(|name| format!("interface: {name}"));
         let leases = self.leased().into_iter().map(|address| format!("IP lease: {address}"));
         let mut left: Vec<String> = ports.chain(leases).collect();
-        let rules = Command::new("iptables-save").args(["-t", "nat"]).output();
-        let rules = rules.map(|output| output.stdout).unwrap_or_default();
-        let rules = String::from_utf8_lossy(&rules).into_owned();
-        let ours = rules.lines().filter(|line| line.contains(&format!("\"{}\"", self.name)));
-        left.extend(ours.map(|line| format!("iptables: {line}")));
+        left.extend(rules::of(&self.name).iter().map(|rule| format!("iptables: {rule}")));
         left
     }
 }
@@ -123,6 +119,7 @@ impl Drop for Network {
             leaks::ip(&["link", "del", &port]);
         }
         leaks::ip(&["link", "del", &self.name]);
+        rules::remove(&self.name);
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cluster::containerd::{Build, Containerd};
 use crate::cluster::network::{Network, PLUGINS};
 use crate::cluster::program::{Program, tail};
-use crate::cluster::{ControlPlane, free_port, leaks};
+use crate::cluster::{ControlPlane, free_port, leaks, rules};
 use crate::https::{Client, Identity};
 use crate::{Run, copepod, sandbox};
 
@@ -308,6 +308,7 @@ impl<'a> Node<'a> {
         }
         leaks::remove_cgroups(&self.cgroup);
         leaks::remove_below(&self.dir);
+        rules::remove(self.network.name());
         fs::remove_dir_all(self.file("run")).expect("removed");
         leaks::make_cgroups(&self.cgroup);
         if let Some(containerd) = &mut self.containerd {

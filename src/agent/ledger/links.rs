@@ -17,15 +17,26 @@ impl Ledger {
         Some(self.links.as_ref()?.join(format!("{pod}_{namespace}_{container}")))
     }
 
+    /// Removes the links to what lies below the directory of a pod's logs.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the links cannot be listed.
+    pub(super) fn remove_links_into(&self, logs: &Path) -> Result<(), LedgerError> {
+        self.remove_links(|link| fs::read_link(link).is_ok_and(|log| log.starts_with(logs)))
+    }
+
     /// Removes the links to logs of this node's that are gone: of containers that somebody else
     /// removed (upstream: `evictPodLogsDirectories`). Others' links stay.
     ///
     /// # Errors
     /// [`LedgerError::Io`] when the links cannot be listed.
     pub(crate) fn remove_dead_links(&self, now: SystemTime) -> Result<(), LedgerError> {
+        self.remove_links(|link| self.is_dead(link, now))
+    }
+
+    fn remove_links(&self, is_meant: impl Fn(&Path) -> bool) -> Result<(), LedgerError> {
         let Some(links) = &self.links else { return Ok(()) };
-        let dead = entries(links)?.into_iter().filter(|link| self.is_dead(link, now));
-        for link in dead {
+        for link in entries(links)?.iter().filter(|link| is_meant(link)) {
             // It was removed meanwhile.
             let _ = fs::remove_file(link);
         }

@@ -117,14 +117,15 @@ impl Ledger {
         self.pod_dir(pod_uid).join(POD).is_file()
     }
 
-    /// Removes all that is left of a pod that is over: its files and its logs. The pod's attempts
-    /// were removed before.
+    /// Removes all that is left of a pod that is over: its files, its logs and the links to them. The
+    /// pod's attempts were removed before, as far as anybody knew of them.
     ///
     /// # Errors
     /// [`LedgerError::Io`].
     pub(crate) fn forget_pod(&self, pod: &Pod) -> Result<(), LedgerError> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let logs = self.log_dir_of(pod, "");
+        self.remove_links_into(&logs)?;
         for path in [self.pod_memory_dir(uid), logs, self.pod_dir(uid)] {
             linux::remove_tree(&path).map_err(|source| LedgerError::Io {
                 verb: "remove",

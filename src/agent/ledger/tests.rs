@@ -63,6 +63,16 @@ fn links_to_logs_that_are_gone_go() {
     };
     assert_eq!(left(0), ["anothers.log", "dead.log", "lives.log", "no-link.log"], "a new one");
     assert_eq!(left(61), ["anothers.log", "lives.log", "no-link.log"]);
+    let mut pod = Pod::default();
+    pod.metadata.namespace = Some("ns".to_owned());
+    pod.metadata.name = Some("a".to_owned());
+    pod.metadata.uid = Some("uid".to_owned());
+    let log = ledger.log_dir_of(&pod, "main").join("0.log");
+    fs::create_dir_all(log.parent().expect("a directory")).expect("makes");
+    fs::write(&log, "").expect("writes");
+    link("pods.log", log);
+    ledger.forget_pod(&pod).expect("forgets");
+    assert_eq!(left(0), ["anothers.log", "lives.log", "no-link.log"], "with its pod's logs");
     let plain = Ledger::open(&at("p"), &at("run")).expect("opens");
     plain.remove_dead_links(SystemTime::now()).expect("has none");
 }
