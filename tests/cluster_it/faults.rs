@@ -15,6 +15,8 @@ const ROUNDS: usize = 12;
 const SLOTS: usize = 5;
 /// Of a thousand calls so many go wrong.
 const PER_MILLE: u64 = 150;
+/// A shell that waits until it is told to end.
+const WAITS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 /// Every call may have to be waited for and made again, and what is not known is looked up.
 const LONG: Duration = Duration::from_secs(180);
 
@@ -35,8 +37,7 @@ fn behind<'a>(world: &'a World) -> (Place<'a>, Proxy) {
 /// One pod of each kind in turn.
 fn pod(place: &Place<'_>, number: usize) -> Value {
     let name = format!("pod-{}", number % SLOTS);
-    let wait = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
-    let mut pod = place.shell(&name, wait);
+    let mut pod = place.shell(&name, WAITS);
     pod["spec"]["terminationGracePeriodSeconds"] = json!(1);
     match number % 3 {
         0 => {}
@@ -114,15 +115,14 @@ const RUNNING: i32 = copepod_cri::ContainerState::ContainerRunning as i32;
 
 pub(crate) fn a_call_that_hangs_holds_up_its_pod_alone(world: &World) {
     let (place, proxy) = behind(world);
-    let wait = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
     // The first container to be made is.
     let first = proxy.count("CreateContainer");
     proxy.plan(move |method, n| (method == "CreateContainer" && n == first).then_some(Fault::Hang));
-    place.create(&place.shell("held", wait));
+    place.create(&place.shell("held", WAITS));
     place
         .node
         .wait(SOON, "its call hangs", || (proxy.count("CreateContainer") > first).then_some(()));
-    place.create(&place.shell("other", wait));
+    place.create(&place.shell("other", WAITS));
     place.wait_ready("other");
     let held = place.api().get("pods", &place.namespace, "held").expect("it is there");
     assert!(!ready(&held), "{held}");
@@ -134,11 +134,10 @@ pub(crate) fn a_call_that_hangs_holds_up_its_pod_alone(world: &World) {
 
 pub(crate) fn a_removal_whose_answer_is_lost_leaves_no_link_to_a_log(world: &World) {
     let (place, proxy) = behind(world);
-    let wait = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
     // While one runs the runtime is looked at each second: the lost one is forgotten before the agent
     // goes on with its removal, in its next round.
     for name in ["stays", "goes"] {
-        place.create(&place.shell(name, wait));
+        place.create(&place.shell(name, WAITS));
         place.wait_ready(name);
     }
     let first = proxy.count("RemoveContainer");

@@ -36,43 +36,32 @@ fn a_long_run_directory_is_refused() {
 }
 
 #[test]
-fn links_to_logs_that_are_gone_go() {
-    use std::time::{Duration, SystemTime};
+fn the_links_to_a_pods_logs_go_with_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |path: &str| dir.path().join(path);
     let dirs = LogDirs { logs: at("logs"), links: at("links") };
     let ledger = Ledger::of_node(&at("r"), &at("run"), dirs).expect("opens");
-    fs::write(at("logs/0.log"), "").expect("writes");
-    let link = |name: &str, log: PathBuf| {
-        std::os::unix::fs::symlink(log, at("links").join(name)).expect("links");
-    };
-    link("lives.log", at("logs/0.log"));
-    link("dead.log", at("logs/1.log"));
-    link("anothers.log", at("elsewhere/1.log"));
-    fs::write(at("links/no-link.log"), "").expect("writes");
-    let left = |after: u64| {
-        let now = SystemTime::now() + Duration::from_secs(after);
-        ledger.remove_dead_links(now).expect("removes");
-        let mut left: Vec<String> = entries(&at("links"))
-            .expect("lists")
-            .iter()
-            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-            .collect();
-        left.sort();
-        left
-    };
-    assert_eq!(left(0), ["anothers.log", "dead.log", "lives.log", "no-link.log"], "a new one");
-    assert_eq!(left(61), ["anothers.log", "lives.log", "no-link.log"]);
     let mut pod = Pod::default();
     pod.metadata.namespace = Some("ns".to_owned());
     pod.metadata.name = Some("a".to_owned());
     pod.metadata.uid = Some("uid".to_owned());
-    let log = ledger.log_dir_of(&pod, "main").join("0.log");
-    fs::create_dir_all(log.parent().expect("a directory")).expect("makes");
-    fs::write(&log, "").expect("writes");
-    link("pods.log", log);
-    ledger.forget_pod(&pod).expect("forgets");
-    assert_eq!(left(0), ["anothers.log", "lives.log", "no-link.log"], "with its pod's logs");
-    let plain = Ledger::open(&at("p"), &at("run")).expect("opens");
-    plain.remove_dead_links(SystemTime::now()).expect("has none");
+    let logs = ledger.log_dir_of(&pod, "main");
+    fs::create_dir_all(&logs).expect("makes");
+    fs::write(logs.join("0.log"), "").expect("writes");
+    for (name, log) in [
+        ("one.log", logs.join("0.log")),
+        ("gone.log", logs.join("1.log")),
+        ("anothers.log", at("logs/ns_a_other/main/0.log")),
+    ] {
+        std::os::unix::fs::symlink(log, at("links").join(name)).expect("links");
+    }
+    fs::write(at("links/no-link.log"), "").expect("writes");
+    for _ in 0..2 {
+        ledger.forget_pod(&pod).expect("forgets");
+        let left = entries(&at("links")).expect("lists");
+        let mut left: Vec<_> = left.iter().filter_map(|path| path.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["anothers.log", "no-link.log"]);
+    }
+    Ledger::open(&at("p"), &at("run")).expect("opens").forget_pod(&pod).expect("has no links");
 }

@@ -1,7 +1,7 @@
 //! What is on this machine and belongs to no pod.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use copepod_pod::{Source, removal_grace};
 use k8s_openapi::api::core::v1::Pod;
@@ -79,22 +79,11 @@ impl Agent {
         self.board.get(uid).is_some() || self.statics.is_waiting(uid)
     }
 
-    /// Has cleaned away what the container runtime holds for nobody, and links to nothing (upstream: the
-    /// garbage collection of containers, each minute), once all pods are known.
+    /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of
+    /// containers, each minute), once all pods are known.
     pub(super) fn collect(&mut self) {
-        if !(self.knows_all() && self.collecting.is_empty()) {
-            return;
-        }
-        let ledger = Arc::clone(&self.shared.ledger);
-        self.collecting.spawn_blocking(move || {
-            if let Err(error) = ledger.remove_dead_links(SystemTime::now()) {
-                tracing::warn!(
-                    error = chain(&error),
-                    "cannot look for links to logs that are gone"
-                );
-            }
-        });
-        let Some(cri) = self.shared.runtime.cri.clone() else { return };
+        let is_free = self.knows_all() && self.collecting.is_empty();
+        let Some(cri) = self.shared.runtime.cri.clone().filter(|_| is_free) else { return };
         let mut unknown = cri.pods();
         unknown.retain(|uid| !self.is_wanted(uid));
         self.collecting.spawn(async move {
