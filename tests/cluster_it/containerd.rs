@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use copepod_cri::{ContainerState, PodSandboxConfig};
 use copepod_tests::cluster::network::Network;
-use copepod_tests::cluster::{Build, Containerd, Cri, leaks};
+use copepod_tests::cluster::{Build, Containerd, Cri, leaks, rules};
 use copepod_tests::cri_faults::{Fault, Proxy};
 use copepod_tests::wait_until;
 use tonic::Code;
@@ -101,7 +101,9 @@ pub(crate) fn what_a_test_leaves_is_named_and_removed(world: &World) {
     let sandbox = cri.run_sandbox(&config).expect("it runs");
     cri.run(&sandbox, &config, "sleep 3600").expect("it runs");
     let left = bare.leaks().join("\n");
-    for what in ["container: ", "containerd-shim", "mount: ", "interface: ", "IP lease: "] {
+    let each =
+        ["container: ", "containerd-shim", "mount: ", "interface: ", "IP lease: ", "iptables: "];
+    for what in each {
         assert!(left.contains(what), "{what:?} in\n{left}");
     }
     let (dir, cgroup) = (bare.containerd.socket(), bare.cgroup.clone());
@@ -112,6 +114,7 @@ pub(crate) fn what_a_test_leaves_is_named_and_removed(world: &World) {
         let mut left: Vec<String> = processes.chain(leaks::mounts(dir)).collect();
         left.extend(leaks::cgroups_below(&cgroup).iter().map(|dir| dir.display().to_string()));
         left.extend(leaks::results(&cgroup).iter().map(|file| file.display().to_string()));
+        left.extend(rules::of(&cgroup));
         left
     });
     assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));

@@ -182,27 +182,6 @@ fn allowed_sysctls_have_a_form_and_a_namespace() {
 }
 
 #[test]
-fn the_operating_system_is_the_nodes() {
-    let mut labelled = pod("a", json!({"os": {"name": "linux"}}));
-    let label = |os: &str| Some([(OS_LABEL.to_owned(), os.to_owned())].into());
-    labelled.metadata.labels = label("linux");
-    assert_taken(&labelled, &node());
-    labelled.metadata.labels = label("windows");
-    assert_refused(
-        &labelled,
-        &node(),
-        "PodOSSelectorNodeLabelDoesNotMatch",
-        "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
-    );
-    assert_refused(
-        &pod("a", json!({"os": {"name": "windows"}})),
-        &node(),
-        "PodOSNotSupported",
-        "Failed to admit pod as the OS field doesn't match node OS",
-    );
-}
-
-#[test]
 fn strict_groups_need_a_node_that_has_them() {
     let strict = pod("a", json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}));
     assert_taken(&strict, &NodeFacts { strict_groups: true, ..node() });

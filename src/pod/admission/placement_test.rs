@@ -1,4 +1,5 @@
-//! Which nodes a pod may be on, by its affinity, its selector and its node's name.
+//! Which nodes a pod may be on, by its affinity, its selector, its node's name and its operating
+//! system.
 
 use super::*;
 
@@ -73,5 +74,26 @@ fn a_selector_and_a_name_are_met_exactly() {
         &node(),
         "NodeName",
         "Predicate NodeName failed: node(s) didn't match the requested node name",
+    );
+}
+
+#[test]
+fn the_operating_system_is_the_nodes() {
+    let mut labelled = pod("a", json!({"os": {"name": "linux"}}));
+    let label = |os: &str| Some([(OS_LABEL.to_owned(), os.to_owned())].into());
+    labelled.metadata.labels = label("linux");
+    assert_taken(&labelled, &node());
+    labelled.metadata.labels = label("windows");
+    assert_refused(
+        &labelled,
+        &node(),
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+    );
+    assert_refused(
+        &pod("a", json!({"os": {"name": "windows"}})),
+        &node(),
+        "PodOSNotSupported",
+        "Failed to admit pod as the OS field doesn't match node OS",
     );
 }
