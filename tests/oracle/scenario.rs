@@ -8,7 +8,9 @@
 //! - `ends: at-once`: what is told after that does not count, of a pod that goes on changing;
 //! - `metadata`: merged into the pod's; `first`: a spec of another pod, there and Ready before;
 //! - `static: true`: by a file on the node; `bound: true`: made without a node, and bound to it then;
-//! - `quick: true`: in `make test`; `only: ordinary`; `patience: SECONDS`: for what takes longer than most;
+//! - `quick: true`: in `make test`, with containers that run for long enough to be told of while they do:
+//!   the kubelet tells of each state, however late; `only: ordinary`; `patience: SECONDS`: for what takes
+//!   longer than most;
 //! - `objects`: config maps by name.
 //!
 //! In a container, `do: "STEP -- STEP"` are the actor's arguments, `name` is `main` and `image` is `ACTOR`
