@@ -212,8 +212,19 @@ pub struct Attempt {
     pub definition: Option<u32>,
     /// As whom it began, where the runtime tells.
     pub user: Option<User>,
+    /// What it was made from, where the runtime tells.
+    pub image: Option<ImageNames>,
     /// How far it is.
     pub state: AttemptState,
+}
+
+/// The names of an image, as a container's status shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageNames {
+    /// Its name.
+    pub image: String,
+    /// Its digest.
+    pub image_id: String,
 }
 
 /// The identities that a container's first process began with (CRI: `LinuxContainerUser`).

@@ -191,10 +191,13 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
     let id = newest.map(|(_, known)| known.id.clone());
     // After a restart of the agent only the pod's object knows what an adopted process runs.
     let same = before.filter(|before| before.container_id.is_some() && before.container_id == id);
-    let (image, image_id) = match (&container.image.known, same) {
-        (Some(known), _) => (known.image.clone(), known.image_id.clone()),
-        (None, Some(same)) => (same.image.clone(), same.image_id.clone()),
-        (None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
+    // But for one whose start it never heard of.
+    let told = newest.and_then(|(_, known)| known.image.as_ref());
+    let (image, image_id) = match (&container.image.known, same, told) {
+        (Some(known), _, _) => (known.image.clone(), known.image_id.clone()),
+        (None, Some(same), _) => (same.image.clone(), same.image_id.clone()),
+        (None, None, Some(told)) => (told.image.clone(), told.image_id.clone()),
+        (None, None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
     };
     let mut status = ContainerStatus {
         name: container.name.clone(),

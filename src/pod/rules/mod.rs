@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Host, ImageRef, Now,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Host, ImageNames, ImageRef, Now,
     PodAddresses, ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
 };
 
@@ -76,7 +76,7 @@ fn id(container: &str, attempt: u32) -> String {
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Attempt {
     let (id, container) = (id(container, attempt), container.to_owned());
-    Attempt { container, attempt, sandbox: 0, id, definition: None, user: None, state }
+    Attempt { container, attempt, sandbox: 0, id, definition: None, user: None, image: None, state }
 }
 
 fn failure(reason: &str) -> Failure {

@@ -208,6 +208,7 @@ impl Inner {
             sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
             definition: one.definition,
             user: one.user.clone(),
+            image: None,
             state,
         })
     }
