@@ -93,6 +93,9 @@ impl State {
                 if used.is_some_and(|used| dead.is_none_or(|dead| dead < used)) {
                     self.change_sandbox();
                 }
+                if used.is_some() || self.used_generation().is_none() {
+                    self.record_warnings(&done.warnings);
+                }
                 self.addresses = Some(done.addresses.clone());
                 self.set_up.answer::<Failure>(Ok(done), now);
             }
