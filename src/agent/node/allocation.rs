@@ -60,7 +60,7 @@ impl Allocations {
     }
 
     /// Of the pods that have to end for the pod's resize, those that were not asked to before.
-    fn to_ask(&mut self, uid: &str, mut victims: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+    fn unasked(&mut self, uid: &str, mut victims: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
         let asked = self.asked.entry(uid.to_owned()).or_default();
         victims.retain(|victim| asked.insert(victim.metadata.uid.clone().unwrap_or_default()));
         victims
@@ -166,7 +166,7 @@ impl Agent {
             }
             Decision::Allocated { preempts } if !preempts.is_empty() => {
                 // Decided on again when they have ended.
-                let preempts = self.allocations.to_ask(uid, preempts);
+                let preempts = self.allocations.unasked(uid, preempts);
                 self.evict_for_critical(&preempts);
                 None
             }
@@ -217,7 +217,7 @@ mod tests {
         }
         let mut asked = |uid: &str, victims: &[&str]| -> Vec<String> {
             let victims = victims.iter().map(|uid| pod(uid, "1")).collect();
-            let asked = allocations.to_ask(uid, victims);
+            let asked = allocations.unasked(uid, victims);
             asked.iter().filter_map(|pod| pod.metadata.uid.clone()).collect()
         };
         assert_eq!(asked("one", &["a"]), ["a"]);
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(asked("one", &["b", "a"]), ["b"], "who is new");
         assert_eq!(asked("other", &["a"]), ["a"]);
         allocations.settle("one");
-        let again = allocations.to_ask("one", vec![pod("a", "1")]);
+        let again = allocations.unasked("one", vec![pod("a", "1")]);
         assert_eq!(again.len(), 1, "another resize of it");
     }
 }
