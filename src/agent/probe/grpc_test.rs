@@ -27,10 +27,15 @@ async fn check(request: Request<Incoming>) -> Result<Answer, Infallible> {
     assert_eq!(head.uri.path(), CHECK);
     assert_eq!(head.headers["user-agent"], "kube-probe/1.36");
     assert_eq!(head.headers["te"], "trailers");
+    // `1999123u`: what is left of two seconds at most.
+    let left = head.headers["grpc-timeout"].to_str().unwrap();
+    let micros: u64 = left.strip_suffix('u').unwrap().parse().unwrap();
+    assert!((1..=2_000_000).contains(&micros), "{left}");
     let body = body.collect().await.unwrap().to_bytes();
     let asked = CheckRequest::decode(&body[5..]).unwrap().service;
     let code: &str = match &*asked {
         "hangs" => std::future::pending().await,
+        "late" => "4",
         "none" => "5",
         "other" => "12",
         _ => "0",
@@ -150,4 +155,11 @@ async fn nothing_is_left_of_a_connection_that_took_too_long() {
         let rest = tokio::time::timeout(SOON, stream.read_to_end(&mut nothing));
         rest.await.expect("the connection is closed").unwrap_or_default();
     }
+}
+
+#[tokio::test]
+async fn a_server_that_finds_it_is_too_late_is_late() {
+    let (address, _task) = health().await;
+    let text = "timeout: health rpc did not complete within 2s";
+    assert_eq!(ask(address.port(), "late").await, ProbeOutcome::Failure(text.into()));
 }

@@ -268,3 +268,11 @@ async fn what_cannot_be_written_is_not_sent() {
     let text = "Get \"http://127.0.0.1:9/healthz\": net/http: invalid header field value for \"X\"";
     assert_eq!(get(9, header).await, failure(text));
 }
+
+#[tokio::test]
+async fn an_answer_may_have_many_headers() {
+    let many: Vec<String> = (0..900).map(|i| format!("X-{i}: {i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let server = Server::start(vec![answer("200 OK", &many, "")]).await;
+    assert_eq!(get(server.address.port(), json!({})).await, ProbeOutcome::Success);
+}
