@@ -23,6 +23,7 @@ mod resources;
 mod runtimes;
 mod smoke;
 mod static_pods;
+mod statuses;
 mod streams;
 mod survive;
 mod users;
