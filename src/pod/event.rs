@@ -296,6 +296,8 @@ pub struct SetUpDone {
     pub sandbox: u32,
     /// Whether its runtime makes read-only mounts so with all that is mounted below them.
     pub recursive_read_only: bool,
+    /// What its containers do without: told with the first set-up of a sandbox (upstream: `GetPodDNS`).
+    pub warnings: Vec<Failure>,
 }
 
 /// An image that is ready to run.

@@ -217,6 +217,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         volume_mounts: volume_mounts(state, &container.name),
         user: newest.and_then(|(_, known)| known.user.as_ref()).map(shown_user),
         last_state: last
+            .or_else(|| same.and_then(|same| same.last_state.clone()?.terminated))
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
     };
@@ -378,7 +379,7 @@ fn mark_lost(state: &State, inits: &mut [ContainerStatus], mains: &mut [Containe
         status.state.as_ref().is_some_and(|state| state.waiting.is_some())
     };
     let passed = inits.iter().rposition(|status| !is_waiting(status)).unwrap_or(1);
-    let lost_mains = if state.current_init().is_none() { mains.len() } else { 0 };
+    let lost_mains = if state.was_initialised() { mains.len() } else { 0 };
     let lost = inits.iter_mut().take(passed).chain(mains.iter_mut().take(lost_mains));
     for status in lost.filter(|status| is_waiting(status)) {
         let terminated = ContainerStateTerminated {

@@ -35,6 +35,8 @@ struct Rig {
     actions: Vec<Action>,
     /// What people were told since that was last taken, a line each.
     records: Vec<String>,
+    /// What each set-up leaves out.
+    warnings: Vec<Failure>,
 }
 
 fn wall(secs: i64) -> Timestamp {
@@ -114,7 +116,7 @@ impl Rig {
     fn new(pod: Pod) -> Rig {
         let now = Now { wall: wall(0), mono: Duration::from_secs(5) };
         let (state, actions, records) = (State::new(Arc::new(pod)), Vec::new(), Vec::new());
-        Rig { state, sandbox: 0, now, actions, records }
+        Rig { state, sandbox: 0, now, actions, records, warnings: Vec::new() }
     }
 
     /// A pod that is set up, with nothing started.
@@ -165,6 +167,7 @@ impl Rig {
             addresses,
             sandbox: self.sandbox,
             recursive_read_only: true,
+            warnings: self.warnings.clone(),
         })))
     }
 
