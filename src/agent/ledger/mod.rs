@@ -4,6 +4,11 @@
 //! `copepod run`s. Starts no task. What survives an agent lies in the state files of its
 //! containers (room `runtime/wasm`), below the paths that this room gives.
 //!
+//! After a loss of power any file that is not synced may be empty or half, and is none then: a pod's
+//! object is told by whoever it comes from (or its pod is an orphan that only its uid is known of), its
+//! kinds are decided anew, an attempt's resources are those that are asked for. What cannot be found out
+//! again and is written rarely is synced: ids of the host, resizes.
+//!
 //! ```text
 //! ROOT/lock                                          held by the agent while it lives
 //! ROOT/runtime                                       the container runtime's name
