@@ -113,7 +113,7 @@ impl Agent {
                 }
                 uids = self.objects.changed() => {
                     for uid in uids {
-                        self.tell(&uid, Event::Changed).await;
+                        self.tell(&uid, Event::Changed);
                     }
                 }
                 Ok(()) = network.changed() => self.judge(health.as_ref()),
@@ -272,7 +272,7 @@ impl Agent {
                 }
                 // Its spec may name more now.
                 self.objects.register(&pod);
-                self.tell(&uid, Event::Desired(pod)).await;
+                self.tell(&uid, Event::Desired(pod));
             }
             None if self.waiting.set(&uid, &pod) => {}
             None => self.take(uid, pod),
@@ -323,8 +323,8 @@ impl Agent {
         let supplier = Arc::clone(&self.supplier);
         let handle = self.workers.add(self.allocations.apply(&pod), "/".into(), supplier);
         if let Some(grace) = kill {
-            // A new worker's inbox is empty.
-            let _ = handle.events.try_send(Event::Kill { grace });
+            // It has just begun.
+            let _ = handle.events.tell(Event::Kill { grace });
         }
         let (events, snapshot) = (Some(handle.events), handle.snapshot);
         self.board.lock().insert(uid, Known { pod, events, snapshot, gone });
@@ -369,17 +369,15 @@ impl Agent {
         if terminated {
             self.clean(uid);
         } else {
-            self.tell(uid, Event::Kill { grace }).await;
+            self.tell(uid, Event::Kill { grace });
         }
     }
 
     /// Tells the pod's worker; one that has ended hears nothing.
-    pub(super) async fn tell(&self, uid: &str, event: Event) {
+    pub(super) fn tell(&self, uid: &str, event: Event) {
         let events = self.board.lock().get(uid).and_then(|known| known.events.clone());
-        if let Some(events) = events {
-            // A worker waits for nothing but events, so that this is short. Closed: it has ended.
-            let _ = events.send(event).await;
-        }
+        // Nothing is to be told to one that has ended.
+        let _ = events.map(|events| events.tell(event));
     }
 
     /// The pod has a new snapshot: its status goes to the API server; one that the API server has

@@ -168,7 +168,7 @@ impl Agent {
         if is_here {
             self.keep(Arc::clone(&pod)).await;
             self.objects.register(&pod);
-            self.tell(&uid, Event::Desired(pod)).await;
+            self.tell(&uid, Event::Desired(pod));
         }
     }
 
@@ -259,7 +259,7 @@ impl Agent {
         if let Some(known) = self.board.lock().get_mut(&uid) {
             known.pod = Arc::clone(&pod);
         }
-        self.tell(&uid, Event::Desired(pod)).await;
+        self.tell(&uid, Event::Desired(pod));
     }
 
     /// A mirror is there no longer: the static pod that it showed goes on.

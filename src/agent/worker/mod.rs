@@ -13,6 +13,7 @@ mod container;
 mod evict;
 mod exec;
 mod host;
+mod inbox;
 mod kinds;
 mod ordinary;
 mod outlet;
@@ -29,6 +30,7 @@ pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
 pub(crate) use exec::Asked;
 pub(crate) use host::Host;
+pub(crate) use inbox::Events;
 pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
@@ -61,8 +63,6 @@ use pulling::Pulling;
 use resize::ResizeJob;
 use set_up::{Ready, SetUpJob};
 
-/// Events waiting for one worker. It never waits for anything but events, so they are few.
-const EVENTS: usize = 64;
 /// Later than anything that is waited for.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -98,7 +98,7 @@ pub(crate) struct Snapshot {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     /// What happens to the pod.
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: Events,
     /// What became of it.
     pub(crate) snapshot: watch::Receiver<Snapshot>,
 }
@@ -106,7 +106,7 @@ pub(crate) struct Handle {
 /// Where to reach a worker.
 #[derive(Clone)]
 struct Inbox {
-    events: mpsc::Sender<Event>,
+    events: Events,
     /// Has it list its attempts.
     look: Arc<Notify>,
 }
@@ -143,7 +143,7 @@ impl<R: Runtime> Workers<R> {
         base: PathBuf,
         supplier: Arc<dyn Supplier>,
     ) -> Handle {
-        let (events, inbox) = mpsc::channel(EVENTS);
+        let (events, inbox) = Events::new();
         let state = State::new(Arc::clone(&pod)).on(self.shared.host.of_pods());
         let first = Snapshot { status: state.status(), trouble: None, terminated: false };
         let (publish, snapshot) = watch::channel(first);
@@ -167,9 +167,17 @@ impl<R: Runtime> Workers<R> {
             publish,
             look: Arc::default(),
         };
-        let reached = Inbox { events: handle.events.clone(), look: Arc::clone(&worker.look) };
-        lock(&self.inboxes).insert(uid, reached);
-        tokio::spawn(worker.run(inbox));
+        let (inboxes, look) = (Arc::clone(&self.inboxes), Arc::clone(&worker.look));
+        let reached = Inbox { events: handle.events.clone(), look: Arc::clone(&look) };
+        lock(&inboxes).insert(uid.clone(), reached);
+        tokio::spawn(async move {
+            worker.run(inbox).await;
+            // Unless the pod has another worker by now.
+            let mut inboxes = lock(&inboxes);
+            if inboxes.get(&uid).is_some_and(|inbox| Arc::ptr_eq(&inbox.look, &look)) {
+                inboxes.remove(&uid);
+            }
+        });
         handle
     }
 }
@@ -193,10 +201,8 @@ async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
                 continue;
             }
         };
-        if inbox.events.send(event).await.is_err() {
-            // That worker is done with its pod.
-            lock(&inboxes).remove(&pod_uid);
-        }
+        // One that has ended is done with its pod.
+        let _ = inbox.events.tell(event);
     }
 }
 
@@ -236,7 +242,7 @@ impl<R: Runtime> Worker<R> {
         let clock = Clock(Instant::now());
         let kept = self.shared.kinds(&self.uid).await;
         if kinds::may_be_ordinary(self.state.pod(), kept.as_ref()) {
-            self.shared.runtime.looked().await;
+            self = self.looked(&mut inbox, &clock).await;
         }
         let attempts = self.shared.runtime.list(&self.uid);
         if let Some(known) = self.shared.actuated(&self.uid, &attempts).await {
@@ -294,6 +300,23 @@ impl<R: Runtime> Worker<R> {
                 Ok(done) => self.learn(done),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
+        }
+    }
+
+    /// Waits for the first look at the runtime, however long that takes. What is told meanwhile is known
+    /// then; nothing is done for it.
+    async fn looked(mut self, inbox: &mut mpsc::Receiver<Event>, clock: &Clock) -> Self {
+        let shared = Arc::clone(&self.shared);
+        let uid = self.uid.clone();
+        let mut looked = std::pin::pin!(shared.runtime.looked(&uid));
+        loop {
+            tokio::select! {
+                () = &mut looked => return self,
+                Some(event) = inbox.recv() => {
+                    let (state, _) = step(self.state, event, clock.now());
+                    self.state = state;
+                }
+            }
         }
     }
 
