@@ -108,7 +108,7 @@ mod tests {
         if let Event::Kill { grace } = event {
             return format!("kill {}", grace.as_secs());
         }
-        assert_eq!(*event, Event::Changed);
+        assert!(matches!(event, Event::Changed), "{event:?}");
         "changed".into()
     }
 
@@ -130,7 +130,9 @@ mod tests {
             events.tell(Event::Changed).expect("it lives");
             events.tell(desired(300)).expect("it lives");
         }
-        expected.extend(["199", "kill 7", "changed", "300", "kill 3", "changed", "300"].map(Into::into));
+        expected.extend(
+            ["199", "kill 7", "changed", "300", "kill 3", "changed", "300"].map(Into::into),
+        );
         let mut heard = Vec::new();
         for _ in &expected {
             heard.push(text(&inbox.recv().await.expect("an event")));

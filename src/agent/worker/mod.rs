@@ -494,3 +494,7 @@ impl Clock {
         self.0.checked_add(mono).unwrap_or_else(|| Instant::now() + FAR)
     }
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod tests;

@@ -118,10 +118,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
 fn with_relist(at: Option<Instant>, begun: Instant, mut health: Health) -> Health {
     let why = match at {
         None if begun.elapsed() > FORGIVEN => "pleg has yet to be successful".to_owned(),
-        Some(at) if at.elapsed() > RELIST_MAX => format!(
-            "pleg was last seen active {}s ago; threshold is 3m0s",
-            at.elapsed().as_secs()
-        ),
+        Some(at) if at.elapsed() > RELIST_MAX => {
+            format!("pleg was last seen active {}s ago; threshold is 3m0s", at.elapsed().as_secs())
+        }
         None | Some(_) => return health,
     };
     health.problems.push(format!("PLEG is not healthy: {why}"));
