@@ -59,6 +59,8 @@ pub(super) struct Agent {
     pub(super) statics: Statics,
     /// The pods of the API were listed once.
     pub(super) is_synced: bool,
+    /// The uids of those that the API has and that cannot be read: whatever is of them stays.
+    pub(super) unread: BTreeSet<String>,
     /// What pods may ask of the node, for the workers.
     pub(super) facts: watch::Sender<Facts>,
     /// The part of it that does not change.
@@ -142,7 +144,8 @@ impl Agent {
     /// The API server's word of its pods.
     async fn follow(&mut self, change: PodChange) {
         match change {
-            PodChange::Synced(pods) => {
+            PodChange::Synced { pods, unread } => {
+                let before = std::mem::replace(&mut self.unread, unread);
                 let (mirrors, pods): (Vec<_>, Vec<_>) =
                     pods.into_iter().partition(|pod| is_mirror(pod));
                 self.sync_mirrors(&mirrors).await;
@@ -152,14 +155,25 @@ impl Agent {
                     self.board.know_all();
                     self.adopt_orphans().await;
                     self.start_waiting();
+                } else if before != self.unread {
+                    // What could not be read may be over now.
+                    self.adopt_orphans().await;
                 }
                 // Once all are there that have an allocation.
                 self.decide_resizes().await;
             }
             PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod).await,
-            PodChange::Set(pod) => self.set(pod).await,
+            PodChange::Set(pod) => {
+                self.unread.remove(pod.metadata.uid.as_deref().unwrap_or_default());
+                self.set(pod).await;
+            }
             PodChange::Gone { uid: _, pod } if is_mirror(&pod) => self.lose_mirror(&pod),
-            PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
+            PodChange::Gone { uid, pod: _ } => {
+                self.gone(&uid).await;
+                if self.unread.remove(&uid) {
+                    self.adopt_orphans().await;
+                }
+            }
         }
     }
 
@@ -231,7 +245,7 @@ impl Agent {
             of_api
                 .map(|(uid, _)| uid)
                 .chain(self.waiting.uids())
-                .filter(|uid| !uids.contains(*uid))
+                .filter(|uid| !uids.contains(*uid) && !self.unread.contains(*uid))
                 .cloned()
                 .collect()
         };

@@ -47,10 +47,12 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 fn period(inner: &Inner) -> Duration {
     let table = inner.table.lock();
+    if !table.knows_all() {
+        // Who was not answered is asked again, and its pod waits for that.
+        return PERIOD;
+    }
     let any = table.containers.values().any(Container::is_running)
-        || table.sandboxes.values().any(|sandbox| sandbox.ready)
-        // Who was not answered is asked again, and a pod may wait for that.
-        || !table.knows_all();
+        || table.sandboxes.values().any(|sandbox| sandbox.ready);
     match (any, inner.has_events.load(std::sync::atomic::Ordering::Relaxed)) {
         (false, _) => PERIOD_IDLE,
         (true, true) => PERIOD_WITH_EVENTS,
@@ -138,8 +140,9 @@ async fn look_at(inner: Arc<Inner>, listed: Listed) {
         Err(error) if error.is_not_found() => None,
         Err(error) => {
             let error = chain(&error);
+            let is_new = inner.table.lock().not_answered(id);
             // Once; what follows says the same.
-            match inner.table.lock().not_answered(id) {
+            match is_new {
                 true => tracing::warn!(container = id, error, "cannot look at a container"),
                 false => tracing::debug!(container = id, error, "cannot look at a container"),
             }
