@@ -216,7 +216,11 @@ mod tests {
     fn a_sandbox_that_stands_on_is_told_of_in_upstreams_words() {
         let failure = not_killed("u-1", &CriError::Deadline { method: "StopPodSandbox" });
         let now = Now { wall: Timestamp::UNIX_EPOCH, mono: Duration::ZERO };
-        let (_, actions) = step(State::new(Arc::default()), Event::TornDown(Err(failure)), now);
+        let (mut state, mut actions) = (State::new(Arc::default()), Vec::new());
+        let end = Event::Kill { grace: Duration::ZERO };
+        for event in [Event::Observed(Vec::new()), end, Event::TornDown(Err(failure))] {
+            (state, actions) = step(state, event, now);
+        }
         let records = actions.iter().filter_map(|action| {
             let Action::Record(record) = action else { return None };
             Some((record.reason.as_str(), record.message.as_str()))
