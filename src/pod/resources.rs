@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use crate::qos::{BEST_EFFORT, BURSTABLE, GUARANTEED, qos_class};
@@ -16,6 +16,8 @@ use crate::static_pod::{MIRROR_ANNOTATION, Source};
 /// Quantities by the names of their resources.
 pub type Amounts = BTreeMap<String, Quantity>;
 
+/// What the names of huge pages begin with (upstream `ResourceHugePagesPrefix`); their size follows.
+pub(crate) const HUGE_PAGES: &str = "hugepages-";
 /// The period that a cpu quota counts over, in microseconds (upstream `QuotaPeriod`).
 pub const QUOTA_PERIOD_US: u64 = 100_000;
 /// The kernel's bounds of cpu shares (upstream `MinShares`, `MaxShares`).
@@ -33,6 +35,9 @@ const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 /// The priority class of pods that the node cannot be without.
 const NODE_CRITICAL: &str = "system-node-critical";
+/// The condition of a pod whose resize waits, and its reason where nothing can make it possible (upstream
+/// `PodResizePending`, `PodReasonInfeasible`).
+const INFEASIBLE: (&str, &str) = ("PodResizePending", "Infeasible");
 
 /// What the pod asks for as a whole: the larger of all main containers and sidecars together, and
 /// each init container with the sidecars started before it; the pod's own requests in the place of
@@ -44,6 +49,64 @@ pub fn pod_requests(pod: &Pod) -> Amounts {
     override_with(&mut requests, spec.resources.as_ref().and_then(|own| own.requests.as_ref()));
     add(&mut requests, &amounts(spec.overhead.as_ref()));
     requests
+}
+
+/// What the pod holds of its node, by the rule of [`pod_requests`]: each main container and sidecar, and
+/// the pod's own requests, count as the most of what the spec says, what they have by the status and
+/// what they were allocated by the status (upstream `PodRequests` with `UseStatusResources`). A resize
+/// that is not done yet so gives nothing back. The spec's resources are those that are allocated.
+///
+/// A static pod counts by its spec: its status is that of another object, its mirror.
+#[must_use]
+pub fn requests_in_use(pod: &Pod) -> Amounts {
+    let status = pod.status.as_ref().filter(|_| Source::of(pod).is_none());
+    let (Some(spec), Some(status)) = (&pod.spec, status) else { return pod_requests(pod) };
+    let counts_asked = !is_infeasible(status);
+    let most = |asked: Amounts, has: Option<&ResourceRequirements>, allocated| {
+        let Some(has) = has else { return asked };
+        let mut most = if counts_asked { asked } else { Amounts::new() };
+        raise(&mut most, amounts(has.requests.as_ref()));
+        raise(&mut most, amounts(allocated));
+        most
+    };
+    let of = |container: &Container| {
+        let mut inits = spec.init_containers.iter().flatten();
+        let ends = inits.any(|init| init.name == container.name && !is_sidecar(init));
+        let (inits, mains) = (&status.init_container_statuses, &status.container_statuses);
+        let mut told = inits.iter().chain(mains).flatten().filter(|_| !ends);
+        let told = told.find(|told| told.name == container.name);
+        let has = told.and_then(|told| told.resources.as_ref());
+        most(container_requests(container), has, told.and_then(|t| t.allocated_resources.as_ref()))
+    };
+    let mut requests = of_containers(spec, of, |_| ());
+    let own = amounts(spec.resources.as_ref().and_then(|own| own.requests.as_ref()));
+    let held = most(own.clone(), status.resources.as_ref(), status.allocated_resources.as_ref());
+    let none = Quantity::milli(0);
+    let own = own.into_keys().filter(|name| counts_for_a_pod(name));
+    requests.extend(own.map(|name| {
+        let amount = held.get(&name).copied().unwrap_or(none);
+        (name, amount)
+    }));
+    add(&mut requests, &amounts(spec.overhead.as_ref()));
+    requests
+}
+
+/// Whether a newer object of the pod holds less cpu or memory than the one `before` (upstream
+/// `HandlePodReconcile`): there may be room for a resize that waits. Both as [`requests_in_use`] has
+/// them.
+#[must_use]
+pub fn holds_less(before: &Pod, now: &Pod) -> bool {
+    let [before, now] = [before, now].map(requests_in_use);
+    let none = Quantity::milli(0);
+    let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or(none);
+    ["cpu", "memory"].iter().any(|name| of(&now, name) < of(&before, name))
+}
+
+fn is_infeasible(status: &PodStatus) -> bool {
+    let (kind, reason) = INFEASIBLE;
+    let mut conditions = status.conditions.iter().flatten();
+    let pending = conditions.find(|condition| condition.type_ == kind);
+    pending.is_some_and(|pending| pending.reason.as_deref() == Some(reason))
 }
 
 /// What the pod may have as a whole, by the rule of [`pod_requests`]; the overhead goes on top of
@@ -84,7 +147,7 @@ fn is_sidecar(init: &Container) -> bool {
 
 /// The pod's sum over its containers (upstream `AggregateContainerRequests`). `each` is told what
 /// a main container counts, and what is in use while an init container starts.
-fn of_containers(
+pub(crate) fn of_containers(
     spec: &PodSpec,
     of: impl Fn(&Container) -> Amounts,
     mut each: impl FnMut(&Amounts),
@@ -138,8 +201,13 @@ fn override_with(sums: &mut Amounts, own: Option<&BTreeMap<String, Raw>>) {
 }
 
 /// Whether a pod's own `resources` may name the resource (upstream `IsSupportedPodLevelResource`).
-fn counts_for_a_pod(name: &str) -> bool {
-    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+pub(crate) fn counts_for_a_pod(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || is_huge_pages(name)
+}
+
+/// Whether the resource is pages of a size that its name says (upstream `IsHugePageResourceName`).
+pub(crate) fn is_huge_pages(name: &str) -> bool {
+    name.starts_with(HUGE_PAGES)
 }
 
 /// Cpu shares, cgroup v1's measure of what a group gets of a busy cpu, for milli cpus (upstream

@@ -13,6 +13,7 @@ mod object;
 mod path;
 mod probe;
 mod projection;
+mod resources;
 mod selector;
 mod volume;
 
@@ -113,6 +114,7 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
         }
     }
     ephemeral::ephemeral(errors, spec, &volumes, of_pod);
+    resources::of_pod(errors, spec);
     let policies = ["Always", "OnFailure", "Never"];
     errors.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), &policies);
     let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
@@ -126,7 +128,7 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
     }
     network::network(errors, spec);
     node::tolerations(errors, spec);
-    node::overhead(errors, spec);
+    resources::overhead(errors, spec);
     if let Some(context) = &spec.security_context {
         pod_security(errors, context);
     }
@@ -235,6 +237,9 @@ mod object_tests;
 #[cfg(test)]
 #[path = "validate/probe_test.rs"]
 mod probe_tests;
+#[cfg(test)]
+#[path = "validate/resources_test.rs"]
+mod resources_tests;
 #[cfg(test)]
 #[path = "validate/validate_test.rs"]
 mod tests;

@@ -13,8 +13,6 @@ use crate::runtime::{ExecError, ExecOutput, RefusalKind, StreamKind, StreamReque
 /// What a command of unbounded time may take (upstream gives CRI zero, which is no limit; a probe or
 /// a hook always has one).
 const EXEC_MAX: Duration = Duration::from_secs(24 * 3600);
-/// What an answer may take beyond the command itself.
-const EXEC_SLACK: Duration = Duration::from_secs(10);
 
 impl Cri {
     /// Where the runtime streams what is asked for of a container.
@@ -91,7 +89,12 @@ impl Cri {
             cmd: command.to_vec(),
             timeout: i64::try_from(seconds).unwrap_or(i64::MAX),
         };
-        let patience = if timeout.is_zero() { EXEC_MAX } else { timeout + EXEC_SLACK };
+        // A runtime that is slow to start a command or to clear it away is no command that was slow
+        // (upstream: `ExecSync`).
+        let patience = match timeout.is_zero() {
+            true => EXEC_MAX,
+            false => timeout.saturating_add(self.0.client.patience),
+        };
         let mut runtime = self.0.client.runtime();
         let answer = call("ExecSync", patience, runtime.exec_sync(within(patience, request))).await;
         let answer = answer.map_err(|error| exec_refusal(&error, command, timeout))?;

@@ -160,6 +160,13 @@ impl Inner {
         self.sandboxes.insert(id.into(), Sandbox { changed: self.changes, ..sandbox });
     }
 
+    /// The id of the pod's sandbox that stands, the newest if there are more.
+    pub(super) fn standing(&self, pod_uid: &str) -> Option<String> {
+        let of_pod = self.sandboxes.iter().filter(|(_, one)| one.pod_uid == pod_uid);
+        let stand = of_pod.filter(|(_, one)| one.ready && !one.stopped);
+        stand.max_by_key(|(_, one)| one.generation).map(|(id, _)| id.clone())
+    }
+
     /// Takes what was listed; gives those of which more is to be asked now, because they are new or have
     /// gone on. Who is asked for already is not given twice. Of what was made and not started there is no
     /// more to know.
@@ -300,6 +307,7 @@ impl Inner {
             sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
             definition: one.definition,
             user: one.user.clone(),
+            image: None,
             state,
         })
     }
