@@ -1,11 +1,14 @@
-//! A worker's inbox: whoever tells it something never waits.
+//! Workers' inboxes: whoever tells one something never waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use copepod_pod::Event;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver};
+
+use crate::runtime::{Happening, What};
 
 /// Events waiting for one worker. It waits for nothing but events, so they are few.
 pub(super) const EVENTS: usize = 64;
@@ -84,6 +87,65 @@ fn push(late: &mut VecDeque<Event>, event: Event) {
         (Event::Desired(_), Some(last @ Event::Desired(_))) => *last = event,
         (Event::Changed, Some(Event::Changed)) => {}
         _ => late.push_back(event),
+    }
+}
+
+/// Where to reach a worker.
+#[derive(Clone, Debug)]
+struct Inbox {
+    events: Events,
+    /// Has it list its attempts.
+    look: Arc<Notify>,
+}
+
+/// Where to reach each worker, by its pod's uid. Locked for a look-up only. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inboxes(Arc<Mutex<HashMap<String, Inbox>>>);
+
+impl Inboxes {
+    /// A worker begins: of the pod's, it is the one to be told.
+    pub(super) fn insert(&self, uid: &str, events: &Events, look: &Arc<Notify>) {
+        let inbox = Inbox { events: events.clone(), look: Arc::clone(look) };
+        self.lock().insert(uid.to_owned(), inbox);
+    }
+
+    /// The worker that listens to `look` has ended; the pod may have another one by now.
+    pub(super) fn remove(&self, uid: &str, look: &Arc<Notify>) {
+        let mut all = self.lock();
+        if all.get(uid).is_some_and(|inbox| Arc::ptr_eq(&inbox.look, look)) {
+            all.remove(uid);
+        }
+    }
+
+    /// Hands what happens to containers to their pods' workers, for as long as anything does.
+    pub(super) async fn dispatch(self, mut happenings: Receiver<Happening>) {
+        while let Some(Happening { pod_uid, what }) = happenings.recv().await {
+            let Some(inbox) = self.lock().get(&pod_uid).cloned() else { continue };
+            let event = match what {
+                What::Attempt(attempt) => Event::Attempt(attempt),
+                What::NeverRan { container, attempt, failure } => {
+                    Event::StartFailed { container, attempt, failure }
+                }
+                What::SandboxChanged { sandbox } => Event::SandboxChanged { sandbox },
+                What::Look => {
+                    inbox.look.notify_one();
+                    continue;
+                }
+            };
+            // One that has ended is done with its pod.
+            let _ = inbox.events.tell(event);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Inbox>> {
+        // A panic elsewhere leaves the map whole: each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many workers can be reached.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
     }
 }
 

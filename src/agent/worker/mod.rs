@@ -39,7 +39,7 @@ pub(crate) use userns::{Pool, UserIds, UserIdsError, default_range, parse_sub_id
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, State, step};
@@ -52,10 +52,11 @@ use tokio::time::sleep_until;
 use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, PodProbes};
-use crate::runtime::{Happening, Runtime, What};
+use crate::runtime::{Happening, Runtime};
 use crate::telemetry::chain;
 use abort::Jobs;
 use evict::Limits;
+use inbox::Inboxes;
 use kinds::Unresolved;
 use prepare::PreparedImage;
 use probing::RunningHook;
@@ -103,17 +104,6 @@ pub(crate) struct Handle {
     pub(crate) snapshot: watch::Receiver<Snapshot>,
 }
 
-/// Where to reach a worker.
-#[derive(Clone)]
-struct Inbox {
-    events: Events,
-    /// Has it list its attempts.
-    look: Arc<Notify>,
-}
-
-/// Where to reach each worker, by its pod's uid. Locked for a look-up only.
-type Inboxes = Arc<Mutex<HashMap<String, Inbox>>>;
-
 /// The workers of an agent.
 pub(crate) struct Workers<R> {
     shared: Arc<Shared<R>>,
@@ -131,7 +121,7 @@ impl<R: Runtime> Workers<R> {
         outlet: Arc<dyn Outlet>,
     ) -> Self {
         let inboxes = Inboxes::default();
-        tokio::spawn(dispatch(happenings, Arc::clone(&inboxes)));
+        tokio::spawn(inboxes.clone().dispatch(happenings));
         Self { shared, inboxes, limits: Limits::default(), outlet }
     }
 
@@ -167,42 +157,14 @@ impl<R: Runtime> Workers<R> {
             publish,
             look: Arc::default(),
         };
-        let (inboxes, look) = (Arc::clone(&self.inboxes), Arc::clone(&worker.look));
-        let reached = Inbox { events: handle.events.clone(), look: Arc::clone(&look) };
-        lock(&inboxes).insert(uid.clone(), reached);
+        let look = Arc::clone(&worker.look);
+        self.inboxes.insert(&uid, &handle.events, &look);
+        let inboxes = self.inboxes.clone();
         tokio::spawn(async move {
             worker.run(inbox).await;
-            // Unless the pod has another worker by now.
-            let mut inboxes = lock(&inboxes);
-            if inboxes.get(&uid).is_some_and(|inbox| Arc::ptr_eq(&inbox.look, &look)) {
-                inboxes.remove(&uid);
-            }
+            inboxes.remove(&uid, &look);
         });
         handle
-    }
-}
-
-fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, Inbox>> {
-    // A panic elsewhere leaves the map whole: each change is one call.
-    inboxes.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
-    while let Some(Happening { pod_uid, what }) = happenings.recv().await {
-        let Some(inbox) = lock(&inboxes).get(&pod_uid).cloned() else { continue };
-        let event = match what {
-            What::Attempt(attempt) => Event::Attempt(attempt),
-            What::NeverRan { container, attempt, failure } => {
-                Event::StartFailed { container, attempt, failure }
-            }
-            What::SandboxChanged { sandbox } => Event::SandboxChanged { sandbox },
-            What::Look => {
-                inbox.look.notify_one();
-                continue;
-            }
-        };
-        // One that has ended is done with its pod.
-        let _ = inbox.events.tell(event);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::runtime::{
-    Attach, Exec, ExecError, ExecExit, ExecOutput, Launch, Resources, StreamRequest,
+    Attach, Exec, ExecError, ExecExit, ExecOutput, Launch, Resources, StreamRequest, What,
 };
 
 /// Far more than anything here takes.
@@ -110,7 +110,7 @@ impl Bench {
     }
 
     fn inboxes(&self) -> usize {
-        lock(&self.workers.inboxes).len()
+        self.workers.inboxes.len()
     }
 }
 
