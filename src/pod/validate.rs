@@ -14,6 +14,7 @@ mod path;
 mod probe;
 mod projection;
 mod resources;
+mod restart;
 mod selector;
 mod volume;
 
@@ -201,6 +202,13 @@ impl Errors {
             self.required(path, "");
         } else if !supported.contains(&value) {
             self.unsupported(path, value, supported);
+        }
+    }
+
+    /// Upstream `field.TooMany`.
+    fn at_most(&mut self, path: &str, count: usize, most: usize) {
+        if count > most {
+            self.add(path, format!("Too many: {count}: must have at most {most} items"));
         }
     }
 

@@ -8,7 +8,7 @@ use super::env::environment;
 use super::mount::mounts;
 use super::name::{check_name, dns_label, port_name};
 use super::probe::{self, OfPod};
-use super::{Errors, ids, resources};
+use super::{Errors, ids, resources, restart};
 
 /// What a container is checked against.
 pub(super) struct Scope<'a> {
@@ -58,6 +58,11 @@ pub(super) fn container(
     if let Some(context) = &one.security_context {
         let path = format!("{path}.securityContext");
         ids(errors, &path, context.run_as_user, context.run_as_group);
+    }
+    match scope.place {
+        Place::Main | Place::Init => restart::of_container(errors, path, one),
+        // It may have none at all.
+        Place::Ephemeral => {}
     }
     let is_sidecar = one.restart_policy.as_deref() == Some("Always");
     match scope.place {
