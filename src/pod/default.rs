@@ -1,6 +1,5 @@
 //! What the API server fills into a pod (upstream `pkg/apis/core/v1/defaults.go`), for pods that
-//! never saw one. Left out: defaults of volume sources that a node without a cluster refuses and of
-//! the pod's own `resources`.
+//! never saw one. Left out: defaults of volume sources that a node without a cluster refuses.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +12,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use crate::ephemeral::{as_container, as_ephemeral};
 use crate::quantity::Quantity;
+use crate::resources::{
+    Amounts, container_limits, container_requests, counts_for_a_pod, is_huge_pages, of_containers,
+};
 use crate::validate::volume_sources;
 
 /// Mode of the files of configMap, secret, downwardAPI and projected volumes.
@@ -43,6 +45,7 @@ pub fn apply_defaults(pod: &mut Pod) {
             }
         }
     }
+    pod_resources(spec);
     for ephemeral in spec.ephemeral_containers.iter_mut().flatten() {
         let mut container = as_container(ephemeral);
         container_defaults(&mut container);
@@ -145,6 +148,36 @@ fn resources(needs: &mut ResourceRequirements) {
     }
     if let Some(requests) = &mut needs.requests {
         quantities(requests);
+    }
+}
+
+/// The pod's own resources, if it has any; after those of its containers, which they are made from.
+fn pod_resources(spec: &mut PodSpec) {
+    let limits = of_containers(spec, container_limits, |_| ());
+    let requests = of_containers(spec, container_requests, |_| ());
+    let Some(own) = &mut spec.resources else { return };
+    let sums = |sums: Amounts| sums.into_iter().map(|(name, sum)| (name, Raw(sum.to_string())));
+    // Of none at all nothing is made (upstream: `defaultHugePagePodLimits`).
+    if [&own.limits, &own.requests].into_iter().flatten().any(|list| !list.is_empty()) {
+        let asked = own.requests.clone().unwrap_or_default();
+        let is_missing =
+            |(name, _): &(String, Raw)| is_huge_pages(name) && !asked.contains_key(name);
+        fill(&mut own.limits, sums(limits).filter(is_missing));
+    }
+    // Without limits requests are as they are given (upstream: `defaultPodRequests`).
+    if let Some(limits) = own.limits.clone().filter(|limits| !limits.is_empty()) {
+        let counts = |(name, _): &(String, Raw)| counts_for_a_pod(name);
+        // Of huge pages as many are asked for as there may be.
+        let requests = sums(requests).filter(|(name, _)| !is_huge_pages(name));
+        fill(&mut own.requests, requests.chain(limits).filter(counts));
+    }
+    [&mut own.limits, &mut own.requests].into_iter().flatten().for_each(quantities);
+}
+
+/// Adds what a list lacks; one that is not there stays so for nothing.
+fn fill(list: &mut Option<BTreeMap<String, Raw>>, from: impl Iterator<Item = (String, Raw)>) {
+    for (name, amount) in from {
+        list.get_or_insert_default().entry(name).or_insert(amount);
     }
 }
 
@@ -358,6 +391,44 @@ mod tests {
             ),
         ] {
             assert_eq!(found, &expected);
+        }
+    }
+
+    #[test]
+    fn a_pods_own_resources_are_made_of_its_containers() {
+        let containers = json!([
+            {"name": "a", "image": "a:1", "resources": {
+                "limits": {"hugepages-2Mi": "2Mi", "ephemeral-storage": "1Gi"},
+                "requests": {"cpu": "100m"}}},
+            {"name": "b", "image": "a:1", "resources": {"limits": {"cpu": "200m"}}}]);
+        for (own, expected) in [
+            (Value::Null, Value::Null),
+            (json!({}), json!({})),
+            // What is there stays as it is.
+            (
+                json!({"requests": {"memory": "1Gi", "hugepages-2Mi": "0"}}),
+                json!({"requests": {"memory": "1Gi", "hugepages-2Mi": "0"}}),
+            ),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1.5Gi"}}),
+                json!({"limits": {"cpu": "1", "memory": "1536Mi", "hugepages-2Mi": "2Mi"},
+                    "requests": {"cpu": "300m", "memory": "1536Mi", "hugepages-2Mi": "2Mi"}}),
+            ),
+            (
+                json!({"requests": {"memory": "1Gi"}}),
+                json!({"limits": {"hugepages-2Mi": "2Mi"},
+                    "requests": {"cpu": "300m", "memory": "1Gi", "hugepages-2Mi": "2Mi"}}),
+            ),
+            // What a pod cannot have for itself is not asked for.
+            (
+                json!({"limits": {"ephemeral-storage": "1Gi"}, "requests": {"cpu": "1"}}),
+                json!({"limits": {"ephemeral-storage": "1Gi", "hugepages-2Mi": "2Mi"},
+                    "requests": {"cpu": "1", "hugepages-2Mi": "2Mi"}}),
+            ),
+        ] {
+            let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": containers}});
+            pod["spec"]["resources"] = own.clone();
+            assert_eq!(defaulted(pod)["spec"]["resources"], expected, "{own}");
         }
     }
 }

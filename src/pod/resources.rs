@@ -16,6 +16,8 @@ use crate::static_pod::{MIRROR_ANNOTATION, Source};
 /// Quantities by the names of their resources.
 pub type Amounts = BTreeMap<String, Quantity>;
 
+/// What the names of huge pages begin with (upstream `ResourceHugePagesPrefix`); their size follows.
+pub(crate) const HUGE_PAGES: &str = "hugepages-";
 /// The period that a cpu quota counts over, in microseconds (upstream `QuotaPeriod`).
 pub const QUOTA_PERIOD_US: u64 = 100_000;
 /// The kernel's bounds of cpu shares (upstream `MinShares`, `MaxShares`).
@@ -145,7 +147,7 @@ fn is_sidecar(init: &Container) -> bool {
 
 /// The pod's sum over its containers (upstream `AggregateContainerRequests`). `each` is told what
 /// a main container counts, and what is in use while an init container starts.
-fn of_containers(
+pub(crate) fn of_containers(
     spec: &PodSpec,
     of: impl Fn(&Container) -> Amounts,
     mut each: impl FnMut(&Amounts),
@@ -199,8 +201,13 @@ fn override_with(sums: &mut Amounts, own: Option<&BTreeMap<String, Raw>>) {
 }
 
 /// Whether a pod's own `resources` may name the resource (upstream `IsSupportedPodLevelResource`).
-fn counts_for_a_pod(name: &str) -> bool {
-    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+pub(crate) fn counts_for_a_pod(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || is_huge_pages(name)
+}
+
+/// Whether the resource is pages of a size that its name says (upstream `IsHugePageResourceName`).
+pub(crate) fn is_huge_pages(name: &str) -> bool {
+    name.starts_with(HUGE_PAGES)
 }
 
 /// Cpu shares, cgroup v1's measure of what a group gets of a busy cpu, for milli cpus (upstream

@@ -189,6 +189,10 @@ fn check(pod: &Pod) -> Result<(), StaticPodError> {
         let message = "Forbidden: cannot be set on create".into();
         errors.push(FieldError { path: "spec.ephemeralContainers".into(), message });
     }
+    if spec.is_some_and(|spec| spec.scheduling_gates.iter().flatten().next().is_some()) {
+        let message = "Forbidden: cannot be set until all schedulingGates have been cleared".into();
+        errors.push(FieldError { path: "spec.nodeName".into(), message });
+    }
     if !errors.is_empty() {
         return Err(StaticPodError::Invalid(errors));
     }

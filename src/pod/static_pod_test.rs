@@ -184,3 +184,26 @@ fn what_needs_an_api_server_is_refused() {
     }
     assert_eq!(api_reference(&written(web())), None);
 }
+
+#[test]
+fn a_pod_of_its_own_resources_is_guaranteed_and_one_that_asks_for_too_little_refused() {
+    let mut pod = web();
+    pod["spec"]["resources"] = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    let good = made(pod.clone(), FILE).expect("a static pod");
+    assert_eq!(crate::qos::qos_class(&good), crate::qos::GUARANTEED);
+    pod["spec"]["resources"]["requests"] = json!({"cpu": "2"});
+    let error = made(pod, FILE).expect_err("refused").to_string();
+    let text = "invalid pod: spec.resources.requests: Invalid value: \"2\": must be less than or equal \
+                to cpu limit of 1";
+    assert_eq!(error, text);
+}
+
+#[test]
+fn one_that_waits_for_a_scheduler_is_refused() {
+    let mut pod = web();
+    pod["spec"]["schedulingGates"] = json!([{"name": "example.com/gate"}]);
+    let error = made(pod, FILE).expect_err("refused").to_string();
+    let text = "invalid pod: spec.nodeName: Forbidden: cannot be set until all schedulingGates have \
+                been cleared";
+    assert_eq!(error, text);
+}

@@ -13,6 +13,8 @@ mod object;
 mod path;
 mod probe;
 mod projection;
+mod resources;
+mod restart;
 mod selector;
 mod volume;
 
@@ -113,6 +115,7 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
         }
     }
     ephemeral::ephemeral(errors, spec, &volumes, of_pod);
+    resources::of_pod(errors, spec);
     let policies = ["Always", "OnFailure", "Never"];
     errors.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), &policies);
     let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
@@ -126,7 +129,7 @@ fn pod_spec(errors: &mut Errors, spec: &PodSpec) {
     }
     network::network(errors, spec);
     node::tolerations(errors, spec);
-    node::overhead(errors, spec);
+    resources::overhead(errors, spec);
     if let Some(context) = &spec.security_context {
         pod_security(errors, context);
     }
@@ -202,6 +205,13 @@ impl Errors {
         }
     }
 
+    /// Upstream `field.TooMany`.
+    fn at_most(&mut self, path: &str, count: usize, most: usize) {
+        if count > most {
+            self.add(path, format!("Too many: {count}: must have at most {most} items"));
+        }
+    }
+
     fn unsupported(&mut self, path: &str, value: &str, supported: &[&str]) {
         let all: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
         let all = all.join(", ");
@@ -235,6 +245,9 @@ mod object_tests;
 #[cfg(test)]
 #[path = "validate/probe_test.rs"]
 mod probe_tests;
+#[cfg(test)]
+#[path = "validate/resources_test.rs"]
+mod resources_tests;
 #[cfg(test)]
 #[path = "validate/validate_test.rs"]
 mod tests;

@@ -41,6 +41,7 @@ fn attempt(container: &str, attempt: u32, state: AttemptState) -> Event {
         id,
         definition: None,
         user: None,
+        image: None,
         state,
     })
 }

@@ -24,6 +24,7 @@ mod room;
 mod runtimes;
 mod smoke;
 mod static_pods;
+mod statuses;
 mod streams;
 mod survive;
 mod users;

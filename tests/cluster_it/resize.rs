@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use copepod_tests::cluster::node::condition;
 use copepod_tests::cluster::{Build, leaks};
-use copepod_tests::holds_within;
+use copepod_tests::let_pass;
 use serde_json::{Value, json};
 
 use crate::place::{Place, container};
@@ -303,8 +303,8 @@ pub(crate) fn an_agent_that_is_killed_in_the_middle_goes_on(world: &World) {
             resize(&place, name, &wanted);
         }
         if !away {
-            // From before it has heard of it to after it is done.
-            holds_within(Duration::from_millis(15 * round as u64 * round as u64), || false);
+            let time = Duration::from_millis(15 * round as u64 * round as u64);
+            let_pass(time, "from before it has heard of it to after it is done");
             place.node.kill9();
         }
         place.node.run();

@@ -242,6 +242,7 @@ pub(crate) fn an_ordinary_static_pod_lives_as_its_file_says(world: &World) {
     let name = shown(&place, "shell");
     let first = place.wait_ready(&name);
     assert_eq!(place.told(&["exec", &name, "--", "sh", "-c", "echo $V"]), "one\n");
+    place.wait_line(&name, "begun one\n");
     assert_eq!(place.told(&["logs", &name]), "begun one\n");
     place.told(&["delete", "pod", &name, "--wait=false"]);
     let second = another(&place, "shell", &first);
@@ -255,6 +256,7 @@ pub(crate) fn an_ordinary_static_pod_lives_as_its_file_says(world: &World) {
     put(&place.node, "shell.yaml", with(&place, "three"));
     let third = another(&place, "shell", &second);
     assert_eq!(container(&second, "main"), container(&first, "main"));
+    place.wait_line(&name, "begun three\n");
     assert_eq!(place.told(&["logs", &name]), "begun three\n");
     assert_eq!(third["spec"]["containers"][0]["env"][0]["value"], "three");
     let folders = fs::read_dir(place.node.logs()).expect("read").flatten().count();

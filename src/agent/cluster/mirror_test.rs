@@ -5,16 +5,13 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::*;
-use crate::cluster::client::Options;
-use crate::cluster::test_server::{Asked, NODE, Reply, Server};
+use crate::cluster::test_server::{Asked, NODE, PATIENCE, Reply, Server, patient};
 
 const QUICK: Times = Times {
     first: Duration::from_millis(1),
     unreached: Duration::from_millis(20),
     refused: Duration::from_millis(20),
 };
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 fn web(image: &str) -> Arc<Pod> {
@@ -69,14 +66,13 @@ impl Bench {
     async fn start(handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let server = Server::start(handler).await;
         let (node, seen) = watch::channel(Some(node()));
-        let client = server.client(Options::default());
+        let client = server.client(patient());
         Self { mirrors: Mirrors::start(client, seen, QUICK), server, node }
     }
 
     /// The requests, once there are so many.
     async fn lines(&mut self, count: usize) -> Vec<String> {
-        let asked = timeout(PATIENCE, self.server.wait(|asked| asked.len() >= count)).await;
-        let lines: Vec<String> = asked.expect("in time").iter().map(Asked::line).collect();
+        let lines: Vec<String> = self.server.wait(count).await.iter().map(Asked::line).collect();
         assert_eq!(lines.len(), count, "{lines:?}");
         lines
     }
@@ -204,4 +200,31 @@ async fn a_name_that_is_taken_is_looked_at() {
     let all = [&post, &get, &post, &get, &format!("DELETE {at}?"), &post];
     assert_eq!(bench.lines(6).await.iter().collect::<Vec<_>>(), all);
     bench.rests().await;
+}
+
+#[test]
+fn what_fails_again_and_again_starves_no_other() {
+    let now = Instant::now();
+    let mut table = Table { is_synced: true, ..Table::default() };
+    let ago = |seconds| now.checked_sub(Duration::from_secs(seconds));
+    let mut names = Vec::new();
+    for (name, pause) in [("a", ago(1)), ("b", ago(2)), ("c", None), ("d", ago(0))] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let pod = serde_json::from_value(pod).expect("a pod");
+        let pod = static_pod(pod, Origin::File("/m/x.yaml"), NODE).expect("a static pod");
+        let entry =
+            Entry { wanted: Some((Arc::new(pod.clone()), Life::Runs)), pause, ..Entry::default() };
+        table.entries.insert(full_name(&pod), entry);
+        names.push(full_name(&pod));
+    }
+    let mut order = Vec::new();
+    while let Ok(job) = table.next(now) {
+        // Each fails, and waits for less long than the others have.
+        table.entries.get_mut(&job.name).expect("is there").pause =
+            Some(now + Duration::from_secs(1));
+        order.push(job.name);
+    }
+    let expected: Vec<_> = [2, 1, 0, 3].map(|at: usize| names[at].clone()).into();
+    assert_eq!(order, expected);
+    assert_eq!(table.next(now).err(), Some(Some(now + Duration::from_secs(1))));
 }

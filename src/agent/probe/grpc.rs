@@ -69,20 +69,21 @@ pub(super) async fn probe(
         return ProbeOutcome::Error(format!("invalid port number: {}", action.port));
     };
     let address = std::net::SocketAddr::new(ip, port);
-    let service = action.service.clone().unwrap_or_default();
+    let (host, service) = (ip.to_string(), action.service.clone().unwrap_or_default());
     let deadline = Instant::now() + within;
     let took = copepod_pod::go_duration(within);
     loop {
         let head = Head::default();
-        match timeout_at(deadline, check(&ip.to_string(), port, &service, &head)).await {
-            Ok(Checked::Answer(outcome)) => return outcome,
+        let checked = check(&host, port, &service, deadline, &head);
+        match timeout_at(deadline, checked).await {
+            Ok(Checked::Answer(Ok(answer))) => return served(answer.status()),
+            Ok(Checked::Answer(Err(status))) => {
+                return ProbeOutcome::Failure(refused(&status, &took));
+            }
             // Upstream's client goes on trying, whatever the reason.
             Ok(Checked::NoConnection) if Instant::now() + AGAIN < deadline => sleep(AGAIN).await,
             Ok(Checked::NoConnection) => tokio::time::sleep_until(deadline).await,
-            Err(_) if is_http2(&head) => {
-                let text = format!("timeout: health rpc did not complete within {took}");
-                return ProbeOutcome::Failure(text);
-            }
+            Err(_) if is_http2(&head) => return ProbeOutcome::Failure(late(&took)),
             Err(_) => {}
         }
         if Instant::now() >= deadline {
@@ -96,11 +97,11 @@ pub(super) async fn probe(
 
 /// What became of one connection.
 enum Checked {
-    Answer(ProbeOutcome),
+    Answer(Result<CheckResponse, Status>),
     NoConnection,
 }
 
-async fn check(host: &str, port: u16, service: &str, head: &Head) -> Checked {
+async fn check(host: &str, port: u16, service: &str, deadline: Instant, head: &Head) -> Checked {
     let Ok(tcp) = dial(host, port).await else { return Checked::NoConnection };
     let stream = TokioIo::new(Heard::new(tcp, head));
     let shaken = http2::handshake(TokioExecutor::new(), stream).await;
@@ -114,7 +115,9 @@ async fn check(host: &str, port: u16, service: &str, head: &Head) -> Checked {
     let origin = Uri::builder().scheme("http").authority(text::joined(host, port));
     let Ok(origin) = origin.path_and_query("/").build() else { return Checked::NoConnection };
     let mut client = Grpc::with_origin(send, origin).max_decoding_message_size(ANSWER_MAX);
-    let request = tonic::Request::new(CheckRequest { service: service.to_owned() });
+    let mut request = tonic::Request::new(CheckRequest { service: service.to_owned() });
+    // Said to the server: how long is waited is up to the caller.
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     let codec = ProstCodec::<CheckRequest, CheckResponse>::default();
     let call = client.unary(request, PathAndQuery::from_static(CHECK), codec);
     let connection = connection.fuse();
@@ -128,9 +131,8 @@ async fn check(host: &str, port: u16, service: &str, head: &Head) -> Checked {
         }
     };
     match answer {
-        Ok(answer) => Checked::Answer(served(answer.into_inner().status())),
         Err(_) if !is_http2(head) => Checked::NoConnection,
-        Err(status) => Checked::Answer(ProbeOutcome::Failure(refused(&status))),
+        answer => Checked::Answer(answer.map(tonic::Response::into_inner)),
     }
 }
 
@@ -150,7 +152,15 @@ fn served(status: ServingStatus) -> ProbeOutcome {
     ProbeOutcome::Failure(format!("service unhealthy (responded with {name:?})"))
 }
 
-fn refused(status: &Status) -> String {
+fn late(took: &str) -> String {
+    format!("timeout: health rpc did not complete within {took}")
+}
+
+/// `took`: what the probe may take, for a server that has found it to be over.
+fn refused(status: &Status, took: &str) -> String {
+    if status.code() == Code::DeadlineExceeded {
+        return late(took);
+    }
     if status.code() == Code::Unimplemented {
         return format!(
             "error: this server does not implement the grpc health protocol \

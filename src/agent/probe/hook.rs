@@ -20,26 +20,29 @@ pub(crate) struct HookEnd {
     pub(crate) told: Option<Record>,
 }
 
+/// What is said of a hook that was cut short: of a command what upstream says when its context ends.
+/// A request of upstream's has none.
+pub(crate) fn canceled(handler: &LifecycleHandler, target: Target<'_>) -> String {
+    match &handler.exec {
+        Some(action) => {
+            exec_failed(action, target, "rpc error: code = Canceled desc = context canceled", b"")
+        }
+        None => get_failed(handler.http_get.as_ref(), target, "context canceled"),
+    }
+}
+
 /// Runs a hook to its end, however long that takes.
 pub(crate) async fn hook(
     handler: &LifecycleHandler,
     target: Target<'_>,
     commands: &impl Commands,
 ) -> HookEnd {
-    let name = &target.container.name;
-    let pod = text::pod(target.pod);
     if let Some(action) = &handler.exec {
-        return HookEnd { result: exec(action, name, &pod, commands).await, told: None };
+        return HookEnd { result: exec(action, target, commands).await, told: None };
     }
     if let Some(action) = &handler.http_get {
         let (result, told) = get(action, target).await;
-        let path = action.path.as_deref().unwrap_or_default();
-        let result = result.map_err(|error| {
-            format!(
-                "HTTP lifecycle hook ({path}) for Container {name:?} in Pod {pod:?} failed - error: \
-                 {error}"
-            )
-        });
+        let result = result.map_err(|error| get_failed(Some(action), target, &error));
         return HookEnd { result, told };
     }
     // A `sleep` is waited for by `copepod_pod::step`.
@@ -50,29 +53,41 @@ pub(crate) async fn hook(
     HookEnd { result, told: None }
 }
 
+fn get_failed(action: Option<&HTTPGetAction>, target: Target<'_>, error: &str) -> String {
+    let path = action.and_then(|action| action.path.as_deref()).unwrap_or_default();
+    let (name, pod) = (&target.container.name, text::pod(target.pod));
+    format!(
+        "HTTP lifecycle hook ({path}) for Container {name:?} in Pod {pod:?} failed - error: {error}"
+    )
+}
+
+/// `message`: all that the command wrote.
+fn exec_failed(action: &ExecAction, target: Target<'_>, error: &str, message: &[u8]) -> String {
+    let command = text::list(action.command.as_deref().unwrap_or_default());
+    let (name, pod) = (&target.container.name, text::pod(target.pod));
+    let message = copepod_pod::go_quoted(message);
+    format!(
+        "Exec lifecycle hook ({command}) for Container {name:?} in Pod {pod:?} failed - error: \
+         {error}, message: {message}"
+    )
+}
+
 async fn exec(
     action: &ExecAction,
-    name: &str,
-    pod: &str,
+    target: Target<'_>,
     commands: &impl Commands,
 ) -> Result<(), String> {
     // As it was given: no variables are put in.
     let command = action.command.clone().unwrap_or_default();
-    let failed = |error: String, message: &[u8]| {
-        let (command, message) = (text::list(&command), copepod_pod::go_quoted(message));
-        format!(
-            "Exec lifecycle hook ({command}) for Container {name:?} in Pod {pod:?} failed - error: \
-             {error}, message: {message}"
-        )
-    };
+    let failed = |error: &str, message: &[u8]| exec_failed(action, target, error, message);
     let output = commands.run(command.clone(), Duration::ZERO).await;
-    let output = output.map_err(|error| failed(chain(&error), b""))?;
+    let output = output.map_err(|error| failed(&chain(&error), b""))?;
     if output.code == 0 {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let error = format!("command '{}' exited with {}: {stderr}", command.join(" "), output.code);
-    Err(failed(error, &said(output, 2 * OUTPUT_MAX)))
+    Err(failed(&error, &said(output, 2 * OUTPUT_MAX)))
 }
 
 /// Any answer is a success. A server that answers in the open though it was asked by HTTPS is asked

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::probe::test_server::{Does, Scripted, Server, answer, closed_port, pod};
+use crate::probe::test_server::{ClosedPort, Does, Scripted, Server, answer, pod};
 use crate::runtime::{ExecError, ExecOutput};
 
 async fn run(handler: Value, commands: &Scripted) -> HookEnd {
@@ -47,7 +47,8 @@ async fn any_answer_to_a_get_is_a_success() {
         assert!(heard[0].starts_with("GET /bye HTTP/1.1\r\n"), "{heard:?}");
         assert!(heard[0].contains("User-Agent: kube-lifecycle/1.36\r\n"), "{heard:?}");
     }
-    let at = closed_port().await;
+    let closed = ClosedPort::new();
+    let at = closed.address;
     let text = format!(
         "HTTP lifecycle hook (/bye) for Container \"c\" in Pod \"p_ns(u)\" failed - error: Get \
          \"http://{at}/bye\": dial tcp {at}: connect: connection refused"
@@ -94,4 +95,42 @@ async fn a_socket_is_no_hook() {
     let text = "Cannot run handler: invalid handler: &LifecycleHandler{Exec:nil,HTTPGet:nil,\
                 TCPSocket:&TCPSocketAction{Port:{0 8080 },Host:,},Sleep:nil,}";
     assert_eq!(end.result, Err(text.into()));
+}
+
+#[tokio::test]
+async fn a_get_goes_out_as_gos_own_client_sends_it() {
+    let server = Server::start(vec![answer("200 OK", &[], "")]).await;
+    let port = server.address.port();
+    for headers in [
+        json!([]),
+        json!([{"name": "Range", "value": "bytes=0-1"}]),
+        json!([{"name": "accept-encoding", "value": "br"}, {"name": "Connection", "value": "close"}]),
+    ] {
+        let action = json!({"port": port, "path": "/bye", "httpHeaders": headers});
+        assert_eq!(get(action).await.result, Ok(()), "{headers}");
+    }
+    let common = format!(
+        "GET /bye HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: kube-lifecycle/1.36\r\nAccept: \
+         */*\r\n"
+    );
+    let own =
+        ["Accept-Encoding: gzip", "Range: bytes=0-1", "Accept-Encoding: br\r\nConnection: close"];
+    assert_eq!(server.heard(), own.map(|own| format!("{common}{own}\r\n\r\n")));
+}
+
+#[tokio::test]
+async fn one_that_is_cut_short_is_told_as_gos_context_is() {
+    let (pod, container) = pod();
+    let target = Target { pod: &pod, container: &container, ip: None };
+    let told = |handler: Value| canceled(&serde_json::from_value(handler).unwrap(), target);
+    assert_eq!(
+        told(json!({"exec": {"command": ["sleep", "9"]}})),
+        "Exec lifecycle hook ([sleep 9]) for Container \"c\" in Pod \"p_ns(u)\" failed - error: rpc \
+         error: code = Canceled desc = context canceled, message: \"\""
+    );
+    assert_eq!(
+        told(json!({"httpGet": {"port": 1, "path": "/bye"}})),
+        "HTTP lifecycle hook (/bye) for Container \"c\" in Pod \"p_ns(u)\" failed - error: context \
+         canceled"
+    );
 }

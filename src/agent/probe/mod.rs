@@ -18,7 +18,7 @@ mod tcp;
 mod text;
 mod tls;
 
-pub(crate) use hook::{HookEnd, hook};
+pub(crate) use hook::{HookEnd, canceled, hook};
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! A pod's probes and hooks: jobs that the core asks for, each answered by one event.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,15 @@ use copepod_pod::{
 };
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::{Done, Shared, Worker};
 use crate::probe::{self, Commands, HookEnd, OUTPUT_MAX, Target};
 use crate::runtime::{ExecError, ExecOutput, Runtime};
+
+/// What a command may still take once its container has ended, with which its runtime kills it.
+/// Upstream waits for that without a bound.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A hook that runs.
 pub(super) struct RunningHook {
@@ -21,7 +27,7 @@ pub(super) struct RunningHook {
     /// Whether it is a command, which runs in its container and ends with that. A request goes on, as
     /// upstream's does.
     is_command: bool,
-    /// Dropped, it cuts the hook short; closed once that has ended.
+    /// Told, the hook ends soon by itself; dropped, it is cut short. Closed once it has ended.
     cut: oneshot::Sender<()>,
 }
 
@@ -84,6 +90,30 @@ impl<R: Runtime> Job<R> {
         let target = Target { pod: &self.pod, container: &container, ip: self.ip };
         probe::hook(handler, target, self).await
     }
+
+    /// What is said of a hook that was cut short.
+    fn canceled(&self, kind: HookKind) -> String {
+        let Some(container) = container_named(&self.pod, &self.name) else { return String::new() };
+        let Some(handler) = handler(&container, kind) else { return String::new() };
+        probe::canceled(handler, Target { pod: &self.pod, container: &container, ip: self.ip })
+    }
+}
+
+/// How a hook ended; none for one that was cut short.
+async fn watched(
+    hook: impl Future<Output = HookEnd>,
+    cut: oneshot::Receiver<()>,
+) -> Option<HookEnd> {
+    let mut hook = pin!(hook);
+    let told = tokio::select! {
+        biased;
+        end = &mut hook => return Some(end),
+        told = cut => told,
+    };
+    match told {
+        Ok(()) => timeout(ENDS_WITHIN, hook).await.ok(),
+        Err(_) => None,
+    }
 }
 
 impl<R: Runtime> Worker<R> {
@@ -110,15 +140,13 @@ impl<R: Runtime> Worker<R> {
         let job = self.job(container, id);
         let outlet = Arc::clone(&self.outlet);
         self.jobs.spawn(async move {
-            let result = tokio::select! {
-                end = job.hook(hook) => {
-                    if let Some(record) = end.told {
-                        outlet.record(&job.pod, record);
-                    }
-                    end.result
-                }
-                _ = is_cut => Err(format!("container terminated before {} hook finished", field(hook))),
-            };
+            let end = watched(job.hook(hook), is_cut).await;
+            let end =
+                end.unwrap_or_else(|| HookEnd { result: Err(job.canceled(hook)), told: None });
+            if let Some(record) = end.told {
+                outlet.record(&job.pod, record);
+            }
+            let result = end.result;
             Done::Event(Event::Hooked { container: job.name, id: job.id, hook, result })
         });
     }
@@ -128,9 +156,14 @@ impl<R: Runtime> Worker<R> {
         self.hooks.retain(|hook| hook.id != id);
     }
 
-    /// Cuts short the commands of an attempt that has ended, and forgets the hooks that have.
+    /// Sees to it that the commands of an attempt that has ended do so too, and forgets the hooks that
+    /// have. How a command ended is its runtime's to say, as it is upstream.
     pub(super) fn mind_hooks(&mut self, event: &Event) {
-        self.hooks.retain(|hook| !hook.cut.is_closed() && !hook.ends_with(event));
+        for hook in self.hooks.extract_if(.., |hook| hook.ends_with(event)) {
+            // One that has ended meanwhile hears nothing any more.
+            let _ = hook.cut.send(());
+        }
+        self.hooks.retain(|hook| !hook.cut.is_closed());
     }
 
     fn job(&self, name: String, id: String) -> Job<R> {
@@ -155,14 +188,6 @@ fn handler(container: &Container, hook: HookKind) -> Option<&LifecycleHandler> {
     }
 }
 
-/// The hook's field in a container's `lifecycle`.
-fn field(hook: HookKind) -> &'static str {
-    match hook {
-        HookKind::PostStart => "postStart",
-        HookKind::PreStop => "preStop",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use copepod_pod::Exit;
@@ -172,7 +197,16 @@ mod tests {
 
     fn attempt(id: &str, state: AttemptState) -> Attempt {
         let (container, attempt, sandbox) = ("c".into(), 0, 0);
-        Attempt { container, attempt, sandbox, id: id.into(), definition: None, user: None, state }
+        Attempt {
+            container,
+            attempt,
+            sandbox,
+            id: id.into(),
+            definition: None,
+            user: None,
+            image: None,
+            state,
+        }
     }
 
     #[test]
@@ -199,5 +233,24 @@ mod tests {
                 assert_eq!(hook.ends_with(&event), ends && is_command, "{event:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_command_whose_container_has_ended_says_itself_how_it_ended() {
+        let killed = || HookEnd { result: Err("exited with 137".into()), told: None };
+        let (runtime, answer) = oneshot::channel();
+        let hook = async { answer.await.unwrap_or_else(|_| killed()) };
+        let (cut, is_cut) = oneshot::channel();
+        let told = async {
+            cut.send(()).unwrap();
+            tokio::task::yield_now().await;
+            runtime.send(killed()).unwrap();
+        };
+        let (end, ()) = tokio::join!(watched(hook, is_cut), told);
+        assert_eq!(end.map(|end| end.result), Some(Err("exited with 137".into())));
+        // One that is cut short says nothing.
+        let (cut, is_cut) = oneshot::channel();
+        drop(cut);
+        assert!(watched(std::future::pending(), is_cut).await.is_none());
     }
 }

@@ -1,16 +1,14 @@
 //! One container.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Volume};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use super::env::environment;
 use super::mount::mounts;
 use super::name::{check_name, dns_label, port_name};
 use super::probe::{self, OfPod};
-use super::{Errors, ids};
-use crate::quantity::Quantity;
+use super::{Errors, ids, resources, restart};
 
 /// What a container is checked against.
 pub(super) struct Scope<'a> {
@@ -54,10 +52,17 @@ pub(super) fn container(
     ports(errors, path, one, scope, host_ports);
     environment(errors, path, one, scope);
     mounts(errors, path, one, scope);
-    resources(errors, path, one);
+    if let Some(needs) = &one.resources {
+        resources::of_container(errors, &format!("{path}.resources"), needs);
+    }
     if let Some(context) = &one.security_context {
         let path = format!("{path}.securityContext");
         ids(errors, &path, context.run_as_user, context.run_as_group);
+    }
+    match scope.place {
+        Place::Main | Place::Init => restart::of_container(errors, path, one),
+        // It may have none at all.
+        Place::Ephemeral => {}
     }
     let is_sidecar = one.restart_policy.as_deref() == Some("Always");
     match scope.place {
@@ -127,44 +132,4 @@ fn port_numbers(errors: &mut Errors, path: &str, port: &ContainerPort, scope: &S
             errors.add(&at, format!("Invalid value: {}: {text}", port.container_port));
         }
     }
-}
-
-fn resources(errors: &mut Errors, path: &str, one: &Container) {
-    let Some(needs) = &one.resources else { return };
-    let path = format!("{path}.resources");
-    let limits = quantities(errors, &format!("{path}.limits"), needs.limits.as_ref());
-    let requests = quantities(errors, &format!("{path}.requests"), needs.requests.as_ref());
-    for (name, request) in requests {
-        let Some(limit) = limits.get(name) else { continue };
-        if request > *limit {
-            let text = format!("must be less than or equal to {name} limit of {limit}");
-            errors.invalid(&format!("{path}.requests"), &request.to_string(), &text);
-        }
-    }
-}
-
-/// Checks names and values; gives what parses.
-pub(super) fn quantities<'a>(
-    errors: &mut Errors,
-    path: &str,
-    list: Option<&'a BTreeMap<String, Raw>>,
-) -> BTreeMap<&'a str, Quantity> {
-    let mut good = BTreeMap::new();
-    for (name, raw) in list.into_iter().flatten() {
-        let path = format!("{path}[{name}]");
-        let standard = ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str());
-        if !standard && !name.starts_with("hugepages-") && !name.contains('/') {
-            errors.invalid(&path, name, "must be a standard resource for containers");
-        }
-        match Quantity::parse(&raw.0) {
-            Err(e) => errors.invalid(&path, &raw.0, &e.to_string()),
-            Ok(quantity) if quantity.is_negative() => {
-                errors.not_negative(&path, format_args!("{:?}", quantity.to_string()));
-            }
-            Ok(quantity) => {
-                good.insert(name.as_str(), quantity);
-            }
-        }
-    }
-    good
 }

@@ -1,11 +1,10 @@
-//! What a pod asks of its node: tolerations, sysctls, overhead.
+//! What a pod asks of its node: tolerations, sysctls.
 
 use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{PodSpec, Sysctl, Toleration};
 
 use super::Errors;
-use super::container::quantities;
 use super::name::{label_value, qualified_name};
 
 /// Longest name of a sysctl (upstream `SysctlMaxLength`).
@@ -85,9 +84,4 @@ fn is_sysctl(name: &str) -> bool {
             && part.bytes().last().is_some_and(is_end)
     };
     name.len() <= SYSCTL_MAX && name.split(['.', '/']).all(is_segment)
-}
-
-/// Checks the overhead (upstream: as the limits of a container).
-pub(super) fn overhead(errors: &mut Errors, spec: &PodSpec) {
-    quantities(errors, "spec.overhead.limits", spec.overhead.as_ref());
 }

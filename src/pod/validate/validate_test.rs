@@ -284,12 +284,6 @@ fn resources() {
              greater than or equal to 0",
         ),
         (
-            "/spec/containers/0/resources/requests/gpu",
-            json!("1"),
-            "spec.containers[0].resources.requests[gpu]: Invalid value: \"gpu\": must be a \
-             standard resource for containers",
-        ),
-        (
             "/spec/containers/0/resources/requests/memory",
             json!("64MB"),
             "spec.containers[0].resources.requests[memory]: Invalid value: \"64MB\": quantities \

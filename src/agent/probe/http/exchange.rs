@@ -92,7 +92,7 @@ pub(super) async fn exchange(request: &Request) -> Result<Answer, GetError> {
     let mut is_h2 = false;
     let stream: Pin<Box<dyn Stream>> = if url.is_tls() {
         let raw = Head::default();
-        let spoken = tls::connect(&url.host, Heard::new(tcp, &raw), request.offers_h2).await;
+        let spoken = tls::connect(&url.host, Heard::new(tcp, &raw), request.is_probe).await;
         let tls = spoken.map_err(|why| no_tls(&raw.bytes(), why))?;
         is_h2 = tls.get_ref().1.alpn_protocol() == Some(tls::H2);
         Box::pin(Heard::new(tls, &head))
@@ -111,14 +111,19 @@ pub(super) async fn exchange(request: &Request) -> Result<Answer, GetError> {
     Ok(Answer { status: head.status, location, body, driver, peer })
 }
 
+/// Headers that an answer over HTTP/1 may have: ten times hyper's own bound. Go counts their bytes
+/// alone, which are bounded here as well (hyper: 400 KiB).
+const HEADERS_MAX: usize = 1000;
+
 type Answered = (Response<Incoming>, Driver);
 
 async fn by_h1(
     stream: impl Stream + 'static,
     written: hyper::Request<String>,
 ) -> hyper::Result<Answered> {
-    let connected = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream));
-    let (mut sender, connection) = connected.await?;
+    let mut builder = http1::Builder::new();
+    builder.title_case_headers(true).max_headers(HEADERS_MAX);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     // How it ends its request or its body tells as well.
     let mut driver = connection.map(drop).boxed().fuse();
     Ok((driven(&mut driver, sender.send_request(written)).await?, driver))

@@ -12,6 +12,9 @@ use tokio::sync::mpsc;
 /// Parts of a connection that are waiting to be driven: the connection itself and its one request.
 const PARTS: usize = 8;
 
+/// Bytes of an answer's headers: as many as over HTTP/1 (hyper's own bound is 16 KiB).
+const HEADERS_MAX: u32 = 400 << 10;
+
 /// Takes what a connection would start as tasks.
 #[derive(Clone)]
 pub(super) struct Parts(mpsc::Sender<BoxFuture<'static, ()>>);
@@ -34,7 +37,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (parts, mut waiting) = mpsc::channel(PARTS);
-    let builder = http2::Builder::new(Parts(parts));
+    let mut builder = http2::Builder::new(Parts(parts));
+    builder.max_header_list_size(HEADERS_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let driver = async move {
         let mut driven = FuturesUnordered::from_iter([connection.map(drop).boxed()]);

@@ -1,8 +1,8 @@
 //! What a handler asks for: its address and its headers (upstream: `NewRequestForHTTPGetAction`).
 
 use hyper::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, REFERER, TRAILER,
-    TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, RANGE,
+    REFERER, TRAILER, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::{HeaderMap, Request as HttpRequest, Uri};
 use k8s_openapi::api::core::v1::HTTPGetAction;
@@ -23,9 +23,9 @@ pub(in super::super) struct Request {
     headers: Vec<(String, String)>,
     /// What the handler says as `Host`.
     host: Option<String>,
-    /// Whether a server may choose HTTP/2: of a probe's, upstream's client sets that up, of a hook's it
-    /// does not.
-    pub(super) offers_h2: bool,
+    /// Whether it is a probe's. Upstream's client for probes lets a server choose HTTP/2 and wants
+    /// neither compression nor a second request over a connection; that for hooks is Go's as it is.
+    pub(super) is_probe: bool,
 }
 
 impl Request {
@@ -60,7 +60,7 @@ impl Request {
             Some(_) => {}
         }
         let host = first(&headers, &HOST).filter(|host| !host.is_empty());
-        Ok(Self { url, headers, host, offers_h2: made_for == "probe" })
+        Ok(Self { url, headers, host, is_probe: made_for == "probe" })
     }
 
     /// Becomes the request that a redirection leads to.
@@ -109,7 +109,12 @@ impl Request {
                 headers.append(key, value);
             }
         }
-        if !headers.contains_key(CONNECTION) {
+        // What clients say for themselves comes last.
+        let is_said = |name| headers.get(name).is_some_and(|value: &HeaderValue| !value.is_empty());
+        if !self.is_probe && !is_said(ACCEPT_ENCODING) && !is_said(RANGE) {
+            headers.append(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if self.is_probe && !headers.contains_key(CONNECTION) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let request = HttpRequest::get(self.url.target()).body(String::new());

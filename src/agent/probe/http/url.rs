@@ -40,11 +40,7 @@ impl Url {
             let path = rooted(escaped(path.as_bytes()));
             return Self { scheme, host, port, path, query: None, fragment: None };
         }
-        // `//host/path` names a host, which gives way to the pod's.
-        let rest = match rest.strip_prefix("//") {
-            Some(rest) => rest.find('/').map_or("", |at| &rest[at..]),
-            None => rest,
-        };
+        let rest = without_host(rest);
         let path = match rest.bytes().all(is_path) {
             true => rest.to_owned(),
             false => escaped(&unescaped(rest)),
@@ -111,6 +107,26 @@ impl fmt::Display for Url {
         }
         self.fragment.as_ref().map_or(Ok(()), |fragment| write!(f, "#{fragment}"))
     }
+}
+
+/// A path without the scheme and the host that it may name, which give way to the pod's.
+fn without_host(path: &str) -> &str {
+    let after = after_scheme(path).filter(|rest| rest.starts_with('/'));
+    let rest = after.unwrap_or(path);
+    match rest.strip_prefix("//") {
+        // As in Go, where three of them name a host after a scheme alone.
+        Some(named) if after.is_some() || !named.starts_with('/') => {
+            named.find('/').map_or("", |at| &named[at..])
+        }
+        Some(_) | None => rest,
+    }
+}
+
+fn after_scheme(text: &str) -> Option<&str> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+    (is_scheme && scheme.bytes().all(is_inside)).then_some(rest)
 }
 
 fn query_char(c: char) -> String {
@@ -191,6 +207,23 @@ mod tests {
         }
         let six = Url::new("https".into(), "::1".into(), 443, "/");
         assert_eq!((six.to_string(), six.port()), ("https://[::1]:443/".into(), 443));
+    }
+
+    #[test]
+    fn a_path_that_names_a_scheme_and_a_host_is_a_path_of_the_pod() {
+        for (path, shown) in [
+            ("http://other:81/a?b=c", "/a?b=c"),
+            ("HTTPS://other/a%20b", "/a%20b"),
+            ("http://other", ""),
+            ("http:/a", "/a"),
+            ("http:///a", "/a"),
+            ("///a", "///a"),
+            ("/a:b", "/a:b"),
+            ("/a?u=http://b/c", "/a?u=http://b/c"),
+            ("1a://b", "/1a://b"),
+        ] {
+            assert_eq!(url(path).to_string(), format!("http://10.0.0.1:80{shown}"), "{path}");
+        }
     }
 
     #[test]
