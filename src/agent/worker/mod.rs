@@ -1,4 +1,4 @@
-//! Who looks after one pod: observe, ask `pod::step`, apply what it says, publish the status.
+//! Who looks after one pod: observe, ask `pod::step`, publish the status, apply what it says.
 //!
 //! Owns: one task per pod ([`Worker`]), the jobs that its actions start, the table of workers
 //! ([`Workers`]), the task that hands a runtime's happenings to them and the one that measures their
