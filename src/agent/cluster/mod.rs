@@ -7,7 +7,7 @@
 //! In: a kubeconfig, statuses. Out: a `kube::Client`, [`pods::PodChange`]s, objects.
 //! Each says which tasks it starts: one for each connection, one that watches pods, one that makes
 //! mirrors, one that writes statuses with a short one for each request, one that writes events, one for
-//! each object that is watched and two that share them out, three of the node's.
+//! each object that is watched, one for all services, one that renews tokens, three of the node's.
 
 mod call;
 pub(crate) mod classes;
