@@ -19,10 +19,11 @@ pub struct Now {
 
 /// One thing that has happened to the pod.
 ///
-/// Answers of actions ([`SetUp`](Event::SetUp), [`Refreshed`](Event::Refreshed),
-/// [`Image`](Event::Image), [`StartFailed`](Event::StartFailed), [`TornDown`](Event::TornDown)) come
-/// exactly once for each
-/// action, however late, also when the agent cuts the work short. An [`Attempt`](Event::Attempt)
+/// Answers of actions ([`SetUp`](Event::SetUp) or [`NoImage`](Event::NoImage),
+/// [`Refreshed`](Event::Refreshed), [`Image`](Event::Image), [`StartFailed`](Event::StartFailed) or the
+/// attempt, [`Resized`](Event::Resized), [`Probed`](Event::Probed), [`Hooked`](Event::Hooked),
+/// [`TornDown`](Event::TornDown)) come exactly once for each action, however late, also when the agent
+/// cuts the work short. An [`Attempt`](Event::Attempt)
 /// may be lost, doubled, late or out of order: an [`Observed`](Event::Observed) repairs that.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -36,14 +37,14 @@ pub enum Event {
     Actuated(Vec<(String, u32, Actuated)>),
     /// The answer of [`Action::Resize`]; why not, in upstream's words.
     Resized(Result<(), String>),
-    /// The agent's own wish to end the pod (Ctrl-C, later eviction). The grace only ever shrinks;
-    /// zero kills at once.
+    /// The agent's own wish to end the pod: Ctrl-C, or its source has it no more. The grace only ever
+    /// shrinks; zero kills at once.
     Kill {
         /// What the containers get between SIGTERM and SIGKILL.
         grace: Duration,
     },
     /// The pod is evicted: it ends `Failed` with this reason and message, its containers within the
-    /// grace of an eviction. Nothing keeps it over a restart of the agent: the next measurement
+    /// grace of an eviction, or within the pod's own if it is for another pod. Nothing keeps it over a restart of the agent: the next measurement
     /// finds it again.
     Evict(Failure),
     /// The definition of a container was changed in place (its image; upstream:

@@ -316,9 +316,10 @@ pub fn pod_cgroup(pod: &Pod, quota: QuotaPolicy) -> CgroupLimits {
 /// What the pod's cgroup is made from: milli cpus asked for, milli cpus and bytes at most; zero is
 /// none.
 pub(crate) fn pod_cgroup_amounts(pod: &Pod) -> (i64, i64, i64) {
-    let spec = pod.spec.clone().unwrap_or_default();
+    let none = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&none);
     let (mut cpu_limited, mut memory_limited) = (true, true);
-    let limits = limits_of(&spec, |amounts| {
+    let limits = limits_of(spec, |amounts| {
         cpu_limited &= milli(amounts, "cpu") > 0;
         memory_limited &= value(amounts, "memory").is_some();
     });
@@ -383,13 +384,14 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: u64) -
 
 /// The more memory a container asks for, the later it is killed, between the other two classes.
 fn burstable_score(pod: &Pod, container: &Container, node_memory_bytes: u64) -> i64 {
-    let spec = pod.spec.clone().unwrap_or_default();
+    let none = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&none);
     let capacity = i128::from(node_memory_bytes.max(1));
     let asked = |container: &Container| {
         container_requests(container).get("memory").map_or(0, Quantity::value)
     };
     // What the pod asks for beyond its containers is theirs in equal parts.
-    let rest = rest_for_each(&spec);
+    let rest = rest_for_each(spec);
     let score = |bytes: i64| 1000 - 1000 * i128::from(bytes.saturating_add(rest)) / capacity;
     let mut adjusted = score(asked(container));
     let init = spec.init_containers.as_deref().unwrap_or_default();

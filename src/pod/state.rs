@@ -25,7 +25,9 @@ use crate::{
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// The least grace of a deleted pod, in seconds (upstream: `calculateEffectiveGracePeriod`).
 const MIN_DELETION_GRACE_SECONDS: i64 = 1;
-
+/// The longest grace: the API server takes any number, and past what a clock can say a sum of times
+/// would be a panic. Nobody waits for longer; nor does the Wasm side.
+const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The grace of an evicted pod, in seconds (upstream: `immediateEvictionGracePeriodSeconds`).
 const EVICTION_GRACE_SECONDS: i64 = 1;
 
@@ -308,23 +310,49 @@ impl State {
     }
 }
 
-/// The time that the pod's spec gives its containers to end.
+/// The time that the pod's spec gives its containers to end, a year at most.
 #[must_use]
 pub fn spec_grace(pod: &Pod) -> Duration {
     let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    seconds_of(seconds.unwrap_or(DEFAULT_GRACE_SECONDS))
+    seconds_of(seconds.unwrap_or(DEFAULT_GRACE_SECONDS)).min(GRACE_MAX)
 }
 
 /// The time that a pod which is deleted, or gone from the API server, has to end: its deletion's, else
-/// its spec's, at least a second (upstream: `calculateEffectiveGracePeriod`).
+/// its spec's, at least a second (upstream: `calculateEffectiveGracePeriod`) and a year at most.
 #[must_use]
 pub fn removal_grace(pod: &Pod) -> Duration {
     let given = pod.metadata.deletion_grace_period_seconds;
     let grace = given.map_or_else(|| spec_grace(pod), seconds_of);
-    grace.max(seconds_of(MIN_DELETION_GRACE_SECONDS))
+    grace.clamp(seconds_of(MIN_DELETION_GRACE_SECONDS), GRACE_MAX)
 }
 
 /// So many seconds; none if negative.
 pub(crate) fn seconds_of(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grace_is_what_a_clock_can_say() {
+        let grace = |spec: Option<i64>, deletion: Option<i64>| {
+            let mut pod = Pod::default();
+            pod.spec.get_or_insert_default().termination_grace_period_seconds = spec;
+            pod.metadata.deletion_grace_period_seconds = deletion;
+            [spec_grace(&pod).as_secs(), removal_grace(&pod).as_secs()]
+        };
+        let year = 365 * 24 * 3600;
+        for (spec, deletion, expected) in [
+            (None, None, [30, 30]),
+            (Some(-1), None, [0, 1]),
+            (Some(40), Some(0), [40, 1]),
+            (Some(40), Some(50), [40, 50]),
+            (Some(i64::MAX), None, [year, year]),
+            (Some(2), Some(i64::MAX), [2, year]),
+        ] {
+            assert_eq!(grace(spec, deletion), expected, "{spec:?} {deletion:?}");
+        }
+    }
 }

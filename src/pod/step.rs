@@ -53,6 +53,10 @@ impl State {
     fn take(&mut self, pod: Arc<Pod>) {
         let before = std::mem::replace(&mut self.pod, pod);
         let pod = Arc::clone(&self.pod);
+        // Mostly the echo of a status.
+        if before.spec == pod.spec {
+            return;
+        }
         let resources =
             |pod: &Pod, name: &str| container_named(pod, name).map(|c| c.resources.clone());
         for container in &mut self.containers {

@@ -227,31 +227,31 @@ impl Table {
         self.entries.retain(|_, entry| entry.wanted.is_some() || entry.mirror.is_some());
     }
 
-    /// What is to be done first, else when to look again.
+    /// What is to be done first, else when to look again. What is due for longest comes first: creations
+    /// that time out again and again starve no other.
     fn next(&self, now: Instant) -> Result<Job, Option<Instant>> {
-        let mut next: Option<Instant> = None;
         if !self.is_synced {
             return Err(None);
         }
-        for (name, entry) in &self.entries {
+        let due = |(name, entry): (&FullName, &Entry)| {
             let source = entry.mirror.as_deref().and_then(Source::of);
-            if entry.wanted.is_none() && source.is_some_and(|source| !self.known.contains(&source))
-            {
-                continue;
-            }
-            let step = entry.step();
-            match (&step, entry.pause) {
-                (MirrorStep::Keep, _) => {}
-                (_, Some(pause)) if pause > now => {
-                    next = Some(next.map_or(pause, |next| next.min(pause)));
-                }
-                (MirrorStep::Create | MirrorStep::Delete { .. }, _) => {
+            let is_known = source.is_none_or(|source| self.known.contains(&source));
+            let step = (entry.wanted.is_some() || is_known).then(|| entry.step());
+            match step {
+                None | Some(MirrorStep::Keep) => None,
+                Some(step @ (MirrorStep::Create | MirrorStep::Delete { .. })) => {
                     let pod = entry.wanted.as_ref().map(|(pod, _)| Arc::clone(pod));
-                    return Ok(Job { name: name.clone(), step, pod });
+                    Some((entry.pause, Job { name: name.clone(), step, pod }))
                 }
             }
+        };
+        // What was not tried yet has no pause, and is before all others.
+        let first = self.entries.iter().filter_map(due).min_by_key(|(pause, _)| *pause);
+        match first {
+            None => Err(None),
+            Some((Some(pause), _)) if pause > now => Err(Some(pause)),
+            Some((_, job)) => Ok(job),
         }
-        Err(next)
     }
 
     fn finish(&mut self, job: &Job, done: Done, times: Times) {

@@ -201,3 +201,30 @@ async fn a_name_that_is_taken_is_looked_at() {
     assert_eq!(bench.lines(6).await.iter().collect::<Vec<_>>(), all);
     bench.rests().await;
 }
+
+#[test]
+fn what_fails_again_and_again_starves_no_other() {
+    let now = Instant::now();
+    let mut table = Table { is_synced: true, ..Table::default() };
+    let ago = |seconds| now.checked_sub(Duration::from_secs(seconds));
+    let mut names = Vec::new();
+    for (name, pause) in [("a", ago(1)), ("b", ago(2)), ("c", None), ("d", ago(0))] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let pod = serde_json::from_value(pod).expect("a pod");
+        let pod = static_pod(pod, Origin::File("/m/x.yaml"), NODE).expect("a static pod");
+        let entry =
+            Entry { wanted: Some((Arc::new(pod.clone()), Life::Runs)), pause, ..Entry::default() };
+        table.entries.insert(full_name(&pod), entry);
+        names.push(full_name(&pod));
+    }
+    let mut order = Vec::new();
+    while let Ok(job) = table.next(now) {
+        // Each fails, and waits for less long than the others have.
+        table.entries.get_mut(&job.name).expect("is there").pause =
+            Some(now + Duration::from_secs(1));
+        order.push(job.name);
+    }
+    let expected: Vec<_> = [2, 1, 0, 3].map(|at: usize| names[at].clone()).into();
+    assert_eq!(order, expected);
+    assert_eq!(table.next(now).err(), Some(Some(now + Duration::from_secs(1))));
+}

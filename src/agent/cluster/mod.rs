@@ -2,12 +2,12 @@
 //!
 //! Owns: who we are to it ([`kubeconfig`]), the connections ([`client`]), the pods of this node
 //! ([`pods`]), their statuses on the way back ([`status`], [`patch`]), what pods read besides their
-//! own object ([`objects`]), the mirrors of static pods ([`mirror`]), the node object, its status and its lease ([`node`]), events
-//! ([`events`]), RuntimeClasses ([`classes`]), reviews of who calls the node's server ([`reviews`]).
+//! own object ([`objects`]), the mirrors of static pods ([`mirror`]), the node object, its status and
+//! its lease ([`node`]), events ([`events`]), RuntimeClasses ([`classes`]), reviews of who calls the node's server ([`reviews`]).
 //! In: a kubeconfig, statuses. Out: a `kube::Client`, [`pods::PodChange`]s, objects.
 //! Each says which tasks it starts: one for each connection, one that watches pods, one that makes
-//! mirrors, one that writes statuses with a short one for each request, one for each object that is watched, three of the
-//! node's.
+//! mirrors, one that writes statuses with a short one for each request, one that writes events, one for
+//! each object that is watched, one for all services, one that renews tokens, three of the node's.
 
 mod call;
 pub(crate) mod classes;

@@ -5,12 +5,14 @@
 
 mod lines;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Request;
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use kube::client::Body;
 use kube::core::WatchEvent;
 use kube::{Client, ResourceExt};
@@ -34,7 +36,12 @@ const WATCHES_MAX: u32 = 4;
 pub(crate) enum PodChange {
     /// All pods that there are: what is not among them is gone. The first one says that the API
     /// was heard at all; more follow whenever changes may have been missed.
-    Synced(Vec<Arc<Pod>>),
+    Synced {
+        /// Those that can be read.
+        pods: Vec<Arc<Pod>>,
+        /// The uids of the others: they are there, and stay as they were.
+        unread: BTreeSet<String>,
+    },
     /// This pod is there, as it is now.
     Set(Arc<Pod>),
     /// This pod is not there any more.
@@ -166,7 +173,7 @@ struct Unwanted;
 impl Source {
     async fn run(&mut self) -> Result<(), Unwanted> {
         loop {
-            let (pods, mut version) = match self.list().await {
+            let (all, mut version) = match self.list().await {
                 Ok(listed) => listed,
                 Err(error) => {
                     if error.is_out_of_time() {
@@ -176,7 +183,7 @@ impl Source {
                     continue;
                 }
             };
-            self.send(PodChange::Synced(pods)).await?;
+            self.send(all).await?;
             let mut failures = 0;
             while failures < WATCHES_MAX {
                 let begun = Instant::now();
@@ -219,7 +226,7 @@ impl Source {
     }
 
     /// All pods, and the version from which on to watch.
-    async fn list(&mut self) -> Result<(Vec<Arc<Pod>>, String), PodsError> {
+    async fn list(&mut self) -> Result<(PodChange, String), PodsError> {
         let version = match &self.since {
             Since::Cached => "&resourceVersion=0".to_owned(),
             Since::Seen(version) => {
@@ -230,10 +237,11 @@ impl Source {
         let request = Request::get(format!("{}{version}", self.path)).body(Vec::new());
         let request = request.map_err(|e| PodsError::List(kube::Error::HttpError(e)))?;
         let text = self.client.request_text(request).await.map_err(PodsError::List)?;
-        let list = parse_list(&text).map_err(PodsError::ListText)?;
+        let (list, unread) = parse_list(&text).map_err(PodsError::ListText)?;
         let version = list.metadata.resource_version.filter(|version| !version.is_empty());
         let version = version.ok_or(PodsError::NoVersion)?;
-        Ok((list.items.into_iter().map(slim).collect(), version))
+        let pods = list.items.into_iter().map(slim).collect();
+        Ok((PodChange::Synced { pods, unread }, version))
     }
 
     /// One watch from `version` on, which it moves, until it ends.
@@ -257,6 +265,9 @@ impl Source {
                 Err(error) => {
                     // The others are not to suffer for it, and asking again would not help.
                     tracing::error!("cannot read a pod of the watch: {}", told(&error));
+                    if let Some(gone) = unread_end(&line) {
+                        self.send(gone).await?;
+                    }
                     continue;
                 }
             };
@@ -308,24 +319,51 @@ impl Source {
     }
 }
 
-/// A list. One pod that cannot be read is left out, so that the others are still there.
-fn parse_list(text: &str) -> Result<List<Pod>, serde_json::Error> {
+/// A list. One pod that cannot be read is left out, so that the others are still there; of such the
+/// uids are given.
+fn parse_list(text: &str) -> Result<(List<Pod>, BTreeSet<String>), serde_json::Error> {
     #[derive(Deserialize)]
     struct Loose {
-        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta,
+        metadata: ListMeta,
         #[serde(default)]
         items: Vec<serde_json::Value>,
     }
-    serde_json::from_str(text).or_else(|_| {
-        let loose: Loose = serde_json::from_str(text)?;
-        let pod = |item: serde_json::Value| {
-            let name = item.pointer("/metadata/name").map(ToString::to_string).unwrap_or_default();
-            let pod = serde_json::from_value(item);
-            pod.inspect_err(|e| tracing::error!("cannot read pod {name}: {}", told(e))).ok()
+    if let Ok(list) = serde_json::from_str(text) {
+        return Ok((list, BTreeSet::new()));
+    }
+    let loose: Loose = serde_json::from_str(text)?;
+    let (mut items, mut unread) = (Vec::new(), BTreeSet::new());
+    for item in loose.items {
+        let of = |field: &str| {
+            item.pointer(field).and_then(serde_json::Value::as_str).map(str::to_owned)
         };
-        let items = loose.items.into_iter().filter_map(pod).collect();
-        Ok(List { items, metadata: loose.metadata })
-    })
+        let (name, uid) = (of("/metadata/name").unwrap_or_default(), of("/metadata/uid"));
+        match serde_json::from_value(item) {
+            Ok(pod) => items.push(pod),
+            Err(error) => {
+                tracing::error!("cannot read pod {name:?}: {}", told(&error));
+                unread.extend(uid);
+            }
+        }
+    }
+    Ok((List { items, metadata: loose.metadata }, unread))
+}
+
+/// The end of a pod, if this line of a watch that cannot be read tells of one: of a pod that is over
+/// its metadata say enough.
+fn unread_end(line: &[u8]) -> Option<PodChange> {
+    #[derive(Deserialize)]
+    struct Loose {
+        r#type: String,
+        object: Object,
+    }
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: ObjectMeta,
+    }
+    let Loose { r#type, object: Object { metadata } } = serde_json::from_slice(line).ok()?;
+    let uid = metadata.uid.clone().filter(|_| r#type == "DELETED")?;
+    Some(PodChange::Gone { uid, pod: slim(Pod { metadata, ..Pod::default() }) })
 }
 
 /// Without what only the API server reads, which is often half of a pod.

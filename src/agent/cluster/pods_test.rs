@@ -70,8 +70,9 @@ async fn next(changes: &mut mpsc::Receiver<PodChange>) -> String {
         format!("{}@{}", pod.name_any(), pod.resource_version().unwrap())
     };
     match change {
-        PodChange::Synced(pods) => {
-            format!("all {}", pods.iter().map(text).collect::<Vec<_>>().join(" "))
+        PodChange::Synced { pods, unread } => {
+            let unread = unread.into_iter().map(|uid| format!("?{uid}"));
+            format!("all {}", pods.iter().map(text).chain(unread).collect::<Vec<_>>().join(" "))
         }
         PodChange::Set(pod) => format!("set {}", text(&pod)),
         PodChange::Gone { uid, pod } => format!("gone {uid} {}", text(&pod)),
@@ -187,12 +188,16 @@ async fn refusals_are_waited_out() {
 
 #[tokio::test]
 async fn one_pod_that_cannot_be_read_hides_no_other() {
-    let wrong = json!({"metadata": {"name": "w", "uid": "w"}, "spec": {"containers": 7}});
+    let wrong = json!({"metadata": {"name": "w", "uid": "w", "resourceVersion": "6"},
+        "spec": {"containers": 7}});
     let (feed, watch) = stream();
     let server = server([list(5, json!([wrong.clone(), pod("a", 3)])), watch]).await;
     let mut changes = super::watch(server.client(patient()), NODE, QUICK);
-    assert_eq!(next(&mut changes).await, "all a@3");
-    feed.send(line("ADDED", wrong)).unwrap();
+    // It is there, so that what runs of it goes on.
+    assert_eq!(next(&mut changes).await, "all a@3 ?w");
+    feed.send(line("MODIFIED", wrong.clone())).unwrap();
+    feed.send(line("DELETED", wrong)).unwrap();
+    assert_eq!(next(&mut changes).await, "gone w w@6", "an end needs no more than that");
     feed.send("no json\n".into()).unwrap();
     // In pieces.
     let whole = line("ADDED", pod("b", 7));

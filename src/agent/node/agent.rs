@@ -59,6 +59,8 @@ pub(super) struct Agent {
     pub(super) statics: Statics,
     /// The pods of the API were listed once.
     pub(super) is_synced: bool,
+    /// The uids of those that the API has and that cannot be read: whatever is of them stays.
+    pub(super) unread: BTreeSet<String>,
     /// What pods may ask of the node, for the workers.
     pub(super) facts: watch::Sender<Facts>,
     /// The part of it that does not change.
@@ -113,7 +115,7 @@ impl Agent {
                 }
                 uids = self.objects.changed() => {
                     for uid in uids {
-                        self.tell(&uid, Event::Changed).await;
+                        self.tell(&uid, Event::Changed);
                     }
                 }
                 Ok(()) = network.changed() => self.judge(health.as_ref()),
@@ -142,7 +144,8 @@ impl Agent {
     /// The API server's word of its pods.
     async fn follow(&mut self, change: PodChange) {
         match change {
-            PodChange::Synced(pods) => {
+            PodChange::Synced { pods, unread } => {
+                let before = std::mem::replace(&mut self.unread, unread);
                 let (mirrors, pods): (Vec<_>, Vec<_>) =
                     pods.into_iter().partition(|pod| is_mirror(pod));
                 self.sync_mirrors(&mirrors).await;
@@ -152,15 +155,24 @@ impl Agent {
                     self.board.know_all();
                     self.adopt_orphans().await;
                     self.start_waiting();
+                } else if before != self.unread {
+                    // What could not be read may be over now.
+                    self.adopt_orphans().await;
                 }
                 // Once all are there that have an allocation.
                 self.decide_resizes().await;
             }
             PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod).await,
-            PodChange::Set(pod) => self.set(pod).await,
+            PodChange::Set(pod) => {
+                self.unread.remove(pod.metadata.uid.as_deref().unwrap_or_default());
+                self.set(pod).await;
+            }
             PodChange::Gone { uid: _, pod } if is_mirror(&pod) => self.lose_mirror(&pod),
             PodChange::Gone { uid, pod: _ } => {
                 self.gone(&uid).await;
+                if self.unread.remove(&uid) {
+                    self.adopt_orphans().await;
+                }
                 self.retry_resizes().await;
             }
         }
@@ -234,7 +246,7 @@ impl Agent {
             of_api
                 .map(|(uid, _)| uid)
                 .chain(self.waiting.uids())
-                .filter(|uid| !uids.contains(*uid))
+                .filter(|uid| !uids.contains(*uid) && !self.unread.contains(*uid))
                 .cloned()
                 .collect()
         };
@@ -269,7 +281,7 @@ impl Agent {
                 }
                 // Its spec may name more now.
                 self.objects.register(&pod);
-                self.tell(&uid, Event::Desired(pod)).await;
+                self.tell(&uid, Event::Desired(pod));
             }
             None if self.waiting.set(&uid, &pod) => {}
             None => self.take(uid, pod),
@@ -320,8 +332,8 @@ impl Agent {
         let supplier = Arc::clone(&self.supplier);
         let handle = self.workers.add(self.allocations.apply(&pod), "/".into(), supplier);
         if let Some(grace) = kill {
-            // A new worker's inbox is empty.
-            let _ = handle.events.try_send(Event::Kill { grace });
+            // It has just begun.
+            let _ = handle.events.tell(Event::Kill { grace });
         }
         let (events, snapshot) = (Some(handle.events), handle.snapshot);
         // Its worker, which keeps it, has not begun.
@@ -369,17 +381,15 @@ impl Agent {
         if terminated {
             self.clean(uid);
         } else {
-            self.tell(uid, Event::Kill { grace }).await;
+            self.tell(uid, Event::Kill { grace });
         }
     }
 
     /// Tells the pod's worker; one that has ended hears nothing.
-    pub(super) async fn tell(&self, uid: &str, event: Event) {
+    pub(super) fn tell(&self, uid: &str, event: Event) {
         let events = self.board.lock().get(uid).and_then(|known| known.events.clone());
-        if let Some(events) = events {
-            // A worker waits for nothing but events, so that this is short. Closed: it has ended.
-            let _ = events.send(event).await;
-        }
+        // Nothing is to be told to one that has ended.
+        let _ = events.map(|events| events.tell(event));
     }
 
     /// The pod has a new snapshot: its status goes to the API server; one that the API server has

@@ -142,7 +142,7 @@ impl Agent {
         for (uid, request) in requests {
             let decision = self.admission.decide(&request, &self.active());
             if let Some(news) = self.carry_out(&uid, request.desired, decision).await {
-                self.tell(&uid, Event::Resize(news)).await;
+                self.tell(&uid, Event::Resize(news));
             }
         }
     }

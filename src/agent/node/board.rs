@@ -7,16 +7,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Event, Failure, FullName, full_name, is_mirror_of, is_terminal};
+use copepod_pod::{Failure, FullName, full_name, is_mirror_of, is_terminal};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::ledger::Ledger;
 use crate::runtime::both::Both;
 use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, StreamRequest};
 use crate::server::{Pods, Running, Served};
-use crate::worker::{Asked, Shared, Snapshot};
+use crate::worker::{Asked, Events, Shared, Snapshot};
 
 /// The loop is stuck when it has not gone round for so long, or for twice the sync frequency where that
 /// is longer (upstream `SyncLoopHealthCheck`).
@@ -28,7 +28,7 @@ pub(super) struct Known {
     /// Its newest object.
     pub(super) pod: Arc<Pod>,
     /// To its worker; none for a pod that was not taken.
-    pub(super) events: Option<mpsc::Sender<Event>>,
+    pub(super) events: Option<Events>,
     /// What became of it.
     pub(super) snapshot: watch::Receiver<Snapshot>,
     /// The API server has it no more: it ends, and then nothing of it is kept.

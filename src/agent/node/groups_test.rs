@@ -137,7 +137,7 @@ async fn an_ordinary_container_stands_in_its_pods_slice() {
         assert!(fs::read_to_string(slice().join("cgroup.procs")).expect("is there").is_empty());
     }
 
-    handle.events.send(Event::Kill { grace: Duration::from_secs(5) }).await.expect("is heard");
+    handle.events.tell(Event::Kill { grace: Duration::from_secs(5) }).expect("is heard");
     let snapshot = until(&handle, "terminated", |snapshot| snapshot.terminated).await;
     for status in snapshot.status.container_statuses.iter().flatten() {
         let state = status.state.as_ref().and_then(|state| state.terminated.as_ref());

@@ -28,6 +28,7 @@ mod supply;
 mod user_ids;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,6 +207,7 @@ impl Parts {
             waiting: Waiting::new(client.clone(), &config.node.name),
             admitting,
             is_synced: false,
+            unread: BTreeSet::new(),
             client,
             shared,
             board,

@@ -76,7 +76,8 @@ impl Agent {
 
     /// Whether there is a pod of this uid, here or to be.
     fn is_wanted(&self, uid: &str) -> bool {
-        self.board.get(uid).is_some() || self.statics.is_waiting(uid)
+        let is_here = self.board.get(uid).is_some() || self.statics.is_waiting(uid);
+        is_here || self.unread.contains(uid)
     }
 
     /// Has cleaned away what the container runtime holds for nobody (upstream: the garbage collection of

@@ -171,7 +171,7 @@ impl Agent {
         let pod = self.allot(&uid, &before, &pod).await;
         self.keep(Arc::clone(&pod)).await;
         self.objects.register(&pod);
-        self.tell(&uid, Event::Desired(pod)).await;
+        self.tell(&uid, Event::Desired(pod));
     }
 
     /// Starts the static pods whose turn it is.
@@ -271,7 +271,7 @@ impl Agent {
         if let Some(known) = self.board.lock().get_mut(&uid) {
             known.pod = Arc::clone(&pod);
         }
-        self.tell(&uid, Event::Desired(pod)).await;
+        self.tell(&uid, Event::Desired(pod));
     }
 
     /// A mirror is there no longer: the static pod that it showed goes on.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use copepod_pod::admission::{PREEMPTING, Rejection, preempted};
 use copepod_pod::{Event, Source, spec_grace};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 
 use super::agent::Agent;
@@ -121,13 +120,18 @@ impl Waiting {
     }
 }
 
+/// How long victims are waited for whose longest grace this is, which is at most a year: upstream waits
+/// for half as long again.
+fn room_within(longest: Duration) -> Duration {
+    longest.saturating_add(longest / 2).max(ROOM_WITHIN)
+}
+
 impl Agent {
     /// Makes room for a critical pod, which waits meanwhile.
     pub(super) fn preempt(&mut self, uid: String, pod: Arc<Pod>, preempts: &[Arc<Pod>]) {
         let graces = preempts.iter().map(|victim| spec_grace(victim));
-        // Upstream waits for half as long again.
         let longest = graces.max().unwrap_or_default();
-        let until = Instant::now() + (longest + longest / 2).max(ROOM_WITHIN);
+        let until = Instant::now() + room_within(longest);
         let victims = preempts.iter().filter_map(|victim| victim.metadata.uid.clone()).collect();
         self.waiting.pods.insert(uid, (pod, Why::Room { victims, until }));
         self.evict_for_critical(preempts);
@@ -146,11 +150,8 @@ impl Agent {
             );
             let uid = victim.metadata.uid.as_deref().unwrap_or_default();
             let events = self.board.get(uid).and_then(|known| known.events);
-            let Some(events) = events else { continue };
-            // A worker's inbox is hardly ever full. Closed: it has ended.
-            if let Err(TrySendError::Full(evict)) = events.try_send(Event::Evict(why)) {
-                tokio::spawn(async move { events.send(evict).await });
-            }
+            // One that has ended makes room by itself.
+            let _ = events.map(|events| events.tell(Event::Evict(why)));
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use copepod_pod::{Attempt, Failure};
 
 use super::cri::images::{OrdinaryImage, Wanted};
-use super::cri::{Cri, PodSandbox, SandboxSpec};
+use super::cri::{Cri, CriError, PodSandbox, SandboxSpec};
 use super::wasm::Wasm;
 use super::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, Features, Launch, Resources, Runtime,
@@ -67,14 +67,7 @@ impl Runtime for Both {
 
     async fn stop_sandboxes(&self, pod_uid: &str) -> Result<(), Failure> {
         let Some(cri) = &self.cri else { return Ok(()) };
-        cri.stop_sandboxes(pod_uid).await.map_err(|error| Failure {
-            reason: "FailedKillPod".into(),
-            message: format!(
-                "error killing pod: failed to \"KillPodSandbox\" for {pod_uid:?} with \
-                 KillPodSandboxError: {:?}",
-                chain(&error)
-            ),
-        })
+        cri.stop_sandboxes(pod_uid).await.map_err(|error| not_killed(pod_uid, &error))
     }
 
     async fn has_image(&self, image: &str) -> bool {
@@ -194,9 +187,9 @@ impl Runtime for Both {
         }
     }
 
-    async fn looked(&self) {
+    async fn looked(&self, pod_uid: &str) {
         if let Some(cri) = &self.cri {
-            cri.looked().await;
+            cri.looked(pod_uid).await;
         }
     }
 
@@ -204,5 +197,46 @@ impl Runtime for Both {
         let mut all = self.wasm.list(pod_uid);
         all.extend(self.cri.iter().flat_map(|cri| cri.list(pod_uid)));
         all
+    }
+}
+
+/// Why a pod's sandboxes stand on: upstream's event, but for what it begins with, which is the same for
+/// all of a kill's failures and is `pod`'s to say.
+fn not_killed(pod_uid: &str, error: &CriError) -> Failure {
+    Failure {
+        reason: "FailedKillPod".into(),
+        message: format!(
+            "failed to \"KillPodSandbox\" for {pod_uid:?} with KillPodSandboxError: {:?}",
+            chain(error)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use copepod_pod::{Action, Event, Now, State, step};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_sandbox_that_stands_on_is_told_of_in_upstreams_words() {
+        let failure = not_killed("u-1", &CriError::Deadline { method: "StopPodSandbox" });
+        let now = Now { wall: Timestamp::UNIX_EPOCH, mono: Duration::ZERO };
+        let (mut state, mut actions) = (State::new(Arc::default()), Vec::new());
+        let end = Event::Kill { grace: Duration::ZERO };
+        for event in [Event::Observed(Vec::new()), end, Event::TornDown(Err(failure))] {
+            (state, actions) = step(state, event, now);
+        }
+        let records = actions.iter().filter_map(|action| {
+            let Action::Record(record) = action else { return None };
+            Some((record.reason.as_str(), record.message.as_str()))
+        });
+        let text = "error killing pod: failed to \"KillPodSandbox\" for \"u-1\" with \
+                    KillPodSandboxError: \"rpc error: code = DeadlineExceeded desc = context \
+                    deadline exceeded\"";
+        assert_eq!(records.collect::<Vec<_>>(), [("FailedKillPod", text)]);
     }
 }

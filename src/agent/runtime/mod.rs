@@ -281,8 +281,10 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         exec: Exec,
     ) -> impl Future<Output = Result<ExecExit, ExecError>> + Send;
 
-    /// Waits until the runtime of ordinary images was looked at once; without one, for nothing.
-    fn looked(&self) -> impl Future<Output = ()> + Send {
+    /// Waits until the runtime of ordinary images was looked at once, and each container that it has of
+    /// the pod; without one, for nothing. May be dropped and asked again.
+    fn looked(&self, pod_uid: &str) -> impl Future<Output = ()> + Send {
+        let _ = pod_uid;
         ready(())
     }
     /// Connects the running container `id` to pipes, and waits for its end. Dropped before, nothing

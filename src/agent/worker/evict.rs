@@ -40,7 +40,8 @@ impl Default for Limits {
 
 impl Limits {
     /// Measures the volumes of a pod that have a limit from now on, until nobody takes `events`. A
-    /// critical pod is never evicted (upstream `evictPod`), so that its limit is no limit.
+    /// critical pod is never evicted (upstream `evictPod`), so that its limit is no limit. Of a pod that is
+    /// set up again what it was set up with last is measured.
     pub(super) fn watch(&self, pod: &Arc<Pod>, files: &Arc<Files>, events: mpsc::Sender<Event>) {
         if is_critical(pod) || !volume::usage::is_limited(pod) {
             return;
@@ -49,6 +50,8 @@ impl Limits {
         if all.is_empty() {
             tokio::spawn(self.clone().measure());
         }
+        let uid = &pod.metadata.uid;
+        all.retain(|one| one.pod.metadata.uid != *uid);
         all.push(Measured { pod: Arc::clone(pod), files: Arc::clone(files), events });
     }
 
@@ -108,7 +111,8 @@ mod tests {
         let volume = |limit| json!([{"name": "v", "emptyDir": {"sizeLimit": limit}}]);
         let pod = |limit| {
             let spec = json!({"containers": [], "volumes": volume(limit)});
-            Arc::new(serde_json::from_value::<Pod>(json!({"spec": spec})).expect("a pod"))
+            let pod = json!({"metadata": {"uid": "u-1"}, "spec": spec});
+            Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod"))
         };
         let mut files = Files::default();
         files.volumes.insert("v".into(), Volume { path: path.clone(), kind: Kind::EmptyDir });
@@ -122,7 +126,9 @@ mod tests {
         spec.priority = Some(2_000_000_000);
         limits.watch(&critical, &files, events.clone());
         assert!(limits.lock().is_empty(), "no limit, nothing to measure; a critical pod stays");
+        limits.watch(&pod("2Mi"), &files, events.clone());
         limits.watch(&pod("1Mi"), &files, events);
+        assert_eq!(limits.lock().len(), 1, "it was set up again");
         fs::write(path.join("f"), vec![1; 1 << 19]).expect("writes");
         assert_eq!(volume::usage::over(&pod("1Mi"), &files.volumes), None, "half of it is within");
         fs::write(path.join("g"), vec![1; 1 << 20]).expect("writes");

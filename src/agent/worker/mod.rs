@@ -1,4 +1,4 @@
-//! Who looks after one pod: observe, ask `pod::step`, apply what it says, publish the status.
+//! Who looks after one pod: observe, ask `pod::step`, publish the status, apply what it says.
 //!
 //! Owns: one task per pod ([`Worker`]), the jobs that its actions start, the table of workers
 //! ([`Workers`]), the task that hands a runtime's happenings to them and the one that measures their
@@ -13,6 +13,7 @@ mod container;
 mod evict;
 mod exec;
 mod host;
+mod inbox;
 mod kinds;
 mod ordinary;
 mod outlet;
@@ -29,6 +30,7 @@ pub(crate) use cgroup::{PIDS, PodCgroups, limits_of};
 pub(crate) use container::{http_port, image_request};
 pub(crate) use exec::Asked;
 pub(crate) use host::Host;
+pub(crate) use inbox::Events;
 pub(crate) use kinds::Kinds;
 pub(crate) use outlet::{Outlet, Silent};
 pub(crate) use set_up::{NO_NETWORK, WASM_HANDLER, no_sandbox};
@@ -37,7 +39,7 @@ pub(crate) use userns::{Pool, UserIds, UserIdsError, default_range, parse_sub_id
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use copepod_pod::{Action, Event, Failure, ImageRef, Now, Pulled, SetUpDone, State, step};
@@ -50,10 +52,11 @@ use tokio::time::sleep_until;
 use crate::image::Images;
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, PodProbes};
-use crate::runtime::{Happening, Runtime, What};
+use crate::runtime::{Happening, Runtime};
 use crate::telemetry::chain;
 use abort::Jobs;
 use evict::Limits;
+use inbox::Inboxes;
 use kinds::Unresolved;
 use prepare::PreparedImage;
 use probing::RunningHook;
@@ -61,8 +64,6 @@ use pulling::Pulling;
 use resize::ResizeJob;
 use set_up::{Ready, SetUpJob};
 
-/// Events waiting for one worker. It never waits for anything but events, so they are few.
-const EVENTS: usize = 64;
 /// Later than anything that is waited for.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -98,21 +99,10 @@ pub(crate) struct Snapshot {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     /// What happens to the pod.
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: Events,
     /// What became of it.
     pub(crate) snapshot: watch::Receiver<Snapshot>,
 }
-
-/// Where to reach a worker.
-#[derive(Clone)]
-struct Inbox {
-    events: mpsc::Sender<Event>,
-    /// Has it list its attempts.
-    look: Arc<Notify>,
-}
-
-/// Where to reach each worker, by its pod's uid. Locked for a look-up only.
-type Inboxes = Arc<Mutex<HashMap<String, Inbox>>>;
 
 /// The workers of an agent.
 pub(crate) struct Workers<R> {
@@ -131,7 +121,7 @@ impl<R: Runtime> Workers<R> {
         outlet: Arc<dyn Outlet>,
     ) -> Self {
         let inboxes = Inboxes::default();
-        tokio::spawn(dispatch(happenings, Arc::clone(&inboxes)));
+        tokio::spawn(inboxes.clone().dispatch(happenings));
         Self { shared, inboxes, limits: Limits::default(), outlet }
     }
 
@@ -143,7 +133,7 @@ impl<R: Runtime> Workers<R> {
         base: PathBuf,
         supplier: Arc<dyn Supplier>,
     ) -> Handle {
-        let (events, inbox) = mpsc::channel(EVENTS);
+        let (events, inbox) = Events::new();
         let state = State::new(Arc::clone(&pod)).on(self.shared.host.of_pods());
         let first = Snapshot { status: state.status(), trouble: None, terminated: false };
         let (publish, snapshot) = watch::channel(first);
@@ -167,36 +157,14 @@ impl<R: Runtime> Workers<R> {
             publish,
             look: Arc::default(),
         };
-        let reached = Inbox { events: handle.events.clone(), look: Arc::clone(&worker.look) };
-        lock(&self.inboxes).insert(uid, reached);
-        tokio::spawn(worker.run(inbox));
+        let look = Arc::clone(&worker.look);
+        self.inboxes.insert(&uid, &handle.events, &look);
+        let inboxes = self.inboxes.clone();
+        tokio::spawn(async move {
+            worker.run(inbox).await;
+            inboxes.remove(&uid, &look);
+        });
         handle
-    }
-}
-
-fn lock(inboxes: &Inboxes) -> MutexGuard<'_, HashMap<String, Inbox>> {
-    // A panic elsewhere leaves the map whole: each change is one call.
-    inboxes.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn dispatch(mut happenings: mpsc::Receiver<Happening>, inboxes: Inboxes) {
-    while let Some(Happening { pod_uid, what }) = happenings.recv().await {
-        let Some(inbox) = lock(&inboxes).get(&pod_uid).cloned() else { continue };
-        let event = match what {
-            What::Attempt(attempt) => Event::Attempt(attempt),
-            What::NeverRan { container, attempt, failure } => {
-                Event::StartFailed { container, attempt, failure }
-            }
-            What::SandboxChanged { sandbox } => Event::SandboxChanged { sandbox },
-            What::Look => {
-                inbox.look.notify_one();
-                continue;
-            }
-        };
-        if inbox.events.send(event).await.is_err() {
-            // That worker is done with its pod.
-            lock(&inboxes).remove(&pod_uid);
-        }
     }
 }
 
@@ -236,7 +204,7 @@ impl<R: Runtime> Worker<R> {
         let clock = Clock(Instant::now());
         let kept = self.shared.kinds(&self.uid).await;
         if kinds::may_be_ordinary(self.state.pod(), kept.as_ref()) {
-            self.shared.runtime.looked().await;
+            self = self.looked(&mut inbox, &clock).await;
         }
         let attempts = self.shared.runtime.list(&self.uid);
         if let Some(known) = self.shared.actuated(&self.uid, &attempts).await {
@@ -294,6 +262,23 @@ impl<R: Runtime> Worker<R> {
                 Ok(done) => self.learn(done),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
+        }
+    }
+
+    /// Waits for the first look at the runtime, however long that takes. What is told meanwhile is known
+    /// then; nothing is done for it.
+    async fn looked(mut self, inbox: &mut mpsc::Receiver<Event>, clock: &Clock) -> Self {
+        let shared = Arc::clone(&self.shared);
+        let uid = self.uid.clone();
+        let mut looked = std::pin::pin!(shared.runtime.looked(&uid));
+        loop {
+            tokio::select! {
+                () = &mut looked => return self,
+                Some(event) = inbox.recv() => {
+                    let (state, _) = step(self.state, event, clock.now());
+                    self.state = state;
+                }
+            }
         }
     }
 
@@ -473,3 +458,7 @@ impl Clock {
         self.0.checked_add(mono).unwrap_or_else(|| Instant::now() + FAR)
     }
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod tests;

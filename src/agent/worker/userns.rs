@@ -135,23 +135,36 @@ impl Pool {
     ///
     /// # Errors
     /// [`UserIdsError::None`].
+    #[cfg(test)]
     pub(crate) fn take(&mut self, uid: &str) -> Result<IdRange, UserIdsError> {
         if let Some(found) = self.get(uid) {
             return Ok(found);
         }
+        let found = self.find()?;
+        self.give(uid, found);
+        Ok(found)
+    }
+
+    /// Ids that nobody has.
+    ///
+    /// # Errors
+    /// [`UserIdsError::None`].
+    fn find(&self) -> Result<IdRange, UserIdsError> {
         let slots = self.range.length / self.per_pod;
-        for step in 0..slots {
-            // Below 2^16 each.
-            let slot = (self.next + step) % slots;
-            let first = self.range.first + slot * self.per_pod;
-            let found = IdRange { first, length: self.per_pod };
-            if self.owner(found).is_none() {
-                self.next = (slot + 1) % slots;
-                self.used.insert(uid.to_owned(), found);
-                return Ok(found);
-            }
-        }
-        Err(UserIdsError::None)
+        let of_slot = |slot: u32| IdRange {
+            first: self.range.first + slot * self.per_pod,
+            length: self.per_pod,
+        };
+        // Below 2^16 each.
+        let mut all = (0..slots).map(|step| of_slot((self.next + step) % slots));
+        all.find(|ids| self.owner(*ids).is_none()).ok_or(UserIdsError::None)
+    }
+
+    /// The pod has these from now on, which were found.
+    fn give(&mut self, uid: &str, ids: IdRange) {
+        let slots = self.range.length / self.per_pod;
+        self.next = ((ids.first - self.range.first) / self.per_pod + 1) % slots;
+        self.used.insert(uid.to_owned(), ids);
     }
 
     /// The pod has had these, maybe of another range than what is given now.
@@ -236,7 +249,12 @@ impl Record {
 
 /// The pool, and what is kept of it in the pods' directories.
 #[derive(Debug)]
-pub(crate) struct UserIds(Mutex<Pool>);
+pub(crate) struct UserIds {
+    /// Held for a look or a change: the event loop looks too.
+    pool: Mutex<Pool>,
+    /// Held over a change of what is on disk and in the pool, one after the other.
+    disk: Mutex<()>,
+}
 
 impl UserIds {
     /// With what the pods on disk have already. Blocks.
@@ -250,7 +268,7 @@ impl UserIds {
             let ids = record.ids().ok_or_else(|| UserIdsError::Record(uid.clone()))?;
             pool.keep(&uid, ids)?;
         }
-        Ok(Self(Mutex::new(pool)))
+        Ok(Self { pool: Mutex::new(pool), disk: Mutex::default() })
     }
 
     /// What the pod has.
@@ -263,13 +281,14 @@ impl UserIds {
     /// # Errors
     /// [`UserIdsError`].
     pub(crate) fn take(&self, uid: &str, ledger: &Ledger) -> Result<IdRange, UserIdsError> {
-        // Held over the write: whoever asks for the same pod meanwhile finds it written.
-        let mut pool = self.pool();
-        if let Some(ids) = pool.get(uid) {
+        // Nobody else takes or gives back meanwhile, and who looks sees what is kept alone.
+        let _turn = self.turn();
+        if let Some(ids) = self.get(uid) {
             return Ok(ids);
         }
-        let ids = pool.take(uid)?;
-        ledger.keep_user_namespace(uid, &Record::of(ids)).inspect_err(|_| pool.release(uid))?;
+        let ids = self.pool().find()?;
+        ledger.keep_user_namespace(uid, &Record::of(ids))?;
+        self.pool().give(uid, ids);
         Ok(ids)
     }
 
@@ -278,17 +297,22 @@ impl UserIds {
     /// # Errors
     /// [`UserIdsError`]; it has them still then.
     pub(crate) fn release(&self, uid: &str, ledger: &Ledger) -> Result<(), UserIdsError> {
-        let mut pool = self.pool();
-        if pool.get(uid).is_some() {
+        let _turn = self.turn();
+        if self.get(uid).is_some() {
             ledger.forget_user_namespace(uid)?;
-            pool.release(uid);
+            self.pool().release(uid);
         }
         Ok(())
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
         // A panic elsewhere leaves the pool whole: each change is one call.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // Guards the order of changes, which is no matter for one that panicked.
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -92,6 +92,11 @@ fn what_is_kept_is_found_by_the_next_agent() {
         std::fs::read_to_string(&file).expect("is there"),
         r#"{"uidMappings":[{"hostId":65536,"containerId":0,"length":65536}],"gidMappings":[{"hostId":65536,"containerId":0,"length":65536}]}"#
     );
+    {
+        // Who looks waits for no disk.
+        let _turn = ids.turn();
+        assert_eq!(ids.get("one"), Some(one));
+    }
     let next = UserIds::open(pool(3), &ledger).expect("opens");
     assert_eq!((next.get("one"), next.get("two"), next.get("three")), (Some(one), Some(two), None));
     next.release("one", &ledger).expect("is released");

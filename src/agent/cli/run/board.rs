@@ -9,7 +9,6 @@ use std::time::Duration;
 use copepod_pod::{AttemptState, Event, Failure, spec_grace};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::load::Loaded;
 use crate::runtime::{Attach, ExecError, ExecExit, ExecOutput, Runtime, StreamRequest};
@@ -97,17 +96,10 @@ impl<R: Runtime> Pods for Board<R> {
         let of_uid = |shown: &&mut Shown| shown.pod.metadata.uid.as_deref() == Some(uid);
         let Some(shown) = pods.iter_mut().find(of_uid) else { return Ok(()) };
         let grace = grace.unwrap_or_else(|| spec_grace(&shown.pod));
-        match shown.handle.events.try_send(Event::Kill { grace }) {
-            // Closed: it has ended.
-            Ok(()) | Err(TrySendError::Closed(_)) => {
-                shown.stopped = true;
-                Ok(())
-            }
-            Err(TrySendError::Full(_)) => Err(Failure {
-                reason: "Busy".into(),
-                message: "the pod has too much to do to be stopped now: try again".into(),
-            }),
-        }
+        // Or it has ended already.
+        let _ = shown.handle.events.tell(Event::Kill { grace });
+        shown.stopped = true;
+        Ok(())
     }
 
     async fn exec(

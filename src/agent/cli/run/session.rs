@@ -214,9 +214,9 @@ impl<R: Runtime> Session<R> {
         }
         self.screen.note(&format!("{about} has changed: the container restarts"));
         let event = Event::Replace { container: container.clone() };
-        // Full: a worker never waits, so that is no case; closed: its end is told in a moment, and
-        // then it is looked at whether it ran with this file.
-        let _ = pod.handle.events.try_send(event);
+        // The end of one that has ended is told in a moment, and then it is looked at whether it ran
+        // with this file.
+        let _ = pod.handle.events.tell(event);
     }
 
     /// Starts a pod that has ended once more, as another one of the same name.
@@ -296,8 +296,8 @@ impl<R: Runtime> Session<R> {
         }
         for pod in &self.pods {
             let grace = if self.stops == 1 { spec_grace(&pod.loaded.pod) } else { Duration::ZERO };
-            // Full: a worker never waits, so that is no case; closed: that pod has ended.
-            let _ = pod.handle.events.try_send(Event::Kill { grace });
+            // Or that pod has ended.
+            let _ = pod.handle.events.tell(Event::Kill { grace });
         }
     }
 }

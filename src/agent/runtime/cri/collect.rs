@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::Cri;
 use super::client::CriError;
 
 /// The grace of a container of which nobody knows any more (upstream's orphans get their pod's, at
 /// least two seconds).
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+/// How long a pod's containers are waited for of which it is not known yet what they are: only of what
+/// is known the logs go, and what runs has its grace.
+const KNOWN_WITHIN: Duration = Duration::from_secs(10);
 
 impl Cri {
     /// The pods of which the runtime has anything.
@@ -46,6 +51,7 @@ impl Cri {
     /// # Errors
     /// As [`Cri::collect`].
     pub(crate) async fn remove_pod(&self, pod_uid: &str) -> Result<(), CriError> {
+        let _ = timeout(KNOWN_WITHIN, self.looked(pod_uid)).await;
         let containers: Vec<(String, bool)> = {
             let table = self.0.table.lock();
             let of_pod = table.containers.iter().filter(|(_, one)| one.pod_uid == pod_uid);

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::client::{CriError, call, within};
 use super::config::labels;
 use super::sandbox::{PodSandbox, gone_is_done};
-use super::status::{Looked, look, stop};
+use super::status::{GRACE_MAX, Looked, look, stop};
 use super::table::{Container, Listed, State};
 use super::{Cri, Inner};
 use crate::runtime::{Happening, What};
@@ -134,6 +134,7 @@ impl Cri {
     /// Asks the container to end, and has it killed after `grace`.
     pub(crate) fn stop_container(&self, id: &str, grace: Duration) {
         let Some(id) = self.own_id(id).map(str::to_owned) else { return };
+        let grace = grace.min(GRACE_MAX);
         let until = Instant::now() + grace;
         {
             let mut table = self.0.table.lock();
@@ -295,9 +296,8 @@ impl Inner {
         };
         let pod_uid = {
             let mut table = self.table.lock();
-            if !table.advance(id, looked) {
-                return;
-            }
+            // Its worker looks even if that was known already: whoever saw it may not have told.
+            table.advance(id, looked);
             table.containers.get(id).map(|known| known.pod_uid.clone())
         };
         if let Some(pod_uid) = pod_uid {

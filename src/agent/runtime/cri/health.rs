@@ -84,6 +84,7 @@ impl Cri {
 
 /// Asks again and again, for as long as the agent lives.
 pub(super) async fn run(inner: Arc<Inner>) {
+    let begun = Instant::now();
     let mut answered: Option<Instant> = None;
     loop {
         let health = match ask(&inner.client).await {
@@ -102,7 +103,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 Health { problems: vec!["container runtime is down".into()], asked: true, ..known }
             }
         };
-        let health = with_relist(&inner, health);
+        let health = with_relist(inner.looked.borrow().at, begun, health);
         inner.health.send_if_modified(|old| {
             let changed = *old != health;
             *old = health;
@@ -112,15 +113,17 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Upstream: `PLEG is not healthy`.
-fn with_relist(inner: &Inner, mut health: Health) -> Health {
-    let at = inner.looked.borrow().at;
-    if let Some(since) = at.map(|at: Instant| at.elapsed()).filter(|since| *since > RELIST_MAX) {
-        health.problems.push(format!(
-            "PLEG is not healthy: pleg was last seen active {}s ago; threshold is 3m0s",
-            since.as_secs()
-        ));
-    }
+/// Upstream: `PLEG is not healthy`. The last relist was at `at`; one that there never was is waited for
+/// a while, since it begins with this.
+fn with_relist(at: Option<Instant>, begun: Instant, mut health: Health) -> Health {
+    let why = match at {
+        None if begun.elapsed() > FORGIVEN => "pleg has yet to be successful".to_owned(),
+        Some(at) if at.elapsed() > RELIST_MAX => {
+            format!("pleg was last seen active {}s ago; threshold is 3m0s", at.elapsed().as_secs())
+        }
+        None | Some(_) => return health,
+    };
+    health.problems.push(format!("PLEG is not healthy: {why}"));
     health
 }
 
@@ -155,6 +158,19 @@ async fn ask(client: &Client) -> Result<Health, CriError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relist_that_is_stuck_or_never_was_is_a_problem() {
+        let now = Instant::now();
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).expect("a time");
+        let problems = |at, begun| with_relist(at, begun, Health::default()).problems;
+        assert_eq!(problems(None, ago(25)), <[String; 0]>::default());
+        let never = "PLEG is not healthy: pleg has yet to be successful";
+        assert_eq!(problems(None, ago(31)), [never]);
+        assert_eq!(problems(Some(ago(170)), ago(1000)), <[String; 0]>::default());
+        let stuck = "PLEG is not healthy: pleg was last seen active 200s ago; threshold is 3m0s";
+        assert_eq!(problems(Some(ago(200)), ago(1000)), [stuck]);
+    }
 
     #[test]
     fn only_the_network_is_the_networks_problem() {

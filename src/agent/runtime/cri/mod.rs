@@ -8,7 +8,7 @@
 //! ([`collect`]); streams are the runtime's own, at addresses that it gives ([`stream`]).
 //! In: the verbs of [`Runtime`](super::Runtime). Out: [`Happening`]s.
 //! Starts four tasks for the runtime as a whole (relist, events, health, rotation), and one for
-//! each stop.
+//! each stop and each look at a container.
 //!
 //! Nothing of it is kept on disk: what an agent needs that is started again lies in labels and
 //! annotations that the runtime keeps.
@@ -17,6 +17,8 @@ pub(crate) mod client;
 mod collect;
 pub(crate) mod config;
 mod container;
+#[cfg(test)]
+mod fake;
 pub(crate) mod health;
 pub(crate) mod images;
 mod relist;
@@ -33,7 +35,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use copepod_pod::Attempt;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub(crate) use self::client::{Client, CriError};
 pub(crate) use self::container::Ordinary;
@@ -71,8 +73,10 @@ struct Inner {
     happenings: mpsc::Sender<Happening>,
     /// Wakes the relist.
     wake: Notify,
-    /// How the relist goes.
+    /// How the relist goes; each container that was looked at is news as well.
     looked: watch::Sender<LookedAt>,
+    /// Who looks at a container has one.
+    looks: Semaphore,
     has_events: AtomicBool,
     health: watch::Sender<Health>,
 }
@@ -105,6 +109,7 @@ impl Cri {
             happenings,
             wake: Notify::new(),
             looked: watch::Sender::default(),
+            looks: Semaphore::new(relist::LOOKS),
             has_events: AtomicBool::new(false),
             health: watch::Sender::default(),
         });
@@ -125,11 +130,14 @@ impl Cri {
         &self.0.images
     }
 
-    /// Waits until the runtime was looked at once.
-    pub(crate) async fn looked(&self) {
+    /// Waits until the runtime was looked at once, and each container that it has of this pod (upstream:
+    /// nothing of a pod is synced while its status cannot be had). May be dropped and asked again.
+    pub(crate) async fn looked(&self, pod_uid: &str) {
         let mut looked = self.0.looked.subscribe();
+        let is_known =
+            |looked: &LookedAt| looked.times > 0 && self.0.table.lock().is_known(pod_uid);
         // It ends with the agent.
-        let _ = looked.wait_for(|looked| looked.times > 0).await;
+        let _ = looked.wait_for(is_known).await;
     }
 
     /// All attempts of the pod that the runtime knows.

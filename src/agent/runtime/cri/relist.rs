@@ -8,14 +8,13 @@ use copepod_cri::{
     Container as CriContainer, ContainerState, GetEventsRequest, ListContainersRequest,
     ListPodSandboxRequest,
 };
-use futures_util::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
 use super::Inner;
 use super::client::{CriError, call, within};
 use super::config::labels;
-use super::status::{Looked, look};
-use super::table::{Container, Listed, Sandbox, State, is_ready};
+use super::status::look;
+use super::table::{Container, Listed, Sandbox, is_ready};
 use crate::runtime::{Happening, What};
 use crate::telemetry::chain;
 
@@ -30,23 +29,15 @@ const PERIOD_IDLE: Duration = Duration::from_secs(10);
 /// Between tries to have its events.
 const EVENTS_AGAIN: Duration = Duration::from_secs(10);
 /// Containers looked at beside each other.
-const LOOKS: usize = 8;
+pub(super) const LOOKS: usize = 8;
 /// Events that come together, a start's, are one wake.
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// Looks again and again, for as long as the agent lives.
 pub(super) async fn run(inner: Arc<Inner>) {
     loop {
-        match relist(&inner).await {
-            Ok(()) => inner.looked.send_modify(|looked| {
-                (looked.times, looked.at) = (looked.times + 1, Some(Instant::now()));
-            }),
-            Err(error) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "cannot list what the container runtime runs"
-                );
-            }
+        if let Err(error) = relist(&inner).await {
+            tracing::warn!(error = chain(&error), "cannot list what the container runtime runs");
         }
         // Without an answer there is nothing to wait out: a wake, or the period.
         let _ = timeout(period(&inner), inner.wake.notified()).await;
@@ -56,6 +47,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 fn period(inner: &Inner) -> Duration {
     let table = inner.table.lock();
+    if !table.knows_all() {
+        // Who was not answered is asked again, and its pod waits for that.
+        return PERIOD;
+    }
     let any = table.containers.values().any(Container::is_running)
         || table.sandboxes.values().any(|sandbox| sandbox.ready);
     match (any, inner.has_events.load(std::sync::atomic::Ordering::Relaxed)) {
@@ -65,11 +60,13 @@ fn period(inner: &Inner) -> Duration {
     }
 }
 
-/// One look. Pods of which anything has changed are told.
+/// One look. Pods of which anything has changed are told; of those of which more has to be asked each
+/// is told when it was answered, so that one whose question fails or hangs holds up its own pod alone
+/// (upstream `reconcilePodRecord`, `podsToReinspect`).
 ///
 /// # Errors
-/// [`CriError`]; the table is as it was then.
-async fn relist(inner: &Inner) -> Result<(), CriError> {
+/// [`CriError`] of the lists; the table is as it was then.
+async fn relist(inner: &Arc<Inner>) -> Result<(), CriError> {
     let limit = inner.client.patience;
     let mark = inner.table.lock().mark();
     let mut runtime = inner.client.runtime();
@@ -93,19 +90,22 @@ async fn relist(inner: &Inner) -> Result<(), CriError> {
     });
     let sandboxes: Vec<(String, Sandbox)> = sandboxes.collect();
     let listed: Vec<Listed> = containers.containers.iter().filter_map(listed).collect();
-    let mut fallen = Vec::new();
-    let mut changed = BTreeSet::new();
-    let news: Vec<Listed> = {
+    let (fallen, gone, ask) = {
         let mut table = inner.table.lock();
-        fallen.extend(table.take_sandboxes(sandboxes, mark));
-        changed.extend(table.forget_unlisted(&listed, mark));
-        table.news(&listed).into_iter().cloned().collect()
+        let fallen = table.take_sandboxes(sandboxes, mark);
+        let gone: BTreeSet<String> = table.forget_unlisted(&listed, mark).into_iter().collect();
+        (fallen, gone, table.take_listed(listed))
     };
-    changed.extend(take_news(inner, news).await?);
+    inner.looked.send_modify(|looked| {
+        (looked.times, looked.at) = (looked.times + 1, Some(Instant::now()));
+    });
+    for listed in ask {
+        tokio::spawn(look_at(Arc::clone(inner), listed));
+    }
     for (pod_uid, sandbox) in fallen {
         inner.tell(Happening { pod_uid, what: What::SandboxChanged { sandbox } }).await;
     }
-    for pod_uid in changed {
+    for pod_uid in gone {
         inner.tell(Happening { pod_uid, what: What::Look }).await;
     }
     Ok(())
@@ -124,48 +124,40 @@ fn listed(one: &CriContainer) -> Option<Listed> {
     })
 }
 
-/// Asks more of containers that are new or have gone on; gives the pods of those that have.
-async fn take_news(inner: &Inner, news: Vec<Listed>) -> Result<BTreeSet<String>, CriError> {
-    let looks = stream::iter(news).map(|listed| async move {
-        let looked = match listed.state {
-            // There is no more to know of it, and its start is to come.
-            ContainerState::ContainerCreated => None,
-            ContainerState::ContainerRunning
-            | ContainerState::ContainerExited
-            | ContainerState::ContainerUnknown => Some(look(&inner.client, &listed.id).await),
-        };
-        (listed, looked)
-    });
-    let mut looks = looks.buffer_unordered(LOOKS);
-    let mut changed = BTreeSet::new();
-    while let Some((listed, looked)) = looks.next().await {
-        let looked = match looked {
-            None => Looked::created(),
-            Some(Ok(looked)) => looked,
-            // It went away between the two questions.
-            Some(Err(error)) if error.is_not_found() => continue,
-            // It cannot be stopped now; the others are looked at all the same, and it the next time.
-            Some(Err(error)) if listed.state == ContainerState::ContainerUnknown => {
-                let (container, error) = (&listed.id, chain(&error));
-                tracing::warn!(container, error, "cannot stop what the container runtime lost");
-                continue;
+/// Asks more of a container that is new or has gone on, and tells its pod.
+async fn look_at(inner: Arc<Inner>, listed: Listed) {
+    // What the runtime lost sight of is stopped as well, which takes its time. Never closed.
+    let _turn = match listed.state {
+        ContainerState::ContainerUnknown => None,
+        ContainerState::ContainerCreated
+        | ContainerState::ContainerRunning
+        | ContainerState::ContainerExited => inner.looks.acquire().await.ok(),
+    };
+    let id = &listed.id;
+    let looked = match look(&inner.client, id).await {
+        Ok(looked) => Some(looked),
+        // It went away between the two questions.
+        Err(error) if error.is_not_found() => None,
+        Err(error) => {
+            let error = chain(&error);
+            let is_new = inner.table.lock().not_answered(id);
+            // Once; what follows says the same.
+            match is_new {
+                true => tracing::warn!(container = id, error, "cannot look at a container"),
+                false => tracing::debug!(container = id, error, "cannot look at a container"),
             }
-            Some(Err(error)) => return Err(error),
-        };
-        let mut table = inner.table.lock();
-        let is_change = match table.containers.get(&listed.id) {
-            Some(_) => table.advance(&listed.id, looked),
-            None => {
-                let is_change = looked.state != State::Created;
-                table.set(&listed.id, Container::new(&listed, looked));
-                is_change
-            }
-        };
-        if is_change {
-            changed.insert(listed.pod_uid);
+            return;
         }
+    };
+    let answered = inner.table.lock().answered(&listed, looked);
+    // Workers wait for what their pods have.
+    inner.looked.send_modify(|_| ());
+    if answered.again {
+        inner.wake.notify_one();
     }
-    Ok(changed)
+    if answered.is_change {
+        inner.tell(Happening { pod_uid: listed.pod_uid, what: What::Look }).await;
+    }
 }
 
 /// Hears the runtime's events, where it has any, each of which wakes the relist.
@@ -193,3 +185,7 @@ pub(super) async fn hear(inner: Arc<Inner>) {
         sleep(EVENTS_AGAIN).await;
     }
 }
+
+#[cfg(test)]
+#[path = "relist_test.rs"]
+mod tests;

@@ -19,8 +19,11 @@ const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
 const UNKNOWN_MESSAGE: &str = "The container could not be located when the pod was terminated";
 /// What a container has to end that its runtime lost sight of (upstream `minimumGracePeriodInSeconds`).
 const UNKNOWN_GRACE: Duration = Duration::from_secs(2);
-/// What that stop may take beyond: all other containers wait to be looked at.
+/// What that stop may take beyond: its pod waits meanwhile.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(8);
+/// Longest grace that a runtime is asked for: a clock can say when that is over, and nobody waits longer
+/// for one container.
+pub(super) const GRACE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// 128 + SIGKILL.
 const KILLED: i32 = 137;
 
@@ -100,6 +103,7 @@ pub(super) async fn stop(
     grace: Duration,
     patience: Duration,
 ) -> Result<(), CriError> {
+    let grace = grace.min(GRACE_MAX);
     // Whole seconds, none of the grace lost.
     let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
     let limit = grace + patience;

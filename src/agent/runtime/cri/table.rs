@@ -68,6 +68,27 @@ pub(super) struct Container {
     changed: u64,
 }
 
+/// A container that was listed as new or as having gone on.
+#[derive(Debug)]
+struct Asking {
+    pod_uid: String,
+    /// It is asked for now.
+    under_way: bool,
+    /// It was listed once more since: the answer that comes may be of before.
+    again: bool,
+    /// The last time there was no answer.
+    failed: bool,
+}
+
+/// What an answer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    /// Its pod's worker is to look.
+    pub(super) is_change: bool,
+    /// The runtime is to be looked at again: the answer may be of before.
+    pub(super) again: bool,
+}
+
 /// All of it. Locked for a look-up only, never across a wait.
 #[derive(Debug, Default)]
 pub(super) struct Table(Mutex<Inner>);
@@ -79,6 +100,9 @@ pub(super) struct Inner {
     pub(super) sandboxes: HashMap<String, Sandbox>,
     /// By id.
     pub(super) containers: HashMap<String, Container>,
+    /// Those of which more has to be asked than a list says before they are known as they are, by id.
+    /// Bounded by the last list.
+    unknown: HashMap<String, Asking>,
     /// Counts what this agent has changed: what changed after a relist had begun is newer than it.
     changes: u64,
 }
@@ -119,6 +143,10 @@ impl Inner {
         self.changes += 1;
         let changes = self.changes;
         let Some(known) = self.containers.get_mut(id) else { return false };
+        // One that was found made and not started has none yet.
+        if !looked.log.as_os_str().is_empty() {
+            known.log = looked.log;
+        }
         let on = rank(&looked.state) > rank(&known.state);
         if on {
             (known.state, known.user, known.changed) = (looked.state, looked.user, changes);
@@ -139,14 +167,78 @@ impl Inner {
         stand.max_by_key(|(_, one)| one.generation).map(|(id, _)| id.clone())
     }
 
-    /// Of the containers listed by a relist that began at `mark`: those of which more has to be
-    /// asked, because they are new or have gone on.
-    pub(super) fn news<'a>(&self, listed: &'a [Listed]) -> Vec<&'a Listed> {
-        let is_new = |one: &&Listed| match self.containers.get(&one.id) {
+    /// Takes what was listed; gives those of which more is to be asked now, because they are new or have
+    /// gone on. Who is asked for already is not given twice. Of what was made and not started there is no
+    /// more to know.
+    pub(super) fn take_listed(&mut self, listed: Vec<Listed>) -> Vec<Listed> {
+        let news = listed.into_iter().filter(|one| match self.containers.get(&one.id) {
             None => true,
             Some(known) => listed_rank(one.state) > rank(&known.state),
+        });
+        let (made, news): (Vec<Listed>, Vec<Listed>) =
+            news.partition(|one| one.state == ContainerState::ContainerCreated);
+        for one in made {
+            self.set(&one.id, Container::new(&one, Looked::created()));
+        }
+        let is_news = |id: &str| news.iter().any(|one| one.id == id);
+        self.unknown.retain(|id, asking| asking.under_way || is_news(id));
+        let mut ask = Vec::new();
+        for one in news {
+            let asking = self.unknown.entry(one.id.clone()).or_insert_with(|| Asking {
+                pod_uid: one.pod_uid.clone(),
+                under_way: false,
+                again: false,
+                failed: false,
+            });
+            asking.again = asking.under_way;
+            if !std::mem::replace(&mut asking.under_way, true) {
+                ask.push(one);
+            }
+        }
+        ask
+    }
+
+    /// What was asked of a container was answered; without `looked` it is gone.
+    pub(super) fn answered(&mut self, listed: &Listed, looked: Option<Looked>) -> Answered {
+        let again = self.unknown.remove(&listed.id).is_some_and(|asking| asking.again);
+        let is_change = match looked {
+            None => false,
+            Some(looked) if self.containers.contains_key(&listed.id) => {
+                self.advance(&listed.id, looked)
+            }
+            Some(looked) => {
+                let is_change = looked.state != State::Created;
+                self.set(&listed.id, Container::new(listed, looked));
+                is_change
+            }
         };
-        listed.iter().filter(is_new).collect()
+        Answered { is_change, again }
+    }
+
+    /// What was asked of a container was not answered: the next relist asks again. Gives whether that
+    /// is new.
+    pub(super) fn not_answered(&mut self, id: &str) -> bool {
+        let asking = self.unknown.get_mut(id);
+        asking.is_some_and(|asking| {
+            asking.under_way = false;
+            !std::mem::replace(&mut asking.failed, true)
+        })
+    }
+
+    /// Whether all that was listed of a pod is known as it is.
+    pub(super) fn is_known(&self, pod_uid: &str) -> bool {
+        self.unknown.values().all(|asking| asking.pod_uid != pod_uid)
+    }
+
+    /// Whether a container was listed once more since it was asked for.
+    #[cfg(test)]
+    pub(super) fn is_asked_again(&self, id: &str) -> bool {
+        self.unknown.get(id).is_some_and(|asking| asking.again)
+    }
+
+    /// Whether all that was listed is known as it is.
+    pub(super) fn knows_all(&self) -> bool {
+        self.unknown.is_empty()
     }
 
     /// Forgets the containers that a relist which began at `mark` has not listed; gives their pods.
