@@ -201,14 +201,17 @@ async fn attempts_of_another_version_are_known_as_far_as_they_can_be_read() {
     // One that ended, one that was killed, one of which nothing can be read.
     let (ended, file) = bench.held(0);
     file.set_exit(&record()).expect("writes");
+    drop(file);
     let (killed, file) = bench.held(1);
     file.set_launched(&launch(1)).expect("writes");
+    drop(file);
     let (unknown, file) = bench.held(2);
     drop(file);
     // One that runs, and one that lives.
     let (running, file) = bench.held(3);
     let mut runs = sleeper(&file);
     file.set_launched(&launch(runs.id())).expect("writes");
+    drop(file);
     let (lives, file) = bench.held(4);
     let mut hangs = sleeper(&file);
     drop(file);
