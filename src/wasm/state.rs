@@ -10,6 +10,10 @@
 //! | no | no | no | the guest never ran: the same attempt starts again |
 //! | no | yes | no | killed |
 //! | no | any | yes | ended by itself, as the record says |
+//!
+//! An agent meets files of other versions, and torn ones: what they were made with is no reason to
+//! know nothing. In each version the lock, the magic, the version's and the id's places, and the
+//! records' places and framing are the same; what a record says may be read or not.
 
 use std::fs::File;
 use std::io;
@@ -155,33 +159,37 @@ impl StateFile {
         self.0.try_clone().map(Self).map_err(|e| StateError::Io("share", e))
     }
 
-    /// Opens an existing file and checks its head.
+    /// Opens an existing file, whatever its head: its lock tells who lives all the same.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let opened = File::options().read(true).write(true).open(path);
+        opened.map(Self).map_err(|e| StateError::Io("open", e))
+    }
+
+    /// Takes an inherited descriptor of a state file and checks its head.
     ///
     /// # Errors
     /// [`StateError::Io`] and [`StateError::Format`].
-    pub fn open(path: &Path) -> Result<Self, StateError> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|e| StateError::Io("open", e))?;
-        Self::checked(file)
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, StateError> {
+        let state = Self(File::from(fd));
+        match state.version()? {
+            Some(PROTOCOL_VERSION) => Ok(state),
+            Some(_) | None => Err(StateError::Format),
+        }
     }
 
-    /// Takes an inherited descriptor of a state file.
+    /// Of which version it is; `None` for a file without a whole head: it was never written, or got
+    /// lost.
     ///
     /// # Errors
-    /// As [`StateFile::open`].
-    pub fn from_fd(fd: OwnedFd) -> Result<Self, StateError> {
-        Self::checked(File::from(fd))
-    }
-
-    fn checked(file: File) -> Result<Self, StateError> {
+    /// [`StateError::Io`].
+    pub fn version(&self) -> Result<Option<u8>, StateError> {
         let mut head = [0; 9];
-        match file.read_exact_at(&mut head, 0) {
-            Ok(()) if head[..8] == *MAGIC && head[8] == PROTOCOL_VERSION => Ok(Self(file)),
-            Ok(()) => Err(StateError::Format),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(StateError::Format),
+        match self.0.read_exact_at(&mut head, 0) {
+            Ok(()) => Ok(Some(head[8]).filter(|_| head[..8] == *MAGIC)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(e) => Err(StateError::Io("read", e)),
         }
     }
@@ -192,8 +200,13 @@ impl StateFile {
     /// [`StateError::Io`] and [`StateError::Format`].
     pub fn id(&self) -> Result<String, StateError> {
         let mut id = vec![0; ID_LEN];
-        self.0.read_exact_at(&mut id, ID_AT).map_err(|e| StateError::Io("read", e))?;
-        String::from_utf8(id).map_err(|_| StateError::Format)
+        match self.0.read_exact_at(&mut id, ID_AT) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(StateError::Format),
+            Err(e) => return Err(StateError::Io("read", e)),
+        }
+        let id = String::from_utf8(id).map_err(|_| StateError::Format)?;
+        if is_id(&id) { Ok(id) } else { Err(StateError::Format) }
     }
 
     /// Takes the lock unless another open file has it; `true` if it is held by this one now.
@@ -279,7 +292,7 @@ impl StateFile {
 
 /// What the file starts with.
 fn head(id: &str) -> Result<[u8; EXIT_AT as usize], StateError> {
-    if id.len() != ID_LEN || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if !is_id(id) {
         return Err(StateError::Id(id.into()));
     }
     let mut head = [0; EXIT_AT as usize];
@@ -287,6 +300,10 @@ fn head(id: &str) -> Result<[u8; EXIT_AT as usize], StateError> {
     head[8] = PROTOCOL_VERSION;
     head[ID_AT as usize..][..ID_LEN].copy_from_slice(id.as_bytes());
     Ok(head)
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == ID_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl AsFd for StateFile {
@@ -368,11 +385,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_file_is_refused() {
+    fn what_is_no_state_file_of_this_version_is_refused_by_who_serves_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state");
-        std::fs::write(&path, "hello").expect("writes");
-        assert!(matches!(StateFile::open(&path), Err(StateError::Format)));
         assert!(matches!(StateFile::create(&path, "short"), Err(StateError::Id(_))));
+        let taken = || StateFile::from_fd(StateFile::open(&path).expect("opens").into());
+        for text in ["", "hello", "hello, nobody wrote a head here"] {
+            std::fs::write(&path, text).expect("writes");
+            assert!(matches!(taken(), Err(StateError::Format)), "{text}");
+        }
+        std::fs::remove_file(&path).expect("removes");
+        drop(StateFile::create(&path, &id()).expect("makes").expect("is free"));
+        taken().expect("is one");
+        StateFile::open(&path).expect("opens").0.write_all_at(b"\xff", 8).expect("writes");
+        assert!(matches!(taken(), Err(StateError::Format)));
+    }
+
+    #[test]
+    fn of_any_file_the_lock_and_what_is_whole_are_known() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let held = StateFile::create(&path, &id()).expect("makes").expect("is free");
+        let launch = Launch { pid: 7, at_ns: 42 };
+        held.set_launched(&launch).expect("writes");
+        held.0.write_all_at(&[PROTOCOL_VERSION + 1], 8).expect("writes");
+        let other = StateFile::open(&path).expect("opens");
+        assert_eq!(other.version().expect("reads"), Some(PROTOCOL_VERSION + 1));
+        assert_eq!(other.id().expect("reads"), id());
+        assert_eq!(other.launched().expect("reads"), Some(launch));
+        assert!(!other.try_lock().expect("asks"), "it lives");
+        held.0.set_len(70).expect("cuts");
+        assert!(matches!(other.id(), Err(StateError::Format)), "half an id");
+        held.0.set_len(0).expect("cuts");
+        assert_eq!((other.version().expect("reads"), other.exit().expect("reads")), (None, None));
+        assert!(!other.try_lock().expect("asks"), "it lives");
+        drop(held);
+        assert!(other.try_lock().expect("asks"));
     }
 }

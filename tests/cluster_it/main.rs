@@ -27,6 +27,7 @@ mod static_pods;
 mod statuses;
 mod streams;
 mod survive;
+mod torn;
 mod users;
 mod verbs;
 
@@ -222,6 +223,8 @@ const TESTS: &[Test] = &tests![
     crash::an_ordinary_delete_outlives_each_death,
     survive::twenty_pods_outlive_twenty_kills_of_the_agent,
     survive::what_happens_while_the_agent_is_away_is_made_good,
+    torn::no_lost_file_keeps_an_agent_from_starting_or_runs_anything_twice,
+    torn::what_another_version_left_is_taken_over,
     reboot::pods_of_both_kinds_come_back_as_their_policies_say,
     static_pods::a_file_is_run_shown_followed_and_removed,
     static_pods::an_ordinary_static_pod_lives_as_its_file_says,

@@ -1,13 +1,14 @@
 //! `copepod exec`: commands beside running containers.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Child, Stdio};
 
-use copepod_tests::{Run, copepod, wait_until};
+use copepod_tests::{Home, Run, copepod, wait_until};
 
 use crate::dev::end;
 use crate::survive::sandboxes;
-use crate::{Ended, SOON, Scene, one};
+use crate::{Ended, Guard, SOON, Scene, one};
 
 /// A run of a guest that waits, or counts, and can be asked for commands.
 #[track_caller]
@@ -81,6 +82,29 @@ fn what_cannot_be_run_says_why() {
     let terminal = scene.ask(&["exec", "-it", "one", "--", "exit", "0"]);
     assert_eq!(terminal.code, Some(0), "{terminal:?}");
     assert!(terminal.err.contains("a guest has no terminal"), "{terminal:?}");
+    end(&scene, run);
+    scene.guard.finish();
+}
+
+#[test]
+fn a_command_runs_though_the_compiled_guest_is_gone_or_spoilt() {
+    let home = Home::with_empty_cache();
+    let scene = Scene { guard: Guard::new(&home), home };
+    let run = running(&scene, "exit", "'0', --after, '600000'");
+    let artefact = || {
+        let all = fs::read_dir(scene.home.cache().join("copepod")).expect("the cache").flatten();
+        let mut all = all.map(|entry| entry.path());
+        all.find(|path| path.extension().is_some_and(|suffix| suffix == "cwasm"))
+    };
+    let first = artefact().expect("is compiled");
+    fs::remove_file(&first).expect("removes");
+    assert_eq!(scene.ask(&["exec", "one", "--", "exit", "7"]).code, Some(7));
+    assert_eq!(artefact().as_ref(), Some(&first), "it is compiled again");
+    // A new file: what runs has the old one.
+    fs::remove_file(&first).expect("removes");
+    fs::write(&first, "no code").expect("writes");
+    assert_ne!(scene.ask(&["exec", "one", "--", "exit", "7"]).code, Some(7));
+    assert_eq!(scene.ask(&["exec", "one", "--", "exit", "7"]).code, Some(7));
     end(&scene, run);
     scene.guard.finish();
 }

@@ -3,7 +3,7 @@
 //! Owns: the meaning of an image name ([`reference`]), registries ([`registry`]) and who we are to
 //! them ([`credentials`]), how much is pulled at a time ([`gate`]), the store of what
 //! was pulled ([`store`]), which images go when there is no room ([`gc`]), what is in one ([`manifest`], [`unpack`], [`config`]), the cache of
-//! artefacts ([`cache`]), what commands beside a container mean ([`programs`]), the compile job from both of its ends ([`job`] starts it, [`compiler`]
+//! artefacts ([`cache`]), what commands beside a container mean ([`programs`]), what a container has of its image ([`used`]), the compile job from both of its ends ([`job`] starts it, [`compiler`]
 //! is it).
 //! In: an image's name and the folder it counts from. Out: [`Prepared`], what a sandbox needs.
 //! Starts no task; starts one process at a time, which ends with the agent's thread that started
@@ -33,6 +33,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod used;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use self::job::{Job, JobError};
 use self::progress::Shown;
 use self::pull::Puller;
 use self::store::{Hold, Store};
+use self::used::WasmFile;
 
 pub(crate) use self::error::ImageError;
 pub(crate) use self::kind::ImageKind;
@@ -58,6 +60,7 @@ pub(crate) use self::push::Pushed;
 pub(crate) use self::reference::{NameError, Place, Reference, Repository, reference, resolve};
 pub(crate) use self::registry::RegistryOptions;
 pub(crate) use self::store::Collected;
+pub(crate) use self::used::UsedImage;
 
 /// An image that can be started.
 ///
@@ -83,8 +86,10 @@ pub(crate) struct Prepared {
     pub(crate) files: Option<PathBuf>,
     /// What the image says of how it is run.
     pub(crate) config: ImageConfig,
+    /// The Wasm that is compiled.
+    wasm: WasmFile,
     /// Keeps the store from removing the image as long as this or a clone of it lives.
-    _hold: Option<Hold>,
+    hold: Option<Hold>,
 }
 
 /// What an image says of how it is run. A file says nothing; a Wasm artefact has its repository's
@@ -222,7 +227,8 @@ impl Images {
                     cached: made.cached,
                     files: None,
                     config: ImageConfig::default(),
-                    _hold: None,
+                    wasm: WasmFile { path: absolute(&path), digest: input.digest },
+                    hold: None,
                 })
             }
             Place::Registry(reference) => self.pulled(&reference, request, progress).await,
@@ -277,10 +283,15 @@ impl Images {
         Ok(report)
     }
 
+    /// Where the store of pulled images is.
+    fn store_dir(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
     /// What pulls, and its store.
     async fn puller(&self) -> Result<&Puller, ImageError> {
         let open = || async {
-            let dir = self.dir.join("images");
+            let dir = self.store_dir();
             let store = blocking(move || Store::open(dir)).await?;
             let gate = Arc::clone(&self.gate);
             Ok(Puller::new(store, self.registries.clone(), gate, self.wasm_only))
@@ -294,6 +305,12 @@ struct Artefact {
     artefact: PathBuf,
     kind: GuestKind,
     cached: bool,
+}
+
+/// The path for whoever has another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    // Fails for an empty path alone, which was opened.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Does work that waits for a disk, off the event loop.

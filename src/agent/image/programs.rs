@@ -1,6 +1,6 @@
-//! The Wasm files of a running container's image: what a command beside it may run. They are looked
-//! for among the very files that the container was started with, whatever its image's name means by
-//! now, and what a word means is found out once.
+//! The Wasm files of a running container's image: what a command beside it may run, its own Wasm if it
+//! names none of them. They are looked for among the very files that the container was started with,
+//! whatever its image's name means by now, and what a word means is found out once.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +13,8 @@ use super::config::Root;
 use super::input::Input;
 use super::progress::Quiet;
 use super::pulled::failed;
-use super::{ImageError, Images, Prepared, blocking};
+use super::used::{UsedImage, WasmFile};
+use super::{ImageError, Images, blocking};
 
 /// Words whose meaning is kept: a container's probes and hooks have four at the most, the others are
 /// people's.
@@ -35,30 +36,30 @@ pub(crate) struct ImageTree {
     working_dir: String,
 }
 
-impl Prepared {
-    /// The image's files; `None` for an image that is one Wasm file.
-    pub(crate) fn tree(&self) -> Option<ImageTree> {
-        Some(ImageTree {
-            image: self.image.clone(),
-            root: self.files.clone()?,
-            path: self.config.path().map(str::to_owned),
-            working_dir: self.config.working_dir.clone(),
-        })
+impl ImageTree {
+    /// That of an image of this name, whose files are below `root`, with its `PATH` and `WORKDIR`.
+    pub(super) fn new(image: &str, root: PathBuf, path: Option<&str>, working_dir: &str) -> Self {
+        let path = path.map(str::to_owned);
+        Self { image: image.to_owned(), root, path, working_dir: working_dir.to_owned() }
     }
 }
 
 /// What the commands of one container attempt mean; goes with the attempt.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    tree: ImageTree,
+    /// The files of its image; `None` for an image that is one Wasm file.
+    tree: Option<ImageTree>,
+    /// The image's name and its own Wasm; `None` where an older agent has not kept them.
+    own: Option<(String, WasmFile)>,
     /// By a command's first word; `None` is a word that means no Wasm file of the image.
     known: Mutex<HashMap<String, Option<Program>>>,
 }
 
 impl Programs {
-    /// Those of an attempt that was started with these files.
-    pub(crate) fn of(tree: ImageTree) -> Self {
-        Self { tree, known: Mutex::default() }
+    /// Those of an attempt that was started from this image and with these files.
+    pub(crate) fn of(used: Option<&UsedImage>, tree: Option<ImageTree>) -> Self {
+        let own = used.map(|used| (used.image.clone(), used.wasm.clone()));
+        Self { tree, own, known: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Program>>> {
@@ -77,15 +78,34 @@ impl Programs {
 }
 
 impl Images {
-    /// The Wasm file that a command's first word means, as a shell in the container's image would find
-    /// it; `None` if the image has no such Wasm file. It is compiled if its artefact is not there. No
-    /// registry and no list of the store is asked.
+    /// What a command beside a container runs: the Wasm file that its first word means, as a shell in
+    /// the container's image would find it, else the container's own. It is compiled if its artefact is
+    /// not there, or is of another version's engine. No registry and no list of the store is asked.
+    /// `None`: what was started, of which no more is known.
     ///
     /// # Errors
     /// [`ImageError`]; the image's files are gone, or the file cannot be compiled.
     pub(crate) async fn program(
         &self,
         programs: &Programs,
+        word: &str,
+    ) -> Result<Option<Program>, ImageError> {
+        let named = match &programs.tree {
+            Some(tree) => self.named(programs, tree, word).await?,
+            None => None,
+        };
+        if named.is_some() {
+            return Ok(named);
+        }
+        let Some((image, wasm)) = &programs.own else { return Ok(None) };
+        self.own(image, wasm, programs.tree.as_ref()).await.map(Some)
+    }
+
+    /// The Wasm file of the image that a command's first word means; `None` if it has no such file.
+    async fn named(
+        &self,
+        programs: &Programs,
+        tree: &ImageTree,
         word: &str,
     ) -> Result<Option<Program>, ImageError> {
         let known = programs.lock().get(word).cloned();
@@ -96,12 +116,12 @@ impl Images {
             // loaded.
             Some(Some(_)) | None => {}
         }
-        let (tree, wanted) = (programs.tree.clone(), word.to_owned());
+        let (place, wanted) = (tree.clone(), word.to_owned());
         let found = blocking(move || {
-            let root = Root::open(&tree.root)?;
-            Ok(root.command(&wanted, (&tree.working_dir, tree.path.as_deref())))
+            let root = Root::open(&place.root)?;
+            Ok(root.command(&wanted, (&place.working_dir, place.path.as_deref())))
         });
-        let image = &programs.tree.image;
+        let image = &tree.image;
         let program = match found.await.map_err(|e| failed(image, e))? {
             None => None,
             Some((path, file)) => {
@@ -112,5 +132,32 @@ impl Images {
         };
         programs.learn(word, program.clone());
         Ok(program)
+    }
+
+    /// A container's own Wasm: mostly its artefact is there and but marked as used.
+    async fn own(
+        &self,
+        image: &str,
+        wasm: &WasmFile,
+        tree: Option<&ImageTree>,
+    ) -> Result<Program, ImageError> {
+        if let Some(found) = self.cache.find(&wasm.digest) {
+            return Ok(found);
+        }
+        let input = match tree {
+            None => Input::open(image, &wasm.path).await?,
+            Some(tree) => {
+                let (root, path) = (tree.root.clone(), wasm.path.clone());
+                let found = blocking(move || Ok(Root::open(&root)?.wasm(&path)));
+                let file = found.await.map_err(|e| failed(image, e))?;
+                let gone = || ImageError::Changed { image: image.to_owned() };
+                Input::take(image, &wasm.path, file.ok_or_else(gone)?).await?
+            }
+        };
+        if input.digest != wasm.digest {
+            return Err(ImageError::Changed { image: image.to_owned() });
+        }
+        let made = self.artefact(&input, &Quiet).await?;
+        Ok((made.artefact, made.kind))
     }
 }

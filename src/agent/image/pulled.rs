@@ -15,6 +15,7 @@ use super::pull::{PullError, Pulled, Puller};
 use super::reference::{Reference, Repository, reference};
 use super::store::{About, Collected, Hold, Kept, StoreError};
 use super::unpack::{self, Layer};
+use super::used::WasmFile;
 use super::{ImageConfig, ImageError, ImageRequest, Images, Prepared, blocking};
 
 /// Largest configuration that is read, which the manifest has bounded already.
@@ -54,7 +55,7 @@ impl Images {
         let puller = self.puller().await?;
         let (pulled, hold) =
             self.present(puller, reference, request, progress).await.map_err(failed)?;
-        let (input, files, config) = match &pulled.shape {
+        let (input, path, files, config) = match &pulled.shape {
             Shape::Artefact { wasm, .. } => {
                 let path = puller.store.blob(&wasm.digest);
                 let input = Input::open(request.image, &path).await?;
@@ -65,7 +66,7 @@ impl Images {
                     entrypoint: vec![last_part(&reference.repository)],
                     ..ImageConfig::default()
                 };
-                (input, None, config)
+                (input, path, None, config)
             }
             Shape::Image { config, layers } => {
                 let unpacked = unpacked(puller, &pulled, (config, layers)).await.map_err(failed)?;
@@ -73,7 +74,8 @@ impl Images {
                 let chosen = Root::open(&root)
                     .and_then(|opened| opened.choose(request.command, &config, &wasm));
                 let (path, file) = chosen.map_err(|e| failed(e.into()))?;
-                (Input::take(request.image, &path, file).await?, Some(root), config)
+                let input = Input::take(request.image, &path, file).await?;
+                (input, path, Some(root), config)
             }
         };
         let made = self.artefact(&input, progress).await?;
@@ -87,7 +89,8 @@ impl Images {
             cached: made.cached,
             files,
             config,
-            _hold: Some(hold),
+            wasm: WasmFile { path, digest: input.digest },
+            hold: Some(hold),
         })
     }
 

@@ -305,3 +305,33 @@ async fn a_cache_that_cannot_be_written_is_named() {
         text(&error)
     );
 }
+
+#[tokio::test]
+async fn what_runs_is_compiled_again_for_a_command_beside_it() {
+    let bench = Bench::new(Limits::JOB);
+    bench.write("x.wasm", COMMAND);
+    let images = bench.images();
+    let prepared = images.prepare(request("./x.wasm", bench.dir.path()), &Quiet).await.unwrap();
+    // As another agent knows of it.
+    let kept = serde_json::to_vec(&prepared.used()).unwrap();
+    let used: UsedImage = serde_json::from_slice(&kept).unwrap();
+    let programs = Programs::of(Some(&used), prepared.tree());
+    let own = Some((prepared.artefact.clone(), prepared.kind));
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    let artefact = fs::File::options().write(true).open(&prepared.artefact).unwrap();
+    artefact.set_modified(long_ago).unwrap();
+    assert_eq!(images.program(&programs, "x").await.unwrap(), own);
+    assert_ne!(fs::metadata(&prepared.artefact).unwrap().modified().unwrap(), long_ago);
+
+    fs::remove_file(&prepared.artefact).unwrap();
+    assert_eq!(images.program(&programs, "x").await.unwrap(), own);
+    assert!(prepared.artefact.exists());
+    assert_eq!(bench.runs(), 2);
+    // Another file at its place is not what runs.
+    fs::remove_file(&prepared.artefact).unwrap();
+    bench.write("x.wasm", &[COMMAND, b"\0\x02\x01x"].concat());
+    let error = images.program(&programs, "x").await.unwrap_err();
+    assert!(matches!(error, ImageError::Changed { .. }), "{error:?}");
+    // One that an older agent started is run as it is kept.
+    assert_eq!(images.program(&Programs::of(None, None), "x").await.unwrap(), None);
+}

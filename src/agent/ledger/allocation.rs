@@ -2,14 +2,15 @@
 //! container was made or last resized with.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use copepod_pod::{Actuated, Allocation};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::pods::POD;
-use super::{Ledger, LedgerError, write_whole};
+use super::{Ledger, LedgerError, write_synced, write_whole};
 
 /// The name of the allocation in its pod's directory.
 const ALLOCATION: &str = "allocation.json";
@@ -19,7 +20,7 @@ const ACTUATED: &str = "actuated";
 const ATTEMPT: &str = "attempt";
 
 impl Ledger {
-    /// Keeps what is allocated to the pod from now on.
+    /// Keeps what is allocated to the pod from now on, on the disk before it has its name.
     ///
     /// # Errors
     /// [`LedgerError::Io`].
@@ -28,7 +29,7 @@ impl Ledger {
         uid: &str,
         allocation: &Allocation,
     ) -> Result<(), LedgerError> {
-        self.keep_json(self.pod_dir(uid).join(ALLOCATION), &allocation.to_json())
+        self.keep_json(self.pod_dir(uid).join(ALLOCATION), &allocation.to_json(), write_synced)
     }
 
     /// What is allocated to a pod that was taken: as it was kept last, else what it asked for when it
@@ -59,7 +60,9 @@ impl Ledger {
         }
         let mut kept = actuated.to_json();
         kept[ATTEMPT] = json!(attempt);
-        self.keep_json(self.actuated_file(uid, container), &kept)
+        // A start waits for no disk: of one that was lost with the power nothing runs.
+        let write = if first { write_whole } else { write_synced };
+        self.keep_json(self.actuated_file(uid, container), &kept, write)
     }
 
     /// What the newest attempt of a container of the pod has, and which one that is.
@@ -73,12 +76,17 @@ impl Ledger {
         self.pod_dir(uid).join(ACTUATED).join(format!("{container}.json"))
     }
 
-    fn keep_json(&self, path: PathBuf, value: &Value) -> Result<(), LedgerError> {
+    fn keep_json(
+        &self,
+        path: PathBuf,
+        value: &Value,
+        write: fn(&Path, &[u8]) -> io::Result<()>,
+    ) -> Result<(), LedgerError> {
         let written = || {
             if let Some(dir) = path.parent() {
                 fs::create_dir_all(dir)?;
             }
-            write_whole(&path, value.to_string().as_bytes())
+            write(&path, value.to_string().as_bytes())
         };
         let written = written();
         written.map_err(|source| LedgerError::Io { verb: "write", path, source })

@@ -4,6 +4,11 @@
 //! `copepod run`s. Starts no task. What survives an agent lies in the state files of its
 //! containers (room `runtime/wasm`), below the paths that this room gives.
 //!
+//! After a loss of power any file that is not synced may be empty or half, and is none then: a pod's
+//! object is told by whoever it comes from (or its pod is an orphan that only its uid is known of), its
+//! kinds are decided anew, an attempt's resources are those that are asked for. What cannot be found out
+//! again and is written rarely is synced: ids of the host, resizes.
+//!
 //! ```text
 //! ROOT/lock                                          held by the agent while it lives
 //! ROOT/runtime                                       the container runtime's name
@@ -375,13 +380,30 @@ fn lock(root: &Path) -> Result<File, LedgerError> {
 }
 
 /// Replaces a file in one step, readable by its owner alone: a reader finds the old one or the new.
+/// Not synced: after a loss of power it may be empty or half, so whoever reads it takes that for none.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, false)
+}
+
+/// The same, its bytes on the disk before it has its name: for what is written rarely and cannot be
+/// found out again.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, true)
+}
+
+fn replace(path: &Path, bytes: &[u8], synced: bool) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
+    if synced {
+        file.as_file().sync_data()?;
+    }
     file.persist(path).map(drop).map_err(|e| e.error)
 }
 
@@ -390,7 +412,10 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
     let failed = |source| LedgerError::Io { verb: "read", path: dir.into(), source };
     let listed = match fs::read_dir(dir) {
         Ok(listed) => listed,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // Nor is there one where a stranger's file lies.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(failed(e)),
     };
     listed.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect()

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Ledger, LedgerError, entries, write_whole};
+use super::{Ledger, LedgerError, entries, write_synced, write_whole};
 use crate::linux;
 
 /// The name of a pod's object in its directory.
@@ -43,7 +44,7 @@ impl Ledger {
         serde_json::from_slice(&json).ok()
     }
 
-    /// Keeps the ids of the pod's user namespace.
+    /// Keeps the ids of the pod's user namespace, on the disk before they have their name.
     ///
     /// # Errors
     /// [`LedgerError::Io`].
@@ -52,24 +53,36 @@ impl Ledger {
         uid: &str,
         ids: &impl Serialize,
     ) -> Result<(), LedgerError> {
-        self.keep(uid, USER_NAMESPACE, ids)
+        let dir = self.pod_dir(uid);
+        let failed =
+            |source| LedgerError::Io { verb: "write", path: dir.join(USER_NAMESPACE), source };
+        fs::create_dir_all(&dir).map_err(failed)?;
+        let json = serde_json::to_vec(ids).map_err(|e| failed(e.into()))?;
+        write_synced(&dir.join(USER_NAMESPACE), &json).map_err(failed)
     }
 
-    /// The ids of the pod's user namespace, if it was given any.
+    /// The ids of the pod's user namespace, if it was given any. A file that is not whole is none: it
+    /// appears whole, so the machine lost its power since, and nothing of the pod runs (upstream takes
+    /// an empty one for none).
     ///
     /// # Errors
-    /// [`LedgerError::Io`], also when the file is there and is not what was kept.
+    /// [`LedgerError::Io`], also when the file is whole and is not what was kept.
     pub(crate) fn user_namespace<T: DeserializeOwned>(
         &self,
         uid: &str,
     ) -> Result<Option<T>, LedgerError> {
         let path = self.pod_dir(uid).join(USER_NAMESPACE);
         let failed = |source| LedgerError::Io { verb: "read", path: path.clone(), source };
-        match fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|e| failed(e.into())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(failed(e)),
-        }
+        let json = match fs::read(&path) {
+            Ok(json) => json,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let Ok(whole) = serde_json::from_slice::<Value>(&json) else {
+            tracing::warn!(path = %path.display(), "a pod's user ids were lost with the power");
+            return Ok(None);
+        };
+        serde_json::from_value(whole).map(Some).map_err(|e| failed(e.into()))
     }
 
     /// Forgets the ids of the pod's user namespace.
@@ -94,18 +107,37 @@ impl Ledger {
         write_whole(&dir.join(name), &json).map_err(failed)
     }
 
+    /// The pod's object, if it is kept and whole.
+    pub(crate) fn kept_pod(&self, uid: &str) -> Option<Pod> {
+        serde_json::from_slice(&fs::read(self.pod_dir(uid).join(POD)).ok()?).ok()
+    }
+
+    /// The namespace and name of a pod whose logs are there, by the name of their directory.
+    pub(crate) fn named_by_logs(&self, uid: &str) -> Option<(String, String)> {
+        if uid.is_empty() {
+            return None;
+        }
+        let dirs = entries(&self.logs).ok()?;
+        let mut names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
+        // Neither a namespace nor a name has an underscore.
+        names.find_map(|name| {
+            let (namespace, name) = name.strip_suffix(uid)?.strip_suffix('_')?.split_once('_')?;
+            Some((namespace.to_owned(), name.to_owned()))
+        })
+    }
+
     /// The pods that have anything below the root directory; of one whose object cannot be read,
-    /// only the uid is known.
+    /// only the uid is known, and the name if it has logs.
     ///
     /// # Errors
     /// [`LedgerError::Io`] when the directory cannot be listed.
     pub(crate) fn kept_pods(&self) -> Result<Vec<Pod>, LedgerError> {
         let read = |dir: PathBuf| {
             let uid = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let mut pod = fs::read(dir.join(POD))
-                .ok()
-                .and_then(|json| serde_json::from_slice::<Pod>(&json).ok())
-                .unwrap_or_default();
+            let mut pod = self.kept_pod(&uid).unwrap_or_default();
+            if pod.metadata.name.is_none() {
+                (pod.metadata.namespace, pod.metadata.name) = self.named_by_logs(&uid).unzip();
+            }
             pod.metadata.uid = Some(uid);
             pod
         };

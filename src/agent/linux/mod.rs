@@ -23,6 +23,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::fs::{fstat, stat};
@@ -94,6 +95,31 @@ pub(crate) fn has_open(pid: u32, file: impl AsFd) -> bool {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     let mut same = open.flatten().filter_map(|entry| stat(entry.path()).ok());
     same.any(|file| (file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino))
+}
+
+/// The processes whose standard output is this very file; those that cannot be looked at are left
+/// out. Blocks for a look at each process of the machine.
+pub(crate) fn who_writes_to(file: impl AsFd) -> io::Result<Vec<OwnedFd>> {
+    let wanted = fstat(file)?;
+    let writes = |pid: u32| {
+        stat(format!("/proc/{pid}/fd/1"))
+            .is_ok_and(|file| (file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino))
+    };
+    let all = fs::read_dir("/proc")?.flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // Looked at again once its number cannot go to another process any more.
+    let found = pids.filter(|pid| writes(*pid)).map(|pid| Ok((pid, open_process(pid)?)));
+    let found: Vec<_> = found.collect::<io::Result<_>>()?;
+    Ok(found.into_iter().filter_map(|(pid, process)| process.filter(|_| writes(pid))).collect())
+}
+
+/// What this boot of the kernel is called; empty where the kernel does not say.
+pub(crate) fn boot_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().to_owned()
+    })
 }
 
 /// Kills the process behind a process descriptor; one that is gone already is no error.

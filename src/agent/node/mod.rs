@@ -244,7 +244,7 @@ async fn runtimes(
     let driver = build::cgroup_driver(config, client.as_ref()).await?;
     let cgroups = build::cgroups(config, driver);
     let (wasm, happenings) = Wasm::open(Arc::clone(ledger), sandbox);
-    wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups)).await?;
+    wasm.adopt(cgroups.as_ref().map(|cgroups| &*cgroups.cgroups), &images).await?;
     let cri = build::cri(config, client, (keyring, gate), ledger, wasm.happenings()).await?;
     Ok(Runtimes { runtime: Both { wasm, cri }, happenings, images, cgroups })
 }

@@ -27,12 +27,16 @@ pub(super) async fn of(
     code: i32,
     of_runtime: String,
 ) -> String {
-    if message.file.as_os_str().is_empty() {
+    if message.file.as_os_str().is_empty() && !(message.fallback_to_logs && code != 0) {
         return of_runtime;
     }
     let (message, log) = (message.clone(), log.to_path_buf());
     let read = spawn_blocking(move || {
-        let file = from_file(&message.dir, &message.file);
+        // Without a file the log stands in all the same (upstream `getTerminationMessage`).
+        let file = match message.file.as_os_str().is_empty() {
+            true => String::new(),
+            false => from_file(&message.dir, &message.file),
+        };
         let wanted = message.fallback_to_logs && code != 0 && file.is_empty();
         (file, wanted.then(|| from_log(&log)))
     });
@@ -126,6 +130,19 @@ mod tests {
         }
         let through = from_file(&root.join("self"), Path::new("plain"));
         assert!(through.starts_with("Error on reading"), "a link to the directory: {through}");
+    }
+
+    #[tokio::test]
+    async fn the_log_stands_in_for_a_file_that_there_cannot_be() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("0.log");
+        fs::write(&log, "2026-11-22T03:00:00.123456789Z stdout F last\n").expect("writes");
+        for (fallback_to_logs, code, said) in
+            [(true, 1, "runtime: last\n"), (true, 0, "runtime"), (false, 1, "runtime")]
+        {
+            let message = TerminationMessage { fallback_to_logs, ..TerminationMessage::default() };
+            assert_eq!(of(&message, &log, code, "runtime".into()).await, said);
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) use self::resize::{Resources, SandboxResources};
 pub(crate) use self::stream::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, RefusalKind, StreamKind, StreamRequest,
 };
-use crate::image::{ImageTree, Programs};
+use crate::image::{ImageTree, Programs, UsedImage};
 use crate::linux::cgroup::LeafSpec;
 
 /// What is to be started: which home runs it.
@@ -67,6 +67,9 @@ pub(crate) struct Container {
     /// one Wasm file.
     #[serde(default)]
     pub(crate) tree: Option<ImageTree>,
+    /// What it is made from.
+    #[serde(default)]
+    pub(crate) image: Option<UsedImage>,
     /// Arguments, the guest's own name first.
     pub(crate) args: Vec<String>,
     /// Environment, in order.
@@ -263,8 +266,8 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     /// Forgets the dead container `id` and removes what it left on disk, its logs too.
     fn remove(&self, id: &str) -> impl Future<Output = ()> + Send;
 
-    /// The Wasm files that commands beside the container `id` may mean; `None` where it has none but
-    /// its own.
+    /// The Wasm files that commands beside the container `id` may mean; `None` where it is not known or
+    /// no Wasm.
     fn programs(&self, id: &str) -> Option<Arc<Programs>>;
 
     /// Runs a command beside the running container `id` and waits for its end. Dropped before, it

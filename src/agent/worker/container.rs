@@ -252,6 +252,7 @@ fn wasm(
         sandbox: ready.generation(),
         definition: Some(copepod_pod::definition(spec)),
         tree: prepared.tree(),
+        image: Some(prepared.used()),
         artefact: prepared.artefact,
         kind: prepared.kind,
         args,

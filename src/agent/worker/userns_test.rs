@@ -116,12 +116,28 @@ fn a_record_that_is_not_ours_keeps_the_agent_from_starting() {
     let both = |uids: &str, gids: &str| format!(r#"{{"uidMappings":{uids},"gidMappings":{gids}}}"#);
     let ours = mapping(65536, 0);
     for text in [
-        String::new(),
+        "{}".to_owned(),
         both("[]", "[]"),
         both(&ours, &mapping(131_072, 0)),
         both(&mapping(65536, 1), &mapping(65536, 1)),
     ] {
         std::fs::write(ledger.pod_dir("one").join("userns"), &text).expect("written");
         assert!(UserIds::open(pool(3), &ledger).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_record_that_was_lost_with_the_power_is_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ledger = Ledger::open(&dir.path().join("r"), &dir.path().join("run")).expect("opens");
+    let ids = UserIds::open(pool(3), &ledger).expect("opens");
+    ids.take("one", &ledger).expect("there is one");
+    let file = ledger.pod_dir("one").join("userns");
+    let whole = std::fs::read_to_string(&file).expect("is there");
+    for len in [0, whole.len() / 2] {
+        std::fs::write(&file, &whole[..len]).expect("written");
+        let ids = UserIds::open(pool(3), &ledger).expect("opens all the same");
+        assert_eq!(ids.get("one"), None);
+        ids.take("one", &ledger).expect("there is one");
     }
 }

@@ -156,25 +156,7 @@ impl Store {
     fn known(&self) -> Result<Vec<Known>, StoreError> {
         let mut known = Vec::new();
         for named in self.list()? {
-            let mut blobs = BTreeSet::from([named.digest.hex().to_owned()]);
-            let mut manifest = named.digest.clone();
-            let mut nested = false;
-            // A manifest that is damaged or gone leads to nothing.
-            while let Ok(Some(bytes)) = self.manifest(&manifest) {
-                match manifest::read(&bytes, nested) {
-                    Ok(Content::Index(chosen)) => {
-                        blobs.insert(chosen.digest.hex().to_owned());
-                        manifest = chosen.digest;
-                        nested = true;
-                    }
-                    Ok(Content::Image(shape)) => {
-                        let each = shape.blobs().into_iter();
-                        blobs.extend(each.map(|blob| blob.digest.hex().to_owned()));
-                        break;
-                    }
-                    Err(_) => break,
-                }
-            }
+            let (blobs, manifest) = self.of_manifest(&named.digest);
             let used = fs::metadata(self.blob(&manifest)).and_then(|meta| meta.modified());
             let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
             known.push(Known { named, blobs, manifest, used });
@@ -182,24 +164,53 @@ impl Store {
         Ok(known)
     }
 
-    /// Removes the blobs and unpacked files of images that are not among these.
+    /// All blobs that belong to a manifest or index, and the manifest that is run.
+    fn of_manifest(&self, digest: &Digest) -> (BTreeSet<String>, Digest) {
+        let mut blobs = BTreeSet::from([digest.hex().to_owned()]);
+        let mut manifest = digest.clone();
+        let mut nested = false;
+        // A manifest that is damaged or gone leads to nothing.
+        while let Ok(Some(bytes)) = self.manifest(&manifest) {
+            match manifest::read(&bytes, nested) {
+                Ok(Content::Index(chosen)) => {
+                    blobs.insert(chosen.digest.hex().to_owned());
+                    manifest = chosen.digest;
+                    nested = true;
+                }
+                Ok(Content::Image(shape)) => {
+                    let each = shape.blobs().into_iter();
+                    blobs.extend(each.map(|blob| blob.digest.hex().to_owned()));
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        (blobs, manifest)
+    }
+
+    /// Removes the blobs and unpacked files of images that are not among these, nor held.
     fn remove_unnamed(&self, known: &[Known]) -> Result<(), StoreError> {
-        let blobs: BTreeSet<&str> =
-            known.iter().flat_map(|image| image.blobs.iter().map(String::as_str)).collect();
-        for (name, path) in self.entries("blobs/sha256")? {
-            // One that somebody holds, whose name went to another image meanwhile, stays.
-            let held = || {
-                File::open(&path).is_ok_and(|file| {
-                    flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
-                })
-            };
-            if !blobs.contains(name.as_str()) && !held() {
+        let mut blobs: BTreeSet<String> =
+            known.iter().flat_map(|image| image.blobs.iter().cloned()).collect();
+        let all = self.entries("blobs/sha256")?;
+        // One that somebody holds, whose name went to another image meanwhile, stays whole: what runs
+        // may have to be compiled again.
+        for (name, _) in &all {
+            let digest = Digest::parse(&format!("sha256:{name}"));
+            if let Some(manifest) =
+                digest.filter(|digest| !blobs.contains(name) && self.is_held(digest))
+            {
+                blobs.extend(self.of_manifest(&manifest).0);
+            }
+        }
+        for (name, path) in all {
+            if !blobs.contains(&name) {
                 remove(&path)?;
             }
         }
         for (name, path) in self.entries("files")? {
             let manifest = self.dir.join("blobs/sha256").join(&name);
-            if !blobs.contains(name.as_str()) && fs::symlink_metadata(manifest).is_err() {
+            if !blobs.contains(&name) && fs::symlink_metadata(manifest).is_err() {
                 remove(&path)?;
             }
         }

@@ -94,13 +94,21 @@ pub(crate) struct Presence {
 /// That an image is in use: it is not removed while one of these lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Hold {
+    manifest: Digest,
     _lock: Arc<File>,
+}
+
+impl Hold {
+    /// The digest of the image's manifest.
+    pub(super) fn manifest(&self) -> &Digest {
+        &self.manifest
+    }
 }
 
 /// Two of one image are the same to whoever compares what was prepared.
 impl PartialEq for Hold {
-    fn eq(&self, _: &Self) -> bool {
-        true
+    fn eq(&self, other: &Self) -> bool {
+        self.manifest == other.manifest
     }
 }
 
@@ -116,13 +124,18 @@ pub(super) struct About {
 }
 
 impl Store {
+    /// The store in `dir` for who only holds what is there: nothing is made and nothing tidied up.
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     /// Opens the store in `dir`, made (0700) if it is not there, and tidies it up if nobody else
     /// is there.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub(crate) fn open(dir: PathBuf) -> Result<Self, StoreError> {
-        let store = Self { dir };
+        let store = Self::at(dir);
         for below in ["blobs/sha256", "ingest", "files"] {
             let path = store.dir.join(below);
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
@@ -217,7 +230,7 @@ impl Store {
             .append(true)
             .open(&path)
             .and_then(|file| file.set_modified(SystemTime::now()));
-        Ok(Hold { _lock: Arc::new(file) })
+        Ok(Hold { manifest: manifest.clone(), _lock: Arc::new(file) })
     }
 
     /// The unpacked files of the image with this manifest.

@@ -136,6 +136,31 @@ fn the_least_recently_used_go_first_and_none_in_use() {
 }
 
 #[test]
+fn an_image_in_use_whose_name_went_to_another_stays_whole() {
+    let bench = Bench::new();
+    let first = bench.image("app", 1000, 0);
+    let hold = bench.store.hold(&first).unwrap();
+    // The name is the second one's now: a manifest and a layer more, the same configuration.
+    let wasm = bench.put(b"app, as it is now");
+    let config = Digest::of(b"{}");
+    let manifest = json!({
+        "schemaVersion": 2,
+        "config": {"mediaType": "application/vnd.wasm.config.v0+json", "digest": config.to_string(), "size": 2},
+        "layers": [{"mediaType": "application/wasm", "digest": wasm.to_string(), "size": 17}],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let second = Digest::of(&manifest);
+    bench.store.add(&second, &manifest).unwrap();
+    bench.store.name("app", &second, &manifest).unwrap();
+    let other = Store::open(bench.dir.path().join("images")).unwrap();
+    assert_eq!(bench.count("blobs/sha256"), 5);
+    drop(hold);
+    other.collect().unwrap();
+    assert_eq!(bench.count("blobs/sha256"), 3);
+    assert!(bench.store.has(&wasm, 17) && bench.store.hold(&first).is_err());
+}
+
+#[test]
 fn nothing_goes_while_somebody_looks() {
     let bench = Bench::new();
     bench.image("a", 100, 10);

@@ -3,6 +3,8 @@
 //!
 //! A state file's lock tells who lives; the process id in it was written by the sandbox and is
 //! trusted only for a process that has this very file open (as in [`leftovers`](super::leftovers)).
+//! Of an attempt that cannot be settled now, whatever the reason, the agent goes on without: it is
+//! listed as starting, so that nothing starts beside it, and left to a task ([`unsettled`](super::unsettled)).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,212 +12,290 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Exit};
+use copepod_wasm::PROTOCOL_VERSION;
 use copepod_wasm::state::{Launch, Reason, StateError, StateFile};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::super::Container;
-use super::kept::{self, About, timestamp};
+use super::kept::{self, About, Owner, timestamp};
 use super::monitor::{self, End, Living, Records, conclude, finish, read_state};
 use super::oom::OomKills;
 use super::spawn::{Socket, connect};
+use super::unsettled::UNREADABLE_WITHIN;
 use super::waited::Waited;
 use super::{Entry, Wasm, exec, shown};
-use crate::ledger::LedgerError;
-use crate::linux::cgroup::{CgroupError, Cgroups};
+use crate::image::Images;
+use crate::ledger::{Ledger, LedgerError};
+use crate::linux::cgroup::{Cgroups, Leaf};
+use crate::telemetry::chain;
 use crate::{linux, volume};
 
-/// How long a sandbox that lives and is not launched may stay so: it had its description before its
-/// agent died, or hears that none comes.
-const LAUNCH_TIMEOUT: Duration = Duration::from_secs(40);
-/// How often it is looked at meanwhile. It was cut off in the milliseconds of its start, so this is
-/// for few and not for long.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long all sandboxes together that live and are not launched are waited for: an agent cut them
+/// off in the milliseconds of their start, and they have their description or hear that none comes.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+/// How often they are looked at meanwhile.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Why an attempt could not be taken over.
+/// Why nothing can be taken over.
 #[derive(Debug, Error)]
 pub(crate) enum AdoptError {
     /// The root directory could not be read.
     #[error("cannot list what an earlier copepod left")]
     List(#[source] LedgerError),
-    /// An attempt's state file could not be used.
-    #[error("cannot take over {dir}")]
-    State {
-        /// The attempt's directory.
-        dir: PathBuf,
-        /// Why not.
-        #[source]
-        source: StateError,
-    },
-    /// Its control group could not be looked for.
-    #[error("cannot look for an attempt's control group")]
-    Cgroup(#[source] CgroupError),
-    /// Its process could not be waited for.
-    #[error("cannot wait for the sandbox of {dir}")]
-    Wait {
-        /// The attempt's directory.
-        dir: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// Its sandbox lives and does not start its guest.
-    #[error("the sandbox of {0} does not start")]
-    Stuck(PathBuf),
 }
 
-/// Whose an attempt is, as its directory's path says.
-struct Owner {
-    pod_uid: String,
-    container: String,
-    attempt: u32,
+/// Why a state file could not be looked at.
+#[derive(Debug, Error)]
+pub(super) enum LookError {
+    /// It cannot be read or locked.
+    #[error("cannot look at the state file")]
+    State(#[source] StateError),
+    /// Its process cannot be waited for.
+    #[error("cannot wait for the sandbox")]
+    Wait(#[source] io::Error),
+}
+
+/// An attempt that an earlier agent left.
+pub(super) struct Left {
+    pub(super) dir: PathBuf,
+    pub(super) owner: Owner,
+    pub(super) id: String,
+    pub(super) about: About,
+    /// None once it could not be opened: it is tried again.
+    state: Option<StateFile>,
+    leaf: Option<Leaf>,
 }
 
 /// What a look at a state file finds.
-enum Found {
+pub(super) enum Found {
     /// The guest runs or is about to, in this process.
     Living(Launch, Waited),
     /// The guest's process has ended, or there was none.
     Dead,
+    /// It lives, and is not launched as far as can be read.
+    Open,
+}
+
+impl Left {
+    /// Reads what is in an attempt's directory; none where nothing was started.
+    async fn read(
+        (dir, owner): (PathBuf, Owner),
+        ledger: &Ledger,
+        cgroups: Option<&Cgroups>,
+        images: &Images,
+    ) -> Option<Self> {
+        let about = About::read(&dir);
+        let state = match StateFile::open(&dir.join("state")) {
+            Ok(state) => Some(state),
+            Err(StateError::Io(_, e)) if e.kind() == io::ErrorKind::NotFound => {
+                // An ordinary container's, which its runtime tells of; else its agent died before it
+                // started anything.
+                if about.is_some() || !volume::message_file(&dir).exists() {
+                    never_ran(&dir, about.as_ref());
+                }
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(path = %dir.display(), error = chain(&error), "cannot take it over yet");
+                None
+            }
+        };
+        // What the agent wrote itself goes first: the state file is its sandbox's to write, too.
+        let of_state = || state.as_ref().and_then(|state| state.id().ok());
+        let id = about.as_ref().and_then(|about| about.id.clone()).or_else(of_state);
+        let id = id.unwrap_or_else(|| made_up(&dir));
+        let mut about = about.unwrap_or_else(|| {
+            let about = About::found(ledger, &dir, &owner, &id);
+            if let Err(error) = about.keep(&dir) {
+                tracing::warn!(path = %dir.display(), %error, "cannot keep what was found again");
+            }
+            about
+        });
+        if let Some(image) = &mut about.image
+            && let Err(error) = images.hold(image).await
+        {
+            tracing::warn!(image = image.image, error = chain(&error), "cannot hold an image");
+        }
+        let leaf = cgroups.and_then(|cgroups| match cgroups.find_leaf(&owner.pod_uid, &id) {
+            Ok(leaf) => leaf,
+            Err(error) => {
+                tracing::warn!(id, error = chain(&error), "cannot look for its control group");
+                None
+            }
+        });
+        Some(Self { dir, owner, id, about, state, leaf })
+    }
+
+    /// One look.
+    ///
+    /// # Errors
+    /// [`LookError`]: it may live.
+    pub(super) fn look(&mut self) -> Result<Found, LookError> {
+        if self.state.is_none() {
+            self.state = match StateFile::open(&self.dir.join("state")) {
+                Ok(state) => Some(state),
+                Err(error) => return Err(LookError::State(error)),
+            };
+        }
+        let Some(state) = &self.state else { return Ok(Found::Open) };
+        if state.try_lock().map_err(LookError::State)? {
+            return Ok(Found::Dead);
+        }
+        if let Some(launch) = state.launched().map_err(LookError::State)?
+            && let Some(process) = linux::open_process(launch.pid).map_err(LookError::Wait)?
+            && linux::has_open(launch.pid, state)
+        {
+            let process = Waited::found(process).map_err(LookError::Wait)?;
+            return Ok(Found::Living(launch, process));
+        }
+        Ok(Found::Open)
+    }
+
+    /// Another descriptor of its state file, if it could be opened.
+    pub(super) fn state(&self) -> Option<StateFile> {
+        self.state.as_ref()?.try_clone().ok()
+    }
+
+    /// Whether its sandbox speaks as this agent does, and would say so.
+    pub(super) fn is_ours(&self) -> bool {
+        let version = self.state.as_ref().map(StateFile::version);
+        matches!(version, Some(Ok(Some(PROTOCOL_VERSION))))
+    }
+
+    pub(super) fn attempt(&self, state: AttemptState) -> Attempt {
+        Attempt {
+            container: self.owner.container.clone(),
+            attempt: self.owner.attempt,
+            sandbox: self.about.sandbox,
+            id: shown(&self.id),
+            definition: self.about.definition,
+            user: None,
+            image: self.about.image_names(),
+            state,
+        }
+    }
+
+    /// What its entry has of it while nothing can be asked of its sandbox.
+    pub(super) fn entry(&self, state: AttemptState, stop: mpsc::Sender<Duration>) -> Entry {
+        Entry {
+            pod_uid: self.owner.pod_uid.clone(),
+            attempt: self.attempt(state),
+            about: self.about.clone(),
+            stop,
+            container: None,
+            programs: None,
+            execs: Arc::new(Semaphore::new(exec::AT_ONCE)),
+            link: None,
+            attached: Arc::new(Semaphore::new(0)),
+            oom: Arc::new(OomKills::new(self.leaf.clone())),
+        }
+    }
 }
 
 impl Wasm {
-    /// Takes over all attempts on disk. What never ran is removed, since it starts again. Call it
-    /// before anything is started.
+    /// Takes over all attempts on disk, and the holds on their images, which the store of `images` is
+    /// not to be opened before. What never ran is removed, since it starts again. Call it before
+    /// anything is started.
     ///
     /// # Errors
-    /// [`AdoptError`]: no agent may run pods then, or some would run twice.
-    pub(crate) async fn adopt(&self, cgroups: Option<&Cgroups>) -> Result<(), AdoptError> {
+    /// [`AdoptError`]: no agent may run pods then, or some would run twice. One attempt's troubles are
+    /// none of these.
+    pub(crate) async fn adopt(
+        &self,
+        cgroups: Option<&Cgroups>,
+        images: &Images,
+    ) -> Result<(), AdoptError> {
+        let mut open = Vec::new();
         for dir in self.ledger.attempt_dirs().map_err(AdoptError::List)? {
             let Some(owner) = owner(&dir) else { continue };
-            // Neither of both without the other: its agent died before it started anything.
-            let about = About::read(&dir);
-            let state = match StateFile::open(&dir.join("state")) {
-                Ok(state) => Some(state),
-                Err(StateError::Io(_, e)) if e.kind() == io::ErrorKind::NotFound => None,
-                // Its agent died between making it and writing its head.
-                Err(StateError::Format) if is_empty(&dir.join("state")) => None,
-                Err(source) => return Err(AdoptError::State { dir, source }),
-            };
-            match (about, state) {
-                (Some(about), Some(state)) => {
-                    self.take_over((dir, owner), about, state, cgroups).await?
-                }
-                // An ordinary container's, which its runtime tells of.
-                (None, None) if volume::message_file(&dir).exists() => {}
-                (about, _) => never_ran(&dir, about.as_ref()),
+            let left = Left::read((dir, owner), &self.ledger, cgroups, images).await;
+            if let Some(left) = left {
+                open.extend(self.settle(left).await);
             }
+        }
+        let deadline = Instant::now() + SETTLE_WITHIN;
+        while !open.is_empty() && Instant::now() < deadline {
+            sleep(LOOK_EVERY).await;
+            for left in std::mem::take(&mut open) {
+                open.extend(self.settle(left).await);
+            }
+        }
+        for left in open {
+            self.wait_for(left, UNREADABLE_WITHIN);
         }
         Ok(())
     }
 
-    async fn take_over(
+    /// Looks at an attempt and takes it over if it can be known how it stands; else gives it back.
+    async fn settle(&self, mut left: Left) -> Option<Left> {
+        match left.look() {
+            Ok(Found::Living(launch, process)) => {
+                let channel = mpsc::channel(super::ORDERS);
+                self.take_over(left, &launch, process, channel);
+            }
+            Ok(Found::Dead) => match self.end(&left).await {
+                Some(exit) => {
+                    // Closed at once: nobody is left to be stopped.
+                    let (stop, _) = mpsc::channel(1);
+                    let entry = left.entry(AttemptState::Exited(exit), stop);
+                    self.table.lock().insert(left.id, entry);
+                }
+                None => never_ran(&left.dir, Some(&left.about)),
+            },
+            Ok(Found::Open) | Err(_) => return Some(left),
+        }
+        None
+    }
+
+    /// Puts a living attempt into the table and waits for its end; gives it as it is now.
+    pub(super) fn take_over(
         &self,
-        (dir, owner): (PathBuf, Owner),
-        about: About,
-        state: StateFile,
-        cgroups: Option<&Cgroups>,
-    ) -> Result<(), AdoptError> {
-        let failed = |source| AdoptError::State { dir: dir.clone(), source };
-        let id = state.id().map_err(failed)?;
-        let (sandbox, definition) = (about.sandbox, about.definition);
-        let attempt = |state| Attempt {
-            container: owner.container.clone(),
-            attempt: owner.attempt,
-            sandbox,
-            id: shown(&id),
-            definition,
-            user: None,
-            image: None,
-            state,
-        };
-        let socket = self.ledger.socket(&id);
-        let leaf = cgroups.map(|cgroups| cgroups.find_leaf(&owner.pod_uid, &id)).transpose();
-        let leaf = leaf.map_err(AdoptError::Cgroup)?.flatten();
-        match settled(&dir, &state).await? {
-            Found::Living(launch, process) => {
-                let started_at = timestamp(launch.at_ns);
-                let description = std::fs::read(self.ledger.description(&id)).ok();
-                let container: Option<Container> =
-                    description.and_then(|json| serde_json::from_slice(&json).ok());
-                // A socket that is gone costs the rotation of its log, nothing else.
-                let stream = connect(&socket).ok();
-                let socket = Socket::kept(socket);
-                let running = attempt(AttemptState::Running { started_at });
-                let oom = Arc::new(OomKills::adopted(leaf, true));
-                let living = Living { id: id.clone(), dir, about, process, stream, socket, oom };
-                self.watch(owner.pod_uid, running, container.map(Arc::new), living);
-            }
-            Found::Dead => {
-                Socket::kept(socket).ended();
-                let oom = OomKills::adopted(leaf, false);
-                let end = end_of(&dir, &about, &oom).await;
-                oom.remove_leaf().await;
-                match end {
-                    Some(exit) => {
-                        let dead = attempt(AttemptState::Exited(exit));
-                        self.bury(id, owner.pod_uid, dead, about)
-                    }
-                    None => never_ran(&dir, Some(&about)),
-                }
-            }
-        }
-        Ok(())
+        left: Left,
+        launch: &Launch,
+        process: Waited,
+        orders: (mpsc::Sender<Duration>, mpsc::Receiver<Duration>),
+    ) -> Attempt {
+        let started_at = timestamp(launch.at_ns);
+        let running = left.attempt(AttemptState::Running { started_at });
+        let description = std::fs::read(self.ledger.description(&left.id)).ok();
+        let container: Option<Container> =
+            description.and_then(|json| serde_json::from_slice(&json).ok());
+        let socket = self.ledger.socket(&left.id);
+        // A socket that is gone costs the rotation of its log, nothing else; so does one of a sandbox
+        // of another version, which would not be understood.
+        let stream = if left.is_ours() { connect(&socket).ok() } else { None };
+        let told = kept::read_signal(&left.dir);
+        let Left { dir, owner, id, about, leaf, state: _ } = left;
+        let (socket, oom) = (Socket::kept(socket), Arc::new(OomKills::adopted(leaf, true)));
+        let living = Living { id, dir, about, process, stream, socket, oom, told };
+        self.watch(owner.pod_uid, running.clone(), container.map(Arc::new), living, orders);
+        running
     }
 
-    /// Puts an attempt that has ended into the table.
-    fn bury(&self, id: String, pod_uid: String, attempt: Attempt, about: About) {
-        // Closed at once: nobody is left to be stopped.
-        let (stop, _) = mpsc::channel(1);
-        let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
-        let oom = Arc::default();
-        let attached = Arc::new(Semaphore::new(0));
-        let (container, programs, link) = (None, None, None);
-        let entry = Entry {
-            pod_uid,
-            attempt,
-            about,
-            stop,
-            container,
-            programs,
-            execs,
-            link,
-            attached,
-            oom,
-        };
-        self.table.lock().insert(id, entry);
-    }
-}
-
-/// Waits until a sandbox is dead or its guest is launched, which of one that its agent cut off at
-/// its start is open for a moment.
-async fn settled(dir: &Path, state: &StateFile) -> Result<Found, AdoptError> {
-    let failed = |source| AdoptError::State { dir: dir.into(), source };
-    let cannot_wait = |source| AdoptError::Wait { dir: dir.into(), source };
-    let deadline = Instant::now() + LAUNCH_TIMEOUT;
-    loop {
-        if state.try_lock().map_err(failed)? {
-            return Ok(Found::Dead);
-        }
-        if let Some(launch) = state.launched().map_err(failed)?
-            && let Some(process) = linux::open_process(launch.pid).map_err(cannot_wait)?
-            && linux::has_open(launch.pid, state)
-        {
-            let process = Waited::found(process).map_err(cannot_wait)?;
-            return Ok(Found::Living(launch, process));
-        }
-        if Instant::now() > deadline {
-            return Err(AdoptError::Stuck(dir.into()));
-        }
-        sleep(LOOK_EVERY).await;
+    /// How a dead attempt ended, which is kept; none where its guest never ran. What only a living one
+    /// has goes.
+    pub(super) async fn end(&self, left: &Left) -> Option<Exit> {
+        Socket::kept(self.ledger.socket(&left.id)).ended();
+        let oom = OomKills::adopted(left.leaf.clone(), false);
+        let end = end_of(left, &oom).await;
+        oom.remove_leaf().await;
+        end
     }
 }
 
 /// How a dead attempt ended; none where its guest never ran.
-async fn end_of(dir: &Path, about: &About, oom: &OomKills) -> Option<Exit> {
+async fn end_of(left: &Left, oom: &OomKills) -> Option<Exit> {
+    let Left { dir, about, .. } = left;
     if let Some(exit) = kept::read_end(dir) {
         return Some(exit);
+    }
+    let version = left.state.as_ref().map(StateFile::version);
+    if about.is_of_this_boot() && matches!(version, Some(Ok(None))) {
+        // Its agent died between making it and writing its head.
+        return None;
     }
     let records = read_state(dir);
     let recorded = records.as_ref().is_ok_and(Records::has_exit);
@@ -239,8 +319,11 @@ fn never_ran(dir: &Path, about: Option<&About>) {
     }
 }
 
-fn is_empty(file: &Path) -> bool {
-    std::fs::metadata(file).is_ok_and(|about| about.len() == 0)
+/// An id for an attempt whose own was lost: the same each time.
+fn made_up(dir: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let digest = Sha256::digest(dir.as_os_str().as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads `.../pods/UID/containers/NAME/ATTEMPT`.
@@ -253,73 +336,5 @@ fn owner(dir: &Path) -> Option<Owner> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use copepod_wasm::state::Exit as Recorded;
-
-    use super::*;
-    use crate::ledger::Ledger;
-    use crate::runtime::{Runtime, TerminationMessage};
-
-    /// An attempt's directory with what an agent writes first.
-    fn begun(ledger: &Ledger, attempt: u32) -> PathBuf {
-        let dir = ledger.attempt_dir("uid", "main", attempt);
-        fs::create_dir_all(&dir).expect("makes");
-        let (log, message) = (dir.join("log"), TerminationMessage::default());
-        About { log, link: None, message, sandbox: 0, definition: None }
-            .keep(&dir)
-            .expect("writes");
-        dir
-    }
-
-    fn of(attempt: Attempt) -> (u32, i32, String) {
-        match attempt.state {
-            AttemptState::Exited(exit) => (attempt.attempt, exit.code, exit.reason),
-            AttemptState::Starting | AttemptState::Running { .. } => panic!("{attempt:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn what_a_death_left_half_made_starts_again_and_what_ended_is_told() {
-        let temporary = tempfile::tempdir().expect("a directory");
-        let (root, run) = (temporary.path().join("root"), temporary.path().join("run"));
-        let ledger = Arc::new(Ledger::open(&root, &run).expect("opens"));
-        let state = |dir: &Path| {
-            let number = dir.file_name().and_then(|name| name.to_str()).expect("a number");
-            let id = number.repeat(64);
-            StateFile::create(&dir.join("state"), &id).expect("makes").expect("is free")
-        };
-        let ordinary = ledger.attempt_dir("uid", "other", 0);
-        fs::create_dir_all(&ordinary).expect("makes");
-        fs::write(volume::message_file(&ordinary), "").expect("writes");
-        // Nothing yet; a file without its head; a sandbox that never launched; two that ended.
-        let unmade = begun(&ledger, 0);
-        let empty = begun(&ledger, 1);
-        fs::write(empty.join("state"), "").expect("writes");
-        let unlaunched = begun(&ledger, 2);
-        drop(state(&unlaunched));
-        let launch = Launch { pid: 1, at_ns: 5 };
-        let killed = begun(&ledger, 3);
-        state(&killed).set_launched(&launch).expect("writes");
-        kept::keep_signal(&killed, rustix::process::Signal::TERM).expect("writes");
-        let ended = begun(&ledger, 4);
-        let record =
-            Recorded { code: 3, reason: Reason::Error, message: "m".into(), finished_at_ns: 7 };
-        let file = state(&ended);
-        file.set_launched(&launch).expect("writes");
-        file.set_exit(&record).expect("writes");
-        drop(file);
-
-        for _ in 0..2 {
-            let (wasm, _happenings) = Wasm::open(Arc::clone(&ledger), "/nowhere".into());
-            wasm.adopt(None).await.expect("takes over");
-            assert!([&unmade, &empty, &unlaunched].iter().all(|dir| !dir.exists()));
-            assert!(volume::message_file(&ordinary).exists(), "is not a guest's");
-            let mut told: Vec<_> = wasm.list("uid").into_iter().map(of).collect();
-            told.sort();
-            let error = || "Error".to_owned();
-            assert_eq!(told, [(3, 143, error()), (4, 3, error())]);
-        }
-    }
-}
+#[path = "adopt_test.rs"]
+mod tests;

@@ -66,6 +66,7 @@ impl Node {
             artefact: self.hog.clone(),
             kind: GuestKind::P1Command,
             tree: None,
+            image: None,
             args: ["hog"].iter().chain(args).map(ToString::to_string).collect(),
             env: Vec::new(),
             preopens: Vec::new(),

@@ -5,7 +5,7 @@
 //! ([`exec`]), clients of its own streams ([`attach`]), its last words (`last_words`), who was killed
 //! for want of memory ([`oom`]), other resources for one that runs ([`resize`]), what of
 //! an attempt outlives its agent ([`kept`]), and what is done with sandboxes that an earlier agent
-//! left: they are ended ([`leftovers`]) or taken over ([`adopt`]).
+//! left: they are ended ([`leftovers`]) or taken over ([`adopt`], and what cannot be yet in [`unsettled`]).
 //! In: the verbs of [`Runtime`]. Out: [`Happening`]s on the channel that [`Wasm::open`] gives.
 
 mod adopt;
@@ -17,6 +17,7 @@ mod monitor;
 mod oom;
 mod resize;
 mod spawn;
+mod unsettled;
 mod waited;
 
 #[cfg(test)]
@@ -63,7 +64,8 @@ fn own(shown: &str) -> Option<&str> {
     shown.strip_prefix(SCHEME)
 }
 
-/// Runs containers as sandbox processes.
+/// Runs containers as sandbox processes; all clones are one.
+#[derive(Clone)]
 pub(crate) struct Wasm {
     ledger: Arc<Ledger>,
     sandbox: PathBuf,
@@ -75,6 +77,8 @@ pub(crate) struct Wasm {
 struct Entry {
     pod_uid: String,
     attempt: Attempt,
+    /// With the hold on its image: what runs may be compiled again for a command beside it, and what
+    /// has ended may start again with no registry to ask.
     about: kept::About,
     /// To the monitor; closed once the sandbox has ended.
     stop: mpsc::Sender<Duration>,
@@ -137,10 +141,10 @@ impl Wasm {
         attempt: Attempt,
         container: Option<Arc<Container>>,
         mut living: monitor::Living,
+        (stop, orders): (mpsc::Sender<Duration>, mpsc::Receiver<Duration>),
     ) {
         let (reader, link) = living.stream.take().map(UnixStream::into_split).unzip();
         let link = link.map(Arc::new);
-        let (stop, orders) = mpsc::channel(ORDERS);
         let execs = Arc::new(Semaphore::new(exec::AT_ONCE));
         let running = match attempt.state {
             AttemptState::Running { started_at } => Some(started_at),
@@ -153,9 +157,7 @@ impl Wasm {
             stop,
             programs: container
                 .as_ref()
-                .and_then(|c| c.tree.clone())
-                .map(Programs::of)
-                .map(Arc::new),
+                .map(|c| Arc::new(Programs::of(c.image.as_ref(), c.tree.clone()))),
             container: container.clone(),
             execs: Arc::clone(&execs),
             link: link.clone(),
@@ -195,11 +197,12 @@ impl Runtime for Wasm {
             id: shown(&spawned.id),
             definition: container.definition,
             user: None,
-            image: None,
+            image: spawned.about.image_names(),
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();
-        self.watch(pod_uid, attempt.clone(), Some(Arc::new(container)), spawned.into());
+        let container = Some(Arc::new(container));
+        self.watch(pod_uid, attempt.clone(), container, spawned.into(), mpsc::channel(ORDERS));
         Ok(attempt)
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copepod_pod::{Attempt, AttemptState, Exit, Failure};
+use copepod_wasm::PROTOCOL_VERSION;
 use copepod_wasm::frame::{self, FromSandbox, HEADER_LEN, MAX_FROM_SANDBOX, ToSandbox};
 use copepod_wasm::state::{Launch, Reason, StateError, StateFile};
 use jiff::Timestamp;
@@ -74,29 +75,33 @@ pub(super) struct Living {
     pub(super) socket: Socket,
     /// Its control group, and what is killed in it.
     pub(super) oom: Arc<oom::OomKills>,
+    /// The last signal that it was sent, by an earlier agent.
+    pub(super) told: Option<Signal>,
 }
 
 impl From<Spawned> for Living {
     fn from(spawned: Spawned) -> Self {
         let Spawned { id, process: Process { child, stream, socket }, dir, about, leaf } = spawned;
         let (process, stream) = (Waited::Child(child), Some(stream));
-        Self { id, dir, about, process, stream, socket, oom: Arc::new(oom::OomKills::new(leaf)) }
+        let oom = Arc::new(oom::OomKills::new(leaf));
+        Self { id, dir, about, process, stream, socket, oom, told: None }
     }
 }
 
 impl Monitor {
     /// Runs until the sandbox has ended and everybody knows how.
     pub(super) async fn run(mut self, living: Living, mut stops: mpsc::Receiver<Duration>) {
-        let Living { id, dir, about, mut process, stream: _, socket, oom: _ } = living;
+        let Living { id, dir, about, mut process, stream: _, socket, oom: _, mut told } = living;
         let (frames_in, mut frames) = mpsc::channel(1);
-        if let Some(reader) = self.reader.take() {
-            tokio::spawn(read_frames(reader, frames_in));
+        match self.reader.take() {
+            Some(reader) => drop(tokio::spawn(read_frames(reader, frames_in))),
+            // Or what it says last would be waited for, for ever.
+            None => drop(frames_in),
         }
         let link = self.link.take();
         let agent = link.as_deref().map(AsRef::as_ref);
         let place = Place { id: &id, dir: &dir, about: &about, agent };
         let mut kill_at: Option<Instant> = None;
-        let mut told = None;
         let status = loop {
             tokio::select! {
                 // `wait` may be dropped and asked again (cancel safe).
@@ -221,8 +226,17 @@ pub(super) struct Records {
 
 impl Records {
     /// Reads both.
+    ///
+    /// # Errors
+    /// [`StateError::Format`] where neither is there and the file is not one of this version, whole: they
+    /// may have been lost, or be written in another way.
     pub(super) fn of(state: &StateFile) -> Result<Self, StateError> {
-        Ok(Self { launch: state.launched()?, exit: state.exit()? })
+        let records = Self { launch: state.launched()?, exit: state.exit()? };
+        let says_nothing = records.launch.is_none() && records.exit.is_none();
+        if says_nothing && state.version()? != Some(PROTOCOL_VERSION) {
+            return Err(StateError::Format);
+        }
+        Ok(records)
     }
 
     /// Whether the sandbox told its end itself.

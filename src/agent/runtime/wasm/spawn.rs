@@ -169,11 +169,12 @@ async fn spawn_in(
     fs::create_dir_all(&container.log_dir).map_err(made(&container.log_dir))?;
     let about = About::of(container, &id);
     let log_file = open_log(&about.log).map_err(made(&about.log))?;
+    let state = dir.join("state");
+    // First of all: where an earlier try of the attempt lives, what is kept of that stays.
+    let state_file = make_state(&state, &id)?;
     if !container.die_with_agent {
         keep(ledger, container, &about, &id)?;
     }
-    let state = dir.join("state");
-    let state_file = make_state(&state, &id)?;
     kept::forget_end(&dir);
     let mut command = Command::new(program);
     command.stderr(Stdio::from(log_file));
