@@ -96,6 +96,16 @@ pub fn holds_within(within: Duration, mut holds: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Lets so much time pass, where time itself is what is tested: a fault that comes at a moment, an
+/// absence that is to last. `_why` says which to who reads the test.
+pub fn let_pass(time: Duration, _why: &'static str) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    {
+        thread::park_timeout(left);
+    }
+}
+
 /// The directories of one user of `copepod`, gone with this value: home, runtime, state and
 /// temporary files. Several runs may share one, one after the other or at the same time.
 ///

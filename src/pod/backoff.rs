@@ -38,7 +38,7 @@ impl Backoff {
         max: Duration,
     ) -> Backoff {
         let delay = match entry {
-            Some(entry) if !entry.is_over(event) => entry.delay * 2,
+            Some(entry) if !entry.is_over(event) && !entry.is_over(now) => entry.delay * 2,
             Some(_) | None => FIRST,
         };
         let delay = delay.min(max);
@@ -46,18 +46,20 @@ impl Backoff {
     }
 
     /// Until when a try must wait after the event, if that is still to come (upstream:
-    /// `IsInBackOffSince`).
+    /// `IsInBackOffSince`). Nobody waits for an entry that is forgotten (upstream: `Backoff.GC` with
+    /// each `HandlePodCleanups`).
     pub(crate) fn until(
         entry: Option<Backoff>,
         event: Duration,
         now: Duration,
     ) -> Option<Duration> {
         let entry = entry.filter(|entry| !entry.is_over(event))?;
-        Some(event + entry.delay).filter(|until| *until > now)
+        let forgotten = entry.updated_at.saturating_add(RESET);
+        Some((event + entry.delay).min(forgotten)).filter(|until| *until > now)
     }
 
-    fn is_over(self, event: Duration) -> bool {
-        event.saturating_sub(self.updated_at) > RESET
+    fn is_over(self, moment: Duration) -> bool {
+        moment.saturating_sub(self.updated_at) >= RESET
     }
 }
 
@@ -167,12 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_forgotten_more_than_ten_minutes_after_its_update() {
+    fn an_entry_is_forgotten_ten_minutes_after_its_update_also_by_who_waits() {
         let entry = Some(Backoff { delay: s(160), updated_at: s(1000) });
-        assert_eq!(Backoff::until(entry, s(1600), s(1600)), Some(s(1760)));
-        assert_eq!(Backoff::next(entry, s(1600), s(1600), MAX).delay, s(300));
-        assert_eq!(Backoff::until(entry, s(1601), s(1601)), None);
-        assert_eq!(Backoff::next(entry, s(1601), s(1601), MAX).delay, FIRST);
+        assert_eq!(Backoff::until(entry, s(1400), s(1400)), Some(s(1560)));
+        assert_eq!(Backoff::until(entry, s(1500), s(1500)), Some(s(1600)));
+        assert_eq!(Backoff::until(entry, s(1500), s(1600)), None);
+        assert_eq!(Backoff::next(entry, s(1400), s(1599), MAX).delay, s(300));
+        assert_eq!(Backoff::next(entry, s(1500), s(1600), MAX).delay, FIRST);
+        assert_eq!(Backoff::until(entry, s(1600), s(1600)), None);
+        assert_eq!(Backoff::next(entry, s(1600), s(1600), MAX).delay, FIRST);
     }
 
     #[test]

@@ -66,6 +66,12 @@ impl Kind {
         }
     }
 
+    /// Whether it says which generation of the pod it is of (upstream:
+    /// `GenerateAllContainersRestartingCondition` does not).
+    fn is_observed(self) -> bool {
+        self != Kind::AllContainersRestarting
+    }
+
     /// Whether it holds, from the state alone.
     pub(crate) fn holds(self, state: &State) -> bool {
         match self {
@@ -194,6 +200,12 @@ impl Transitions {
         }))
     }
 
+    /// Whether the pod was initialised at any time.
+    pub(crate) fn was_initialised(&self) -> bool {
+        let mut all = KINDS.into_iter().zip(self.0);
+        all.any(|(kind, slot)| kind == Kind::Initialized && slot.is_some_and(|(held, _)| held))
+    }
+
     /// Notes which conditions have changed by now. A pod that was initialised stays so (upstream:
     /// `RestartAllContainersOnContainerExits`).
     pub(crate) fn update(&mut self, state: &State, wall: Timestamp) {
@@ -229,7 +241,7 @@ pub(crate) fn list(state: &State) -> Vec<PodCondition> {
             message: Some(message).filter(|text| !text.is_empty()),
             last_transition_time: since.map(|(_, at)| Time(at)),
             last_probe_time: None,
-            observed_generation: state.pod.metadata.generation,
+            observed_generation: state.pod.metadata.generation.filter(|_| kind.is_observed()),
         }
     });
     foreign.chain(state.resize.conditions()).chain(evicted).chain(own).collect()

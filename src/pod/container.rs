@@ -299,6 +299,7 @@ impl Container {
                 is_own |= !known.is_launched();
                 known.state = attempt.state;
                 known.user = attempt.user.or(known.user.take());
+                known.image = attempt.image.or(known.image.take());
                 known.ended = now;
             }
             // Only a launch binds an attempt to its id: before it, the start may have been tried

@@ -212,8 +212,19 @@ pub struct Attempt {
     pub definition: Option<u32>,
     /// As whom it began, where the runtime tells.
     pub user: Option<User>,
+    /// What it was made from, where the runtime tells.
+    pub image: Option<ImageNames>,
     /// How far it is.
     pub state: AttemptState,
+}
+
+/// The names of an image, as a container's status shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageNames {
+    /// Its name.
+    pub image: String,
+    /// Its digest.
+    pub image_id: String,
 }
 
 /// The identities that a container's first process began with (CRI: `LinuxContainerUser`).
@@ -285,6 +296,8 @@ pub struct SetUpDone {
     pub sandbox: u32,
     /// Whether its runtime makes read-only mounts so with all that is mounted below them.
     pub recursive_read_only: bool,
+    /// What its containers do without: told with the first set-up of a sandbox (upstream: `GetPodDNS`).
+    pub warnings: Vec<Failure>,
 }
 
 /// An image that is ready to run.

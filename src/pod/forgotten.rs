@@ -42,6 +42,7 @@ impl State {
                 id: status.container_id.clone().unwrap_or_default(),
                 definition: None,
                 user: None,
+                image: None,
                 state,
             };
             let known = Known { is_forgotten: true, ..Known::new(known, now.mono) };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    Attempt, AttemptState, Exit, User,
+    Attempt, AttemptState, Exit, ImageNames, User,
     life::{HookSpec, Life},
     probe::Probes,
 };
@@ -55,6 +55,8 @@ pub(crate) struct Known {
     pub(crate) definition: Option<u32>,
     /// As whom it began, where that is known.
     pub(crate) user: Option<User>,
+    /// What it was made from, where the runtime tells.
+    pub(crate) image: Option<ImageNames>,
     pub(crate) state: AttemptState,
     /// When its end was heard of (monotonic); meaningful once it has exited.
     pub(crate) ended: Duration,
@@ -73,12 +75,14 @@ pub(crate) struct Known {
 impl Known {
     /// An attempt that is first heard of. What follows a start is done for it only if it is new.
     pub(crate) fn new(attempt: Attempt, now: Duration) -> Known {
-        let Attempt { container: _, attempt: _, sandbox, id, definition, user, state } = attempt;
+        let Attempt { container: _, attempt: _, sandbox, id, definition, user, image, state } =
+            attempt;
         Known {
             sandbox,
             id,
             definition,
             user,
+            image,
             state,
             ended: now,
             is_past: false,

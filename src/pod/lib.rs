@@ -55,8 +55,8 @@ pub use env::{EnvError, env_files, environment};
 pub use env_file::EnvFileError;
 pub use ephemeral::container_named;
 pub use event::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageRef, Now, PodAddresses,
-    ProbeKind, ProbeOutcome, Pulled, Record, ResizeNews, Resized, SetUpDone, User,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, ImageNames, ImageRef, Now,
+    PodAddresses, ProbeKind, ProbeOutcome, Pulled, Record, ResizeNews, Resized, SetUpDone, User,
 };
 pub use expand::{argv, expand, expanded_bytes};
 pub use go::{go_duration, go_quoted};

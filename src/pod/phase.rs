@@ -56,7 +56,7 @@ pub(crate) fn of(state: &State) -> Phase {
 
 /// The terminal phase of a pod in which nothing runs any more: Succeeded if every main container's
 /// last attempt exited with 0. So a pod that ended before a main container ran is Failed, and so is
-/// one whose init container failed for good, and whatever was evicted. What the pod's object already
+/// one whose init container failed for good, also in a later sandbox, and whatever was evicted. What the pod's object already
 /// says wins.
 pub(crate) fn at_end(state: &State) -> Phase {
     if let Some(reported) = state.reported_end() {
@@ -65,6 +65,14 @@ pub(crate) fn at_end(state: &State) -> Phase {
     if state.cause.is_some() {
         return Phase::Failed;
     }
+    let generation = state.generation();
+    let has_failed = |init: &Container| {
+        init.exit().is_some_and(|exit| exit.code != 0) && !init.is_wanted(generation)
+    };
     let mut mains = state.of_role(Role::Main);
-    if mains.all(Container::has_succeeded) { Phase::Succeeded } else { Phase::Failed }
+    if mains.all(Container::has_succeeded) && !state.of_role(Role::Init).any(has_failed) {
+        Phase::Succeeded
+    } else {
+        Phase::Failed
+    }
 }

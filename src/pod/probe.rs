@@ -140,7 +140,7 @@ impl Probes {
     pub(crate) fn take(&mut self, life: &Life, kind: ProbeKind, is_success: Option<bool>) -> bool {
         let probe = self.get_mut(kind);
         let is_early = std::mem::take(&mut probe.is_early);
-        if !std::mem::take(&mut probe.doing) || is_early && is_success == Some(false) {
+        if !std::mem::take(&mut probe.doing) || is_early && is_success != Some(true) {
             return false;
         }
         if let (Some(is_success), Some(timing)) = (is_success, life.timing(kind)) {
@@ -185,7 +185,8 @@ impl Probes {
             let pause = if is_unready { timing.period.min(UNREADY_AGAIN) } else { timing.period };
             probe.doing = true;
             probe.is_early = now < probe.counts_from;
-            probe.due = now.saturating_add(pause);
+            let again = now.saturating_add(pause);
+            probe.due = if probe.is_early { probe.counts_from } else { again };
             asked.push(kind);
         }
         asked

@@ -147,6 +147,14 @@ impl State {
         }
     }
 
+    /// What the pod's containers do without.
+    pub(crate) fn record_warnings(&mut self, warnings: &[Failure]) {
+        let all = warnings
+            .iter()
+            .map(|Failure { reason, message }| record(true, reason, message.clone(), None));
+        self.records.extend(all);
+    }
+
     /// The set-up could not be undone.
     pub(crate) fn record_kill_failure(&mut self, result: &Result<(), Failure>) {
         if let Err(Failure { reason, message }) = result {

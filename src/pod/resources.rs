@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use crate::qos::{BEST_EFFORT, BURSTABLE, GUARANTEED, qos_class};
@@ -35,6 +35,9 @@ const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 /// The priority class of pods that the node cannot be without.
 const NODE_CRITICAL: &str = "system-node-critical";
+/// The condition of a pod whose resize waits, and its reason where nothing can make it possible (upstream
+/// `PodResizePending`, `PodReasonInfeasible`).
+const INFEASIBLE: (&str, &str) = ("PodResizePending", "Infeasible");
 
 /// What the pod asks for as a whole: the larger of all main containers and sidecars together, and
 /// each init container with the sidecars started before it; the pod's own requests in the place of
@@ -46,6 +49,64 @@ pub fn pod_requests(pod: &Pod) -> Amounts {
     override_with(&mut requests, spec.resources.as_ref().and_then(|own| own.requests.as_ref()));
     add(&mut requests, &amounts(spec.overhead.as_ref()));
     requests
+}
+
+/// What the pod holds of its node, by the rule of [`pod_requests`]: each main container and sidecar, and
+/// the pod's own requests, count as the most of what the spec says, what they have by the status and
+/// what they were allocated by the status (upstream `PodRequests` with `UseStatusResources`). A resize
+/// that is not done yet so gives nothing back. The spec's resources are those that are allocated.
+///
+/// A static pod counts by its spec: its status is that of another object, its mirror.
+#[must_use]
+pub fn requests_in_use(pod: &Pod) -> Amounts {
+    let status = pod.status.as_ref().filter(|_| Source::of(pod).is_none());
+    let (Some(spec), Some(status)) = (&pod.spec, status) else { return pod_requests(pod) };
+    let counts_asked = !is_infeasible(status);
+    let most = |asked: Amounts, has: Option<&ResourceRequirements>, allocated| {
+        let Some(has) = has else { return asked };
+        let mut most = if counts_asked { asked } else { Amounts::new() };
+        raise(&mut most, amounts(has.requests.as_ref()));
+        raise(&mut most, amounts(allocated));
+        most
+    };
+    let of = |container: &Container| {
+        let mut inits = spec.init_containers.iter().flatten();
+        let ends = inits.any(|init| init.name == container.name && !is_sidecar(init));
+        let (inits, mains) = (&status.init_container_statuses, &status.container_statuses);
+        let mut told = inits.iter().chain(mains).flatten().filter(|_| !ends);
+        let told = told.find(|told| told.name == container.name);
+        let has = told.and_then(|told| told.resources.as_ref());
+        most(container_requests(container), has, told.and_then(|t| t.allocated_resources.as_ref()))
+    };
+    let mut requests = of_containers(spec, of, |_| ());
+    let own = amounts(spec.resources.as_ref().and_then(|own| own.requests.as_ref()));
+    let held = most(own.clone(), status.resources.as_ref(), status.allocated_resources.as_ref());
+    let none = Quantity::milli(0);
+    let own = own.into_keys().filter(|name| counts_for_a_pod(name));
+    requests.extend(own.map(|name| {
+        let amount = held.get(&name).copied().unwrap_or(none);
+        (name, amount)
+    }));
+    add(&mut requests, &amounts(spec.overhead.as_ref()));
+    requests
+}
+
+/// Whether a newer object of the pod holds less cpu or memory than the one `before` (upstream
+/// `HandlePodReconcile`): there may be room for a resize that waits. Both as [`requests_in_use`] has
+/// them.
+#[must_use]
+pub fn holds_less(before: &Pod, now: &Pod) -> bool {
+    let [before, now] = [before, now].map(requests_in_use);
+    let none = Quantity::milli(0);
+    let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or(none);
+    ["cpu", "memory"].iter().any(|name| of(&now, name) < of(&before, name))
+}
+
+fn is_infeasible(status: &PodStatus) -> bool {
+    let (kind, reason) = INFEASIBLE;
+    let mut conditions = status.conditions.iter().flatten();
+    let pending = conditions.find(|condition| condition.type_ == kind);
+    pending.is_some_and(|pending| pending.reason.as_deref() == Some(reason))
 }
 
 /// What the pod may have as a whole, by the rule of [`pod_requests`]; the overhead goes on top of

@@ -89,6 +89,102 @@ fn the_pods_own_resources_take_the_place_of_its_containers() {
     assert_amounts(&pod_limits(&pod), &list("9", "4"));
 }
 
+/// A pod with these requests of cpu of its main container, its sidecar and its init container, and
+/// this status.
+fn resized(asked: [&str; 3], status: &Value) -> Pod {
+    let named =
+        |name: &str, cpu: &str| json!({"name": name, "resources": {"requests": list(cpu, "")}});
+    let [main, side, init] = asked;
+    let mut side = named("side", side);
+    side["restartPolicy"] = json!("Always");
+    let spec = json!({"containers": [named("main", main)],
+        "initContainers": [side, named("init", init)]});
+    serde_json::from_value(json!({"spec": spec, "status": status})).unwrap()
+}
+
+/// What a status says of a container: what it has, and what it was allocated.
+fn told(name: &str, has: Option<&str>, allocated: &str) -> Value {
+    let mut told = json!({"name": name, "allocatedResources": list(allocated, "")});
+    if let Some(has) = has {
+        told["resources"] = json!({"requests": list(has, "")});
+    }
+    told
+}
+
+#[test]
+fn what_is_in_use_counts_until_it_is_given_back() {
+    let status = |main: Value, side: Value, init: Value| json!({"containerStatuses": [main], "initContainerStatuses": [side, init]});
+    let none = |name: &str| told(name, None, "9");
+    for (asked, status, cpu) in [
+        (["2", "1", "1"], json!({}), "3"),
+        // Nothing is told of what they have.
+        (["2", "1", "1"], status(none("main"), none("side"), none("init")), "3"),
+        (["2", "1", "1"], status(told("main", Some("4"), "2"), none("side"), none("init")), "5"),
+        (["2", "1", "1"], status(told("main", Some("1"), "5"), none("side"), none("init")), "6"),
+        (["2", "1", "1"], status(told("main", Some("1"), "1"), none("side"), none("init")), "3"),
+        (["2", "1", "1"], status(none("main"), told("side", Some("3"), "1"), none("init")), "5"),
+        // An init container is over when others run.
+        (["2", "1", "1"], status(none("main"), none("side"), told("init", Some("9"), "9")), "3"),
+        // While it runs, the sidecar has what it has.
+        (["1", "1", "5"], status(none("main"), told("side", Some("3"), "1"), none("init")), "8"),
+        // Nobody else has the name.
+        (["2", "1", "1"], status(told("other", Some("9"), "9"), none("side"), none("init")), "3"),
+    ] {
+        let pod = resized(asked, &status);
+        assert_amounts(&requests_in_use(&pod), &list(cpu, ""));
+    }
+}
+
+#[test]
+fn a_resize_that_is_never_possible_counts_for_nothing() {
+    let mut status = json!({"containerStatuses": [told("main", Some("1"), "1")]});
+    let in_use = |status: &Value| requests_in_use(&resized(["4", "", ""], status));
+    assert_amounts(&in_use(&status), &list("4", ""));
+    for (reason, cpu) in [("Infeasible", "1"), ("Deferred", "4")] {
+        status["conditions"] = json!([{"type": "PodResizePending", "status": "True",
+            "reason": reason}]);
+        assert_amounts(&in_use(&status), &list(cpu, ""));
+    }
+}
+
+#[test]
+fn what_the_pod_itself_has_in_use_takes_the_place_of_its_containers() {
+    let spec = json!({
+        "resources": {"requests": {"cpu": "2", "memory": "10"}}, "overhead": {"cpu": "1"},
+        "containers": [asks("9", "9")],
+    });
+    let pod = |status: Value| -> Pod {
+        serde_json::from_value(json!({"spec": spec, "status": status})).unwrap()
+    };
+    for (status, requests) in [
+        (json!({}), list("3", "10")),
+        (json!({"allocatedResources": {"cpu": "8"}}), list("3", "10")),
+        (json!({"resources": {"requests": {"cpu": "5"}}}), list("6", "10")),
+        (
+            json!({"resources": {"requests": {"cpu": "1", "pods": "7"}},
+                "allocatedResources": {"memory": "11"}}),
+            list("3", "11"),
+        ),
+    ] {
+        assert_amounts(&requests_in_use(&pod(status)), &requests);
+    }
+    let mut fixed = pod(json!({"resources": {"requests": {"cpu": "5"}}}));
+    fixed.metadata.annotations =
+        Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+    assert_amounts(&requests_in_use(&fixed), &list("3", "10"));
+}
+
+#[test]
+fn a_pod_holds_less_when_its_status_says_so() {
+    let pod = |asked: &str, has: &str| {
+        resized([asked, "", ""], &json!({"containerStatuses": [told("main", Some(has), asked)]}))
+    };
+    let before = pod("2", "4");
+    assert!(holds_less(&before, &pod("2", "3")), "it was made smaller");
+    assert!(!holds_less(&before, &pod("1", "4")), "it is to be smaller");
+    assert!(!holds_less(&before, &before) && !holds_less(&before, &pod("2", "5")));
+}
+
 #[test]
 fn shares_quota_and_weight() {
     for (milli, shares) in [(0, 2), (1, 2), (100, 102), (1000, 1024), (512_000, 262_144)] {

@@ -5,11 +5,7 @@
 use std::time::Duration;
 
 use crate::{
-    AttemptState, Failure, SetUpDone,
-    backoff::Work,
-    container::{Container, Role},
-    known::Known,
-    life::Policy,
+    AttemptState, Failure, SetUpDone, backoff::Work, container::Role, known::Known, life::Policy,
     state::State,
 };
 
@@ -57,13 +53,16 @@ impl State {
             return false;
         }
         let generation = self.generation();
-        let has_run = |container: &Container| {
-            container.role.is_work()
-                && container
-                    .launched()
-                    .any(|(_, known)| known.is_forgotten || known.sandbox < generation)
+        let mut work = self.containers.iter().filter(|container| container.role.is_work());
+        let is_in = |known: &Known| !known.is_forgotten && known.sandbox >= generation;
+        // What somebody has removed the dead of still stands while anything lives in it.
+        let stands = work
+            .clone()
+            .any(|one| one.attempts.values().any(|known| known.is_alive() && is_in(known)));
+        let was_in = |known: &Known| {
+            if known.is_forgotten { !stands } else { known.sandbox < generation }
         };
-        self.containers.iter().any(has_run)
+        work.any(|one| one.launched().any(|(_, known)| was_in(known)))
     }
 
     /// The sandbox of this generation stands no more.
@@ -93,6 +92,9 @@ impl State {
                 // The agent that heard of its death is not this one.
                 if used.is_some_and(|used| dead.is_none_or(|dead| dead < used)) {
                     self.change_sandbox();
+                }
+                if used.is_some() || self.used_generation().is_none() {
+                    self.record_warnings(&done.warnings);
                 }
                 self.addresses = Some(done.addresses.clone());
                 self.set_up.answer::<Failure>(Ok(done), now);

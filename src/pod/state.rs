@@ -187,6 +187,17 @@ impl State {
         is_done || later.any(|c| c.role.is_work() && c.has_run_in(generation))
     }
 
+    /// Whether main containers wait, though their turn was: none of them runs, and the last init
+    /// container is a sidecar that is not up (upstream: `computeInitContainerActions`).
+    pub(crate) fn waits_for_last_sidecar(&self, generation: u32) -> bool {
+        let lives = |main: &Container| {
+            main.newest().is_some_and(|(_, newest)| newest.is_alive() && !newest.is_old(generation))
+        };
+        let last = self.containers.iter().rfind(|container| container.role.is_init());
+        let is_down = last.is_some_and(|one| one.role == Role::Sidecar && !one.has_started());
+        is_down && !self.of_role(Role::Main).any(lives)
+    }
+
     /// Those that run as long as the pod does.
     pub(crate) fn lasting(&self) -> impl Iterator<Item = &Container> {
         self.containers.iter().filter(|container| container.role.is_lasting())
@@ -196,6 +207,12 @@ impl State {
     pub(crate) fn current_init(&self) -> Option<usize> {
         let inits = self.containers.iter().take_while(|container| container.role.is_init()).count();
         (0..inits).find(|index| !self.is_passed(*index))
+    }
+
+    /// Whether all init containers have done their part, if only for a sandbox before this one (a
+    /// sidecar that was the last is down by the pod's end).
+    pub(crate) fn was_initialised(&self) -> bool {
+        self.current_init().is_none() || self.transitions.was_initialised()
     }
 
     /// Whether any process of the pod may live.
@@ -260,6 +277,19 @@ impl State {
         let limit = seconds_of(self.spec()?.active_deadline_seconds?);
         let (moment, age) = self.begun?;
         Some(moment.saturating_add(limit.saturating_sub(age)))
+    }
+
+    /// Whether a container of a pod that is over ended after the pod's `activeDeadlineSeconds`, by the
+    /// wall clock: of what an earlier agent did nothing else tells.
+    pub(crate) fn ended_late(&self) -> bool {
+        let limit = self.spec().and_then(|spec| spec.active_deadline_seconds);
+        let Some((limit, start)) = limit.zip(self.start_time) else { return false };
+        if self.reported_end().is_some() {
+            return false;
+        }
+        let limit = start.saturating_add(seconds_of(limit)).unwrap_or(Timestamp::MAX);
+        let mut exits = self.of_role(Role::Main).filter_map(Container::exit);
+        exits.any(|exit| exit.finished_at >= limit)
     }
 
     /// A number that is the pod's own, to spread what would come at once.

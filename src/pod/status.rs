@@ -191,10 +191,13 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
     let id = newest.map(|(_, known)| known.id.clone());
     // After a restart of the agent only the pod's object knows what an adopted process runs.
     let same = before.filter(|before| before.container_id.is_some() && before.container_id == id);
-    let (image, image_id) = match (&container.image.known, same) {
-        (Some(known), _) => (known.image.clone(), known.image_id.clone()),
-        (None, Some(same)) => (same.image.clone(), same.image_id.clone()),
-        (None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
+    // But for one whose start it never heard of.
+    let told = newest.and_then(|(_, known)| known.image.as_ref());
+    let (image, image_id) = match (&container.image.known, same, told) {
+        (Some(known), _, _) => (known.image.clone(), known.image_id.clone()),
+        (None, Some(same), _) => (same.image.clone(), same.image_id.clone()),
+        (None, None, Some(told)) => (told.image.clone(), told.image_id.clone()),
+        (None, None, None) => (spec_image(&state.pod, &container.name).to_owned(), String::new()),
     };
     let mut status = ContainerStatus {
         name: container.name.clone(),
@@ -214,6 +217,7 @@ fn container_status(state: &State, container: &Container) -> ContainerStatus {
         volume_mounts: volume_mounts(state, &container.name),
         user: newest.and_then(|(_, known)| known.user.as_ref()).map(shown_user),
         last_state: last
+            .or_else(|| same.and_then(|same| same.last_state.clone()?.terminated))
             .map(|last| ContainerState { terminated: Some(last), ..ContainerState::default() }),
         ..ContainerStatus::default()
     };
@@ -375,7 +379,7 @@ fn mark_lost(state: &State, inits: &mut [ContainerStatus], mains: &mut [Containe
         status.state.as_ref().is_some_and(|state| state.waiting.is_some())
     };
     let passed = inits.iter().rposition(|status| !is_waiting(status)).unwrap_or(1);
-    let lost_mains = if state.current_init().is_none() { mains.len() } else { 0 };
+    let lost_mains = if state.was_initialised() { mains.len() } else { 0 };
     let lost = inits.iter_mut().take(passed).chain(mains.iter_mut().take(lost_mains));
     for status in lost.filter(|status| is_waiting(status)) {
         let terminated = ContainerStateTerminated {

@@ -14,8 +14,9 @@ use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 use crate::cluster::{containerd, rules};
 use crate::holds_within;
 
-/// What was killed or let go is gone from the kernel's tables a moment later: this long at most.
-const SETTLE: Duration = Duration::from_secs(5);
+/// What was killed or let go is gone from the kernel's tables a moment later: this long at most, on a
+/// machine with other work too.
+const SETTLE: Duration = Duration::from_secs(30);
 /// Where a kubelet leaves a link to each container's log, wherever the logs are.
 const LOG_LINKS: &str = "/var/log/containers";
 /// Where that library keeps it, whatever runtime it is part of.

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::place::{Place, container, ready};
-use crate::runtimes::{differences, shape};
+use crate::statuses::{differences, shape};
 use crate::{SOON, World};
 
 /// Tells the agent where to abort.
@@ -33,8 +33,10 @@ const EVERY: u64 = 3;
 const TRIES: usize = 3;
 /// Nodes of one story, each with an agent of its own that dies and comes back.
 const LANES: usize = 3;
-/// What an agent may still do when its pod looks settled: it is looked at that long.
-const AFTERWARDS: Duration = Duration::from_secs(2);
+/// What an agent may still do when its pod looks settled: it is looked at that long at most.
+const AFTERWARDS: Duration = Duration::from_secs(10);
+/// An agent that comes to no other boundary for so long is done, where only their number depends on it.
+const QUIET: Duration = Duration::from_secs(2);
 /// Between two looks at the API server and the agent's process.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A liveness probe has to fail, and this machine is busy.
@@ -102,13 +104,16 @@ fn liveness_kill() -> Story {
         spec: || {
             let steps = "append /out/main launched -- write /out/ok x -- wait";
             let mut main = actor("main", steps);
-            main["livenessProbe"] = json!({
+            let probe = json!({
                 "exec": {"command": ["/actor", "check", "/out/ok"]},
                 "periodSeconds": 1,
+                "timeoutSeconds": 30,
                 "failureThreshold": 1,
-                // Longer than it takes to write the file, on a machine with other work too.
-                "initialDelaySeconds": 2,
             });
+            main["livenessProbe"] = probe.clone();
+            // Until it has written its file, however long that takes.
+            main["startupProbe"] = probe;
+            main["startupProbe"]["failureThreshold"] = json!(60);
             json!({"containers": [main]})
         },
         from_ready: true,
@@ -285,19 +290,32 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// The last boundary that the agent of this scene has come to.
+    fn passed(&self, scene: &Scene) -> Option<u64> {
+        let log = self.place.node.whole_log();
+        let passed = log[scene.log..].lines().filter_map(|line| {
+            let (_, after) = line.split_once("boundary ")?;
+            after.split_once(':')?.0.parse::<u64>().ok()
+        });
+        passed.max()
+    }
+
     /// The story without a death: its end, and how many boundaries the agent has come to.
     #[track_caller]
     fn undisturbed(&mut self) -> (Value, u64) {
         let scene = self.begin(NEVER);
         let mut end = self.close(&scene);
         // What is told after the end counts as well; boundaries come in pairs.
-        holds_within(AFTERWARDS, || false);
-        let log = self.place.node.whole_log();
-        let passed = log[scene.log..].lines().filter_map(|line| {
-            let (_, after) = line.split_once("boundary ")?;
-            after.split_once(':')?.0.parse::<u64>().ok()
+        let mut seen = (self.passed(&scene), Instant::now());
+        holds_within(AFTERWARDS, || {
+            thread::park_timeout(LOOK_EVERY);
+            let passed = self.passed(&scene);
+            if passed != seen.0 {
+                seen = (passed, Instant::now());
+            }
+            seen.1.elapsed() > QUIET
         });
-        let boundaries = passed.max().map_or(0, |last| (last / 2 + 1) * 2);
+        let boundaries = self.passed(&scene).map_or(0, |last| (last / 2 + 1) * 2);
         assert!(boundaries > 0, "the agent told of no boundary:\n{}", self.place.node.log());
         self.clear(&scene);
         if !end.is_null() {

@@ -1,11 +1,14 @@
 //! Calls to the container runtime go wrong, and the node comes to what it was asked for.
 
+use copepod_tests::cluster::node::condition;
 use copepod_tests::cluster::{Build, Node, NodeOptions};
 use copepod_tests::cri_faults::{Fault, Proxy, random};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tonic::Code;
 
 use crate::place::{Place, container, ready};
+use crate::resize::{resize, resources, wait_resized};
 use crate::runtimes::{CLASS, wasm_class};
 use crate::survive::Chance;
 use crate::{SOON, World};
@@ -21,8 +24,8 @@ const WAITS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 const LONG: Duration = Duration::from_secs(180);
 
 /// A node that finds its containerd behind a proxy.
-fn behind<'a>(world: &'a World) -> (Place<'a>, Proxy) {
-    let options = NodeOptions { containerd: Some(Build::Usual), ..NodeOptions::default() };
+fn behind<'a>(world: &'a World, build: Build) -> (Place<'a>, Proxy) {
+    let options = NodeOptions { containerd: Some(build), ..NodeOptions::default() };
     let mut node = Node::prepare(world.plane, options);
     let upstream = node.containerd().socket();
     // Beside it: what is left in the node's own directory is a leak.
@@ -58,7 +61,7 @@ fn pod(place: &Place<'_>, number: usize) -> Value {
 pub(crate) fn lost_delayed_and_doubled_answers_end_well(world: &World) {
     wasm_class(world);
     let mut chance = Chance::new("calls of CRI that go wrong");
-    let (place, proxy) = behind(world);
+    let (place, proxy) = behind(world, Build::Usual);
     let seed = chance.below(u64::from(u32::MAX));
     proxy.plan(random(seed, PER_MILLE));
     for round in 0..ROUNDS {
@@ -114,7 +117,7 @@ fn converges(place: &Place<'_>) {
 const RUNNING: i32 = copepod_cri::ContainerState::ContainerRunning as i32;
 
 pub(crate) fn a_call_that_hangs_holds_up_its_pod_alone(world: &World) {
-    let (place, proxy) = behind(world);
+    let (place, proxy) = behind(world, Build::Usual);
     // The first container to be made is.
     let first = proxy.count("CreateContainer");
     proxy.plan(move |method, n| (method == "CreateContainer" && n == first).then_some(Fault::Hang));
@@ -133,7 +136,7 @@ pub(crate) fn a_call_that_hangs_holds_up_its_pod_alone(world: &World) {
 }
 
 pub(crate) fn a_removal_whose_answer_is_lost_leaves_no_link_to_a_log(world: &World) {
-    let (place, proxy) = behind(world);
+    let (place, proxy) = behind(world, Build::Usual);
     // While one runs the runtime is looked at each second: the lost one is forgotten before the agent
     // goes on with its removal, in its next round.
     for name in ["stays", "goes"] {
@@ -153,4 +156,42 @@ pub(crate) fn a_removal_whose_answer_is_lost_leaves_no_link_to_a_log(world: &Wor
     place.node.wait(LONG, "nothing is left", || cri.sandboxes().is_empty().then_some(()));
     // Links, too, are looked for.
     place.finish();
+}
+
+pub(crate) fn a_runtime_hears_of_a_resize_first_and_may_refuse_it(world: &World) {
+    const TOLD: &str = "UpdatePodSandboxResources";
+    const DONE: &str = "UpdateContainerResources";
+    for build in [Build::Usual, Build::Second] {
+        let (place, proxy) = behind(world, build);
+        let (small, large) = (resources(200, 64), resources(400, 128));
+        let mut pod = place.shell("one", WAITS);
+        pod["spec"]["containers"][0]["resources"] = small.clone();
+        place.create(&pod);
+        place.wait_ready("one");
+        proxy.plan(|method, _| (method == TOLD).then_some(Fault::Refuse(Code::Internal)));
+        resize(&place, "one", &large);
+        let refused = place.wait_pod("one", "it is refused", |pod| {
+            condition(pod, "PodResizeInProgress").is_some_and(|one| one["reason"] == "Error")
+        });
+        let shown = condition(&refused, "PodResizeInProgress").expect("it is there");
+        let message = shown["message"].as_str().unwrap_or_default();
+        let start = "failed to notify runtime for UpdatePodSandboxResources (resource=memory); \
+                     resize rejected: updatePodSandboxResources failed for sanboxID \"";
+        assert!(message.starts_with(start), "{message}");
+        assert!(message.contains("rpc error: code = Internal desc = "), "{message}");
+        assert_eq!(container(&refused, "main")["resources"]["limits"]["memory"], "64Mi");
+        assert_eq!(proxy.count(DONE), 0, "nothing is done before");
+        proxy.calm();
+        wait_resized(&place, "one", &large);
+        let calls = proxy.calls();
+        let at = |name: &str| calls.iter().rposition(|(method, _)| method == name);
+        assert!(at(TOLD) < at(DONE), "{calls:?}");
+        resize(&place, "one", &small);
+        let after = wait_resized(&place, "one", &small);
+        assert_eq!(container(&after, "main")["restartCount"], 0);
+        let calls = proxy.calls();
+        let at = |name: &str| calls.iter().rposition(|(method, _)| method == name);
+        assert!(at(TOLD) > at(DONE), "{calls:?}");
+        place.finish();
+    }
 }

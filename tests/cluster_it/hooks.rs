@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use copepod_tests::wait_until;
 use serde_json::{Value, json};
 
 use crate::place::{Shared, container, ready};
@@ -15,6 +16,8 @@ use crate::{SOON, World};
 
 /// A grace that no test waits for.
 const LONG: Duration = Duration::from_secs(40);
+/// For a pod's hook to ask: its start and the ends of others come before.
+const COMES: Duration = Duration::from_secs(600);
 
 fn hooks(hooks: Value) -> Value {
     json!({"lifecycle": hooks})
@@ -65,6 +68,7 @@ pub(crate) fn a_hook_after_the_start_is_waited_for(world: &World) {
         more["livenessProbe"] = read;
         more["livenessProbe"]["failureThreshold"] = json!(1);
         more["livenessProbe"]["periodSeconds"] = json!(1);
+        more["livenessProbe"]["timeoutSeconds"] = json!(30);
         more["readinessProbe"] = more["livenessProbe"].clone();
         place.create(&kind.waiting(&place, "begins", more))
     };
@@ -163,6 +167,20 @@ pub(crate) fn a_hook_before_the_stop_is_done_within_the_grace(world: &World) {
     place.leave();
 }
 
+/// The next who connects, and who then says something.
+fn accepted(server: &TcpListener) -> TcpStream {
+    server.set_nonblocking(true).expect("is set");
+    let mut next = None;
+    wait_until(COMES, "somebody asks", || {
+        next = server.accept().ok();
+        next.is_some()
+    });
+    let (stream, _) = next.expect("it was waited for");
+    stream.set_nonblocking(false).expect("is set");
+    stream.set_read_timeout(Some(SOON)).expect("is set");
+    stream
+}
+
 pub(crate) fn a_hook_by_http_is_asked_and_one_that_fails_stops_nothing(world: &World) {
     let place = Shared::shared(world);
     wasm_class(world);
@@ -171,7 +189,7 @@ pub(crate) fn a_hook_by_http_is_asked_and_one_that_fails_stops_nothing(world: &W
     // One request for each kind; any answer will do.
     let heard = thread::spawn(move || {
         let answer = |_: Kind| {
-            let (mut stream, _) = server.accept().expect("accepts");
+            let mut stream = accepted(&server);
             let mut head = [0; 4096];
             let read = stream.read(&mut head).expect("reads");
             stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").expect("writes");
@@ -199,6 +217,7 @@ pub(crate) fn a_hook_by_http_is_asked_and_one_that_fails_stops_nothing(world: &W
         place.node.wait(SOON, "the failure is told", || failed(&bad).then_some(()));
         assert!(!failed(&pod), "{:#?}", events(&place, &pod));
     }
+    wait_until(SOON, "each is asked for", || heard.is_finished());
     for head in heard.join().expect("answers") {
         assert!(head.starts_with("GET /bye?now HTTP/1.1\r\n"), "{head}");
         assert!(head.contains("User-Agent: kube-lifecycle/1.36\r\n"), "{head}");

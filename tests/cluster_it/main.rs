@@ -20,9 +20,11 @@ mod reboot;
 mod refusals;
 mod resize;
 mod resources;
+mod room;
 mod runtimes;
 mod smoke;
 mod static_pods;
+mod statuses;
 mod streams;
 mod survive;
 mod users;
@@ -152,6 +154,7 @@ const TESTS: &[Test] = &tests![
     faults::lost_delayed_and_doubled_answers_end_well,
     faults::a_call_that_hangs_holds_up_its_pod_alone,
     faults::a_removal_whose_answer_is_lost_leaves_no_link_to_a_log,
+    faults::a_runtime_hears_of_a_resize_first_and_may_refuse_it,
     probes::a_liveness_probe_that_fails_restarts_its_container,
     probes::readiness_follows_its_probe,
     probes::a_startup_probe_holds_the_others,
@@ -197,6 +200,9 @@ const TESTS: &[Test] = &tests![
     resize::a_resize_waits_for_room_and_what_never_fits_is_refused,
     resize::a_container_that_asks_for_it_is_restarted,
     resize::an_agent_that_is_killed_in_the_middle_goes_on,
+    room::a_pod_that_has_ended_takes_none,
+    room::a_resize_waits_for_what_another_has_not_given_back,
+    room::a_static_pods_resize_makes_room_once,
     refusals::a_kubeconfig_of_another_node_makes_no_node,
     refusals::a_cluster_of_another_authority_is_not_believed,
     refusals::an_expired_certificate_makes_no_node,

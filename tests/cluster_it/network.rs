@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use copepod_tests::cluster::free_port;
 use copepod_tests::cluster::node::condition;
@@ -19,7 +18,7 @@ const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=fals
 
 /// The body of `GET http://ADDRESS/PATH`, once it is answered with 200.
 fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&address, SOON).ok()?;
     stream.set_read_timeout(Some(SOON)).ok()?;
     // 1.0 has no chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").ok()?;

@@ -1,8 +1,7 @@
 //! Probes of both kinds of containers, and what a user reads of them.
 
 use std::fs;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use copepod_tests::cluster::images::BUSYBOX;
 use copepod_tests::cluster::metrics::Metrics;
@@ -173,6 +172,7 @@ pub(crate) fn a_liveness_probe_that_fails_restarts_its_container(world: &World) 
         let exec = json!({"exec": {"command": kind.command(Act::Read("/state/alive"))}});
         let mut probe = exec;
         probe["periodSeconds"] = json!(1);
+        probe["timeoutSeconds"] = json!(30);
         probe["failureThreshold"] = json!(2);
         place.create(&kind.waiting(&place, "dies", json!({"livenessProbe": probe})))
     };
@@ -238,11 +238,15 @@ pub(crate) fn a_startup_probe_holds_the_others(world: &World) {
     let make = |kind: Kind| {
         let exec = |act: Act| json!({"command": kind.command(act)});
         let read = |file: &'static str| exec(Act::Read(file));
-        let more = json!({
-            "startupProbe": {"exec": read("/state/up"), "periodSeconds": 1, "failureThreshold": 60},
-            "livenessProbe": {"exec": read("/state/alive"), "periodSeconds": 1, "failureThreshold": 1},
-            "readinessProbe": {"tcpSocket": {"port": 9}, "periodSeconds": 1},
+        let mut more = json!({
+            "startupProbe": {"exec": read("/state/up"), "failureThreshold": 60},
+            "livenessProbe": {"exec": read("/state/alive"), "failureThreshold": 1},
+            "readinessProbe": {"tcpSocket": {"port": 9}},
         });
+        for probe in more.as_object_mut().into_iter().flatten().map(|(_, probe)| probe) {
+            probe["periodSeconds"] = json!(1);
+            probe["timeoutSeconds"] = json!(30);
+        }
         place.create(&kind.waiting(&place, "slow", more))
     };
     for (kind, pod) in KINDS.map(|kind| (kind, make(kind))) {
@@ -349,8 +353,10 @@ pub(crate) fn each_handler_says_what_is_wrong(world: &World) {
     place.leave();
 }
 
-/// How far the first restart that waits does: the one before it starts the count.
+/// Which restart is the first that waits.
 const WAITS: u64 = 3;
+/// For that one to have begun.
+const LONG: Duration = Duration::from_secs(180);
 /// Its back-off (upstream: `backOffPeriod`), less what times of whole seconds lose.
 const BACK_OFF: Duration = Duration::from_secs(9);
 
@@ -374,45 +380,48 @@ pub(crate) fn a_liveness_kill_under_load_loses_no_line_and_its_restart_waits(wor
         kind.finished(&mut pod, json!({"livenessProbe": probe}));
         place.create(&pod)
     };
-    let all: Vec<Value> = (0..3).flat_map(|n| KINDS.map(|kind| (kind, n))).map(make).collect();
-    let is_third = |pod: &Value| {
-        let main = container(pod, "main");
-        restarts(pod) == WAITS && main["state"]["running"].is_object()
-    };
-    let third = |pod| wait(&place, pod, "it was started for the third time", is_third);
-    // Beside each other: none of them is so for long.
-    let all: Vec<Value> = thread::scope(|scope| {
-        let all: Vec<_> = all.iter().map(|pod| scope.spawn(|| third(pod))).collect();
-        all.into_iter().map(|one| one.join().expect("it was")).collect()
-    });
-    for now in &all {
-        let main = container(now, "main");
-        let time =
-            |value: &Value| value.as_str().expect("a time").parse::<Timestamp>().expect("RFC 3339");
-        let ended = time(&main["lastState"]["terminated"]["finishedAt"]);
-        let waited = time(&main["state"]["running"]["startedAt"]).duration_since(ended);
-        let waited = Duration::try_from(waited).expect("it started after the end");
-        assert!(waited >= BACK_OFF, "{waited:?}: {now}");
-        // What it said until it was stopped is all there, to the last whole line.
-        let text = |name: &Value| name.as_str().expect("a name").to_owned();
-        let meta = &now["metadata"];
-        let folder =
-            format!("{}_{}_{}", text(&meta["namespace"]), text(&meta["name"]), text(&meta["uid"]));
-        let file = place.node.logs().join(folder).join(format!("main/{}.log", WAITS - 1));
-        let log = fs::read_to_string(&file).expect("the log of the one before");
-        let said: Vec<&str> = log
-            .lines()
-            .filter_map(|line| line.split_once(" stdout F "))
-            .map(|(_, said)| said)
-            .collect();
-        assert_eq!(said.len(), log.lines().count(), "whole lines alone: {file:?}");
-        let counted = said.iter().filter_map(|said| said.strip_prefix("count "));
-        let counted: Vec<u64> = counted.map(|n| n.parse().expect("a number")).collect();
-        assert!(!counted.is_empty(), "it did not talk: {file:?}");
-        assert!(
-            counted.iter().copied().eq(1..=counted.len() as u64),
-            "lines are missing: {file:?}"
-        );
+    let mut watch = place.api().watch("pods", &place.namespace);
+    let all = (0..3).flat_map(|n| KINDS.map(|kind| (kind, n)));
+    let mut left: Vec<Value> = all.map(|one| make(one)["metadata"]["name"].clone()).collect();
+    let end = Instant::now() + LONG;
+    // It runs for a few seconds: whoever looks now and then may miss it, and its files go with it.
+    while !left.is_empty() {
+        let change = watch.next(end.saturating_duration_since(Instant::now()));
+        let (_, now, _) = change.unwrap_or_else(|| panic!("no restart that waits: {left:?}"));
+        let runs = container(&now, "main")["state"]["running"].is_object();
+        if restarts(&now) == WAITS && runs && left.contains(&now["metadata"]["name"]) {
+            left.retain(|name| *name != now["metadata"]["name"]);
+            waited_and_said_all(&place, &now);
+        }
     }
     place.leave();
+}
+
+/// A pod whose container runs again after a wait: for how long, and what it said before.
+#[track_caller]
+fn waited_and_said_all(place: &Shared<'_>, now: &Value) {
+    let main = container(now, "main");
+    let time =
+        |value: &Value| value.as_str().expect("a time").parse::<Timestamp>().expect("RFC 3339");
+    let ended = time(&main["lastState"]["terminated"]["finishedAt"]);
+    let waited = time(&main["state"]["running"]["startedAt"]).duration_since(ended);
+    let waited = Duration::try_from(waited).expect("it started after the end");
+    assert!(waited >= BACK_OFF, "{waited:?}: {now}");
+    // What it said until it was stopped is all there, to the last whole line.
+    let text = |name: &Value| name.as_str().expect("a name").to_owned();
+    let meta = &now["metadata"];
+    let folder =
+        format!("{}_{}_{}", text(&meta["namespace"]), text(&meta["name"]), text(&meta["uid"]));
+    let file = place.node.logs().join(folder).join(format!("main/{}.log", WAITS - 1));
+    let log = fs::read_to_string(&file).expect("the log of the one before");
+    let said: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.split_once(" stdout F "))
+        .map(|(_, said)| said)
+        .collect();
+    assert_eq!(said.len(), log.lines().count(), "whole lines alone: {file:?}");
+    let counted = said.iter().filter_map(|said| said.strip_prefix("count "));
+    let counted: Vec<u64> = counted.map(|n| n.parse().expect("a number")).collect();
+    assert!(!counted.is_empty(), "it did not talk: {file:?}");
+    assert!(counted.iter().copied().eq(1..=counted.len() as u64), "lines are missing: {file:?}");
 }

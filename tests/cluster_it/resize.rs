@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use copepod_tests::cluster::node::condition;
 use copepod_tests::cluster::{Build, leaks};
-use copepod_tests::holds_within;
+use copepod_tests::let_pass;
 use serde_json::{Value, json};
 
 use crate::place::{Place, container};
@@ -38,7 +38,7 @@ fn create_both(place: &Place, resources: &Value, more: &Value) {
 }
 
 /// The same amounts as requests and limits, the requests of cpu half of them.
-fn resources(milli: u32, mebi: u32) -> Value {
+pub(crate) fn resources(milli: u32, mebi: u32) -> Value {
     json!({
         "requests": {"cpu": format!("{}m", milli / 2), "memory": format!("{mebi}Mi")},
         "limits": {"cpu": format!("{milli}m"), "memory": format!("{mebi}Mi")},
@@ -53,7 +53,7 @@ fn ask(place: &Place, name: &str, resources: &Value) -> (u16, Value) {
 }
 
 #[track_caller]
-fn resize(place: &Place, name: &str, resources: &Value) {
+pub(crate) fn resize(place: &Place, name: &str, resources: &Value) {
     let (code, said) = ask(place, name, resources);
     assert_eq!(code, 200, "{said}");
 }
@@ -64,7 +64,7 @@ fn is_resizing(pod: &Value) -> bool {
 
 /// Waits until the pod has these resources and says so.
 #[track_caller]
-fn wait_resized(place: &Place, name: &str, resources: &Value) -> Value {
+pub(crate) fn wait_resized(place: &Place, name: &str, resources: &Value) -> Value {
     let is_there = |pod: &Value| {
         let of = container(pod, "main");
         of["resources"] == *resources
@@ -114,7 +114,7 @@ fn assert_kernel(place: &Place, pod: &Value, milli: u32, mebi: u32) {
 
 /// Waits for an event of a pod; its message.
 #[track_caller]
-fn wait_event(place: &Place, name: &str, reason: &str, text: &str) -> String {
+pub(crate) fn wait_event(place: &Place, name: &str, reason: &str, text: &str) -> String {
     place.node.wait(SOON, &format!("an event {reason} of {name}: {text}"), || {
         let events = place.api().list("events", &place.namespace);
         let mut messages = events.iter().filter_map(|event| {
@@ -199,7 +199,7 @@ pub(crate) fn less_memory_than_is_used_is_refused_until_it_is_taken_back(world: 
 }
 
 /// What the node has of cpus, in thousandths.
-fn allocatable(place: &Place) -> u32 {
+pub(crate) fn allocatable(place: &Place) -> u32 {
     let node = place.api().get("nodes", "", place.node.name()).expect("the node");
     let text = node["status"]["allocatable"]["cpu"].as_str().expect("a string").to_owned();
     match text.strip_suffix('m') {
@@ -303,8 +303,8 @@ pub(crate) fn an_agent_that_is_killed_in_the_middle_goes_on(world: &World) {
             resize(&place, name, &wanted);
         }
         if !away {
-            // From before it has heard of it to after it is done.
-            holds_within(Duration::from_millis(15 * round as u64 * round as u64), || false);
+            let time = Duration::from_millis(15 * round as u64 * round as u64);
+            let_pass(time, "from before it has heard of it to after it is done");
             place.node.kill9();
         }
         place.node.run();

@@ -9,9 +9,10 @@ use std::time::Duration;
 use copepod_tests::cluster::images::BUSYBOX;
 use copepod_tests::cluster::{Build, Node, leaks};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::place::{Place, container, ready};
+use crate::statuses::{differences, shape};
 use crate::survive::sandboxes;
 use crate::{SOON, World};
 
@@ -54,6 +55,8 @@ impl Kind {
 enum Act {
     /// Says so and ends with this code after so many milliseconds.
     Exit(u8, u32),
+    /// Ends with this code once there is a file `/out/go`.
+    Await(u8),
     /// Goes on until it is told to end.
     Wait,
     /// Writes a termination message and ends well.
@@ -83,6 +86,12 @@ impl Column<'_> {
             }
             (Kind::Ordinary, Act::Exit(code, ms)) => {
                 shell(&format!("usleep {ms}000; echo exit {code}; exit {code}"), &[])
+            }
+            (Kind::Wasm, Act::Await(code)) => {
+                wasm("actor", &["await", "/out/go", "--", "exit", &code.to_string()])
+            }
+            (Kind::Ordinary, Act::Await(code)) => {
+                shell(&format!("until [ -e /out/go ]; do usleep 10000; done; exit {code}"), &[])
             }
             (Kind::Wasm, Act::Wait) => wasm("cat", &["wait"]),
             (Kind::Ordinary, Act::Wait) => {
@@ -297,70 +306,6 @@ pub(crate) fn kill(pid: u32) {
     kill_process(pid, Signal::KILL).expect("it lives");
 }
 
-/// A pod's status without what differs from pod to pod and between the runtimes: names, ids,
-/// images, times, the user that only CRI tells.
-pub(crate) fn shape(pod: &Value) -> Value {
-    let meta = |field: &str| pod["metadata"][field].as_str().expect("a string");
-    let mut status = pod["status"].clone();
-    for list in ["containerStatuses", "initContainerStatuses"] {
-        for one in status[list].as_array_mut().into_iter().flatten() {
-            let has_id = one["containerID"].as_str().map(|id| id.contains("://"));
-            one["containerID"] = json!(has_id);
-            // The API server gives each pod's own a name of its own.
-            for mount in one["volumeMounts"].as_array_mut().into_iter().flatten() {
-                let name = mount["name"].as_str().and_then(|name| name.split("-access-").next());
-                mount["name"] = json!(name);
-            }
-        }
-    }
-    without(
-        &mut status,
-        &[
-            "podIP",
-            "podIPs",
-            "hostIP",
-            "hostIPs",
-            "startTime",
-            "lastTransitionTime",
-            "lastProbeTime",
-            "startedAt",
-            "finishedAt",
-            "image",
-            "imageID",
-            "user",
-        ],
-    );
-    // An ended container's own id is also in its state.
-    let text = status.to_string();
-    let text = text.replace(meta("name"), "NAME").replace(meta("uid"), "UID");
-    let mut status: Value = serde_json::from_str(&text).expect("still JSON");
-    ids(&mut status);
-    status
-}
-
-/// Takes these fields out, wherever they are.
-fn without(value: &mut Value, fields: &[&str]) {
-    match value {
-        Value::Object(object) => {
-            object.retain(|name, _| !fields.contains(&name.as_str()));
-            object.values_mut().for_each(|value| without(value, fields));
-        }
-        Value::Array(all) => all.iter_mut().for_each(|value| without(value, fields)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// Makes each container id `ID`, however its runtime is named.
-fn ids(value: &mut Value) {
-    let scheme = |text: &str| text.starts_with("wasm://") || text.starts_with("containerd://");
-    match value {
-        Value::Object(object) => object.values_mut().for_each(ids),
-        Value::Array(all) => all.iter_mut().for_each(ids),
-        Value::String(text) if scheme(text) => *value = json!("ID"),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
 pub(crate) fn both_give_the_same_statuses(world: &World) {
     table(world, Build::Usual);
 }
@@ -403,28 +348,6 @@ fn table(world: &World, build: Build) {
     place.finish();
 }
 
-/// What differs, a line each.
-pub(crate) fn differences(at: &str, one: &Value, other: &Value) -> String {
-    match (one, other) {
-        (one, other) if one == other => String::new(),
-        (Value::Object(one), Value::Object(other)) => {
-            let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-            let get = |object: &Map<String, Value>, name: &String| {
-                object.get(name).cloned().unwrap_or(Value::Null)
-            };
-            let lines = names.into_iter().map(|name| {
-                differences(&format!("{at}.{name}"), &get(one, name), &get(other, name))
-            });
-            lines.collect()
-        }
-        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
-            let pairs = one.iter().zip(other).enumerate();
-            pairs.map(|(n, (one, other))| differences(&format!("{at}[{n}]"), one, other)).collect()
-        }
-        (one, other) => format!("  {at}: {one} | {other}\n"),
-    }
-}
-
 fn columns<'a>(place: &'a Place<'a>) -> [Column<'a>; 2] {
     [Kind::Wasm, Kind::Ordinary].map(|kind| Column { place, kind })
 }
@@ -444,7 +367,16 @@ fn adopted(place: &mut Place<'_>) {
     };
     let before =
         run(|column| column.pod("stays", "Always", &[Act::Exit(0, 0)], &[Act::Wait, Act::Wait]));
-    let ending = run(|column| column.pod("ends", "Never", &[], &[Act::Exit(7, 8000)]));
+    let out = place.node.file("out");
+    fs::create_dir(&out).expect("made");
+    let ending = run(|column| {
+        let mut pod = column.pod("ends", "Never", &[], &[Act::Await(7)]);
+        let path = column.place.node.file("out");
+        pod["spec"]["volumes"] = json!([{"name": "out", "hostPath": {"path": path}}]);
+        let mounts = json!([{"name": "out", "mountPath": "/out"}]);
+        pod["spec"]["containers"][0]["volumeMounts"] = mounts;
+        pod
+    });
     let process = |pods: &[Value; 2], place: &Place<'_>| {
         [processes(&place.node, &pods[0]), processes(&place.node, &pods[1])]
     };
@@ -452,6 +384,7 @@ fn adopted(place: &mut Place<'_>) {
     assert_eq!(were.clone().map(|all| all.len()), [2, 2]);
 
     place.node.kill9();
+    fs::write(out.join("go"), "").expect("written");
     place.node.wait(SOON, "two end while nobody looks", || {
         process(&ending, place).iter().all(Vec::is_empty).then_some(())
     });

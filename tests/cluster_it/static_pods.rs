@@ -37,7 +37,7 @@ fn manifest(place: &Place<'_>, name: &str, container: Value) -> Value {
     })
 }
 
-fn hello(place: &Place<'_>, name: &str, every: &str) -> Value {
+pub(crate) fn hello(place: &Place<'_>, name: &str, every: &str) -> Value {
     let image = place.world.image("hello");
     manifest(place, name, json!({"image": image, "args": ["--every", every]}))
 }
@@ -49,7 +49,7 @@ fn file(node: &Node<'_>, name: &str) -> PathBuf {
 }
 
 /// Puts a file in its place as a whole.
-fn put(node: &Node<'_>, name: &str, text: impl AsRef<[u8]>) {
+pub(crate) fn put(node: &Node<'_>, name: &str, text: impl AsRef<[u8]>) {
     let hidden = file(node, &format!(".{name}"));
     fs::write(&hidden, text).expect("written");
     fs::rename(hidden, file(node, name)).expect("moved");
@@ -60,7 +60,7 @@ fn remove(node: &Node<'_>, name: &str) {
 }
 
 /// The name of its mirror.
-fn shown(place: &Place<'_>, name: &str) -> String {
+pub(crate) fn shown(place: &Place<'_>, name: &str) -> String {
     format!("{name}-{}", place.node.name())
 }
 
@@ -107,7 +107,7 @@ fn folder(place: &Place<'_>, name: &str) -> String {
 
 /// Takes all files away and ends the place.
 #[track_caller]
-fn finish(place: Place<'_>) {
+pub(crate) fn finish(place: Place<'_>) {
     fs::remove_dir_all(place.node.file("manifests")).expect("removed");
     place.wait_none(SOON);
     place.finish();
@@ -242,6 +242,7 @@ pub(crate) fn an_ordinary_static_pod_lives_as_its_file_says(world: &World) {
     let name = shown(&place, "shell");
     let first = place.wait_ready(&name);
     assert_eq!(place.told(&["exec", &name, "--", "sh", "-c", "echo $V"]), "one\n");
+    place.wait_line(&name, "begun one\n");
     assert_eq!(place.told(&["logs", &name]), "begun one\n");
     place.told(&["delete", "pod", &name, "--wait=false"]);
     let second = another(&place, "shell", &first);
@@ -255,6 +256,7 @@ pub(crate) fn an_ordinary_static_pod_lives_as_its_file_says(world: &World) {
     put(&place.node, "shell.yaml", with(&place, "three"));
     let third = another(&place, "shell", &second);
     assert_eq!(container(&second, "main"), container(&first, "main"));
+    place.wait_line(&name, "begun three\n");
     assert_eq!(place.told(&["logs", &name]), "begun three\n");
     assert_eq!(third["spec"]["containers"][0]["env"][0]["value"], "three");
     let folders = fs::read_dir(place.node.logs()).expect("read").flatten().count();
@@ -318,11 +320,21 @@ pub(crate) fn one_that_waits_for_room_may_change_or_go(world: &World) {
     finish(place);
 }
 
+/// The manifest of a pod whose container runs once.
+fn once(place: &Place<'_>, name: &str) -> String {
+    let mut manifest = hello(place, name, "100");
+    manifest["spec"]["restartPolicy"] = json!("Never");
+    manifest.to_string()
+}
+
 pub(crate) fn static_pods_need_no_api_server(_: &World) {
     let world = World::with(ControlPlane::start(&Options::default()));
     let mut place = place_of_files(&world, None);
     put(&place.node, "goes.yaml", hello(&place, "goes", "100").to_string());
     place.wait_ready(&shown(&place, "goes"));
+    let returns = once(&place, "returns");
+    put(&place.node, "returns.yaml", &returns);
+    place.wait_ready(&shown(&place, "returns"));
     place.create(&place.pod("ordinary", "hello", &["--every", "100"]));
     let ordinary = place.wait_ready("ordinary");
     let goes = folder(&place, "goes");
@@ -330,6 +342,8 @@ pub(crate) fn static_pods_need_no_api_server(_: &World) {
     world.plane.stop_api_server();
     put(&place.node, "comes.yaml", hello(&place, "comes", "100").to_string());
     let comes = folder(&place, "comes");
+    let first_life = folder(&place, "returns");
+    remove(&place.node, "returns.yaml");
     let crashes = place.world.image("exit");
     let crashes =
         manifest(&place, "crashes", json!({"image": crashes, "args": ["3", "--after", "500"]}));
@@ -346,6 +360,12 @@ pub(crate) fn static_pods_need_no_api_server(_: &World) {
         (!sandboxes(&place.node).contains_key(&goes)).then_some(())
     });
     remove(&place.node, "crashes.yaml");
+    // Away and back: it has another life, whatever its mirror shows of the first.
+    place.world.plane.wait(SOON, "nothing of it is left", log, || {
+        (!place.node.logs().join(&first_life).exists()).then_some(())
+    });
+    put(&place.node, "returns.yaml", &returns);
+    assert_eq!(folder(&place, "returns"), first_life, "the same pod");
     let processes = sandboxes(&place.node)[&comes].clone();
 
     // An agent that finds no API server runs them, and only them.
@@ -361,7 +381,7 @@ pub(crate) fn static_pods_need_no_api_server(_: &World) {
 
     world.plane.start_api_server();
     place.node.wait_ready(2 * SOON);
-    for name in ["comes", "later"] {
+    for name in ["comes", "later", "returns"] {
         let mirror = place.wait_ready(&shown(&place, name));
         assert_eq!(container(&mirror, "main")["restartCount"], 0, "{name}");
         unbroken(name, &counted(&place.node, &of_logs(&mirror)));

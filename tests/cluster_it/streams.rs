@@ -1,11 +1,12 @@
-//! kubectl's exec, attach and port-forward, of an older release (SPDY) and of the API server's own
-//! (WebSocket), and logs that many follow.
+//! kubectl's exec, attach and port-forward by WebSocket and by SPDY, which is all that an older one
+//! knows, and logs that many follow.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,14 +16,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::place::{Place, Shared};
+use crate::verbs::{SPDY, old_kubectl};
 use crate::{SOON, World};
 
 /// Each way, in one test.
 const MUCH: usize = 100 << 20;
 /// Followers of one log.
 const FOLLOWERS: usize = 200;
-/// The kubectl of Debian, if there is one.
-const OLD: &str = "/usr/bin/kubectl";
 
 /// One kubectl for one namespace.
 struct Cli<'a> {
@@ -30,21 +30,16 @@ struct Cli<'a> {
     namespace: String,
     program: PathBuf,
     first: &'static [&'static str],
+    spdy: bool,
 }
 
-/// Those that there are.
+/// The API server's own, and an older one.
 fn kubectls<'a, 'n, N: Deref<Target = Node<'n>>>(place: &Place<'a, N>) -> Vec<Cli<'a>> {
-    let cli = |program, first| {
+    let cli = |(program, first), spdy| {
         let namespace = place.namespace.clone();
-        Cli { world: place.world, namespace, program, first }
+        Cli { world: place.world, namespace, program, first, spdy }
     };
-    let mut all = vec![cli(kubernetes(), &["kubectl"])];
-    if PathBuf::from(OLD).exists() {
-        all.push(cli(OLD.into(), &[]));
-    } else {
-        println!("no {OLD}: not tried with an older kubectl");
-    }
-    all
+    vec![cli((kubernetes(), &["kubectl"]), false), cli(old_kubectl(), true)]
 }
 
 impl Cli<'_> {
@@ -52,11 +47,8 @@ impl Cli<'_> {
     fn start(&self, args: &[&str]) -> Kubectl {
         let args = [self.first, &["-n", &self.namespace], args].concat();
         let mut command = self.world.plane.as_admin(&self.program, &args);
-        if self.first.is_empty() {
-            // As those did that knew nothing else.
-            for name in ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"] {
-                command.env(name, "false");
-            }
+        if self.spdy {
+            command.envs(SPDY);
         }
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Kubectl(pipes.spawn().expect("starts"))
@@ -76,13 +68,18 @@ impl Cli<'_> {
         let words = [&[&*program], self.first, &["-n", &self.namespace], args].concat();
         let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
         let args = ["-qec", &words.join(" "), "/dev/null"];
-        let output = Run::spawn(self.world.plane.as_admin(Path::new("script"), &args)).output(SOON);
+        let mut command = self.world.plane.as_admin(Path::new("script"), &args);
+        if self.spdy {
+            command.envs(SPDY);
+        }
+        let output = Run::spawn(command).output(SOON);
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn name(&self) -> String {
-        self.program.display().to_string()
+        let how = if self.spdy { "SPDY" } else { "WebSocket" };
+        format!("{} ({how})", self.program.display())
     }
 
     /// Attaches to a `cat`, tells it a line and hears it back.
@@ -93,7 +90,10 @@ impl Cli<'_> {
         let mut stdout = attached.0.stdout.take().expect("a pipe");
         stdin.write_all(line.as_bytes()).expect("is sent");
         let mut back = vec![0; line.len()];
-        stdout.read_exact(&mut back).expect("comes back");
+        let back = in_time(move || {
+            stdout.read_exact(&mut back).expect("comes back");
+            back
+        });
         assert_eq!(String::from_utf8_lossy(&back), line, "{}", self.name());
     }
 
@@ -101,12 +101,23 @@ impl Cli<'_> {
     #[track_caller]
     fn forward(&self, pod: &str, port: &str) -> (Kubectl, SocketAddr) {
         let mut one = self.start(&["port-forward", pod, &format!(":{port}")]);
-        let line = until(one.0.stdout.as_mut().expect("a pipe"), "\n");
+        // The pipe stays open: it writes on.
+        let mut stdout = one.0.stdout.take().expect("a pipe");
+        let (line, stdout) = in_time(move || (until(&mut stdout, "\n"), stdout));
+        one.0.stdout = Some(stdout);
         let local = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
         let local = local.and_then(|port| port.parse().ok());
         let local = local.unwrap_or_else(|| panic!("{}: {line:?}", self.name()));
         (one, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), local))
     }
+}
+
+/// What reads from a program that may say nothing: by a thread of its own, which ends with the program.
+#[track_caller]
+fn in_time<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> T {
+    let (told, heard) = mpsc::channel();
+    thread::spawn(move || told.send(read()));
+    heard.recv_timeout(SOON).expect("it says something")
 }
 
 /// What comes, until it has the text or its end.
@@ -137,6 +148,10 @@ impl Kubectl {
             ended = self.0.try_wait().expect("is asked");
             ended.is_some()
         });
+        if !has {
+            // Else whoever reads what it says would wait for ever.
+            let _ = self.0.kill();
+        }
         assert!(has, "kubectl did not end within {within:?}");
         ended.expect("it has")
     }
@@ -217,9 +232,8 @@ pub(crate) fn an_attached_client_hears_and_is_read(world: &World) {
         let name = kubectl.name();
         // Output from now on, of one that reads nothing.
         let mut heard = kubectl.start(&["attach", "hello"]);
-        let mut bytes = [0; 64];
         let mut stdout = heard.0.stdout.take().expect("a pipe");
-        assert!(stdout.read(&mut bytes).expect("reads") > 0, "{name}");
+        assert!(in_time(move || stdout.read(&mut [0; 64]).expect("reads")) > 0, "{name}");
         drop(heard);
         kubectl.told("cat", "one\n");
     }
@@ -244,6 +258,7 @@ pub(crate) fn an_attached_client_hears_and_is_read(world: &World) {
 fn ask(at: SocketAddr, request: &[u8]) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(at).expect("connects");
     stream.set_read_timeout(Some(2 * SOON)).expect("is set");
+    stream.set_write_timeout(Some(2 * SOON)).expect("is set");
     let mut answer = Vec::new();
     let mut writer = stream.try_clone().expect("shares");
     thread::scope(|scope| {
@@ -278,11 +293,13 @@ pub(crate) fn a_port_is_forwarded_into_the_pods_network(world: &World) {
         // A port that nobody listens on is told of, and the rest goes on or ends with it.
         let (mut none, at) = kubectl.forward("web", "81");
         let mut stream = TcpStream::connect(at).expect("connects");
+        stream.set_read_timeout(Some(SOON)).expect("is set");
         let mut nothing = Vec::new();
         let _ = stream.read_to_end(&mut nothing);
         assert!(nothing.is_empty(), "{name}");
         let expected = "error forwarding port 81 to pod";
-        let said = until(none.0.stderr.as_mut().expect("a pipe"), expected);
+        let mut stderr = none.0.stderr.take().expect("a pipe");
+        let said = in_time(move || until(&mut stderr, expected));
         assert!(said.ends_with(expected), "{name}: {said}");
     }
     place.finish();
@@ -307,6 +324,7 @@ fn much() -> Vec<u8> {
 fn echoed(at: SocketAddr, head: &str, sent: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(at).expect("connects");
     stream.set_read_timeout(Some(2 * SOON)).expect("is set");
+    stream.set_write_timeout(Some(2 * SOON)).expect("is set");
     let mut writer = stream.try_clone().expect("shares");
     let mut answer = Vec::with_capacity(sent.len() + 1024);
     thread::scope(|scope| {

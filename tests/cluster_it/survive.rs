@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use copepod_tests::cluster::Node;
-use copepod_tests::holds_within;
+use copepod_tests::let_pass;
 use serde_json::{Value, json};
 
 use crate::place::{Place, container, ready};
@@ -47,10 +47,9 @@ impl Chance {
         (self.0 >> 11) % end
     }
 
-    /// A fault comes at a moment, which is not waited for by anything else.
+    /// Some time below that.
     fn let_pass(&mut self, milliseconds: u64) {
-        let time = Duration::from_millis(self.below(milliseconds));
-        holds_within(time, || false);
+        let_pass(Duration::from_millis(self.below(milliseconds)), "a fault comes at a moment");
     }
 }
 
@@ -202,8 +201,12 @@ fn settled(place: &Place) {
 
 pub(crate) fn what_happens_while_the_agent_is_away_is_made_good(world: &World) {
     let mut place = Place::new(world);
-    let mut ends = place.pod("ends", "exit", &["7", "--after", "5000"]);
+    let out = place.node.file("out");
+    fs::create_dir(&out).expect("made");
+    let mut ends = place.pod("ends", "actor", &["await", "/out/go", "--", "exit", "7"]);
     ends["spec"]["restartPolicy"] = json!("Never");
+    ends["spec"]["volumes"] = json!([{"name": "out", "hostPath": {"path": out}}]);
+    ends["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "out", "mountPath": "/out"}]);
     place.create(&ends);
     place.create(&place.pod("deleted", "hello", &["--every", "100"]));
     place.create(&place.pod("goes-on", "hello", &["--every", "100"]));
@@ -216,6 +219,7 @@ pub(crate) fn what_happens_while_the_agent_is_away_is_made_good(world: &World) {
     place.create(&place.pod("new", "hello", &["--every", "100"]));
     let uid = |pod: &Value| pod["metadata"]["uid"].as_str().expect("a string").to_owned();
     assert!(sandboxes(&place.node).keys().any(|folder| folder.ends_with(&uid(&deleted))));
+    fs::write(out.join("go"), "").expect("written");
     place.node.wait(SOON, "one guest ends by itself", || {
         (sandboxes(&place.node).len() == 2).then_some(())
     });

@@ -1,4 +1,4 @@
-//! kubectl's verbs on an ordinary pod, by an old kubectl (SPDY) and the new one (WebSocket).
+//! kubectl's verbs on an ordinary pod, by an old kubectl (SPDY) and the API server's own (WebSocket).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,8 +15,21 @@ use crate::SOON;
 use crate::World;
 use crate::place::{Shared, container};
 
-/// An older kubectl, where the machine has one.
+/// The kubectl of the machine, if it has one: an older one.
 const OLD: &str = "/usr/bin/kubectl";
+/// By these a kubectl speaks as those did that knew SPDY alone.
+pub(crate) const SPDY: [(&str, &str); 2] =
+    [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+
+/// A kubectl that can be told to speak SPDY, and its first arguments. `make test-setup` has no older
+/// one to install; without one of the machine it is the API server's own.
+pub(crate) fn old_kubectl() -> (PathBuf, &'static [&'static str]) {
+    match Path::new(OLD).exists() {
+        true => (OLD.into(), &[]),
+        false => (kubernetes(), &["kubectl"]),
+    }
+}
+
 /// More than any window or buffer on the way.
 const COPIED: usize = 3 << 20;
 
@@ -25,6 +38,7 @@ struct Column<'a> {
     place: &'a Shared<'a>,
     program: PathBuf,
     first: &'static [&'static str],
+    env: &'static [(&'static str, &'static str)],
     /// What its pods' names end with.
     name: &'static str,
 }
@@ -39,7 +53,9 @@ impl Column<'_> {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        self.place.world.plane.as_admin(&self.program, &self.words(args))
+        let mut command = self.place.world.plane.as_admin(&self.program, &self.words(args));
+        command.envs(self.env.iter().copied());
+        command
     }
 
     /// To its end, with this input.
@@ -64,8 +80,9 @@ impl Column<'_> {
             .map(|word| format!("'{word}'"))
             .collect();
         let words = quoted.join(" ");
-        let command =
+        let mut command =
             self.place.world.plane.as_admin(Path::new("script"), &["-qec", &words, "/dev/null"]);
+        command.envs(self.env.iter().copied());
         let output = Run::spawn(command).output(SOON);
         assert!(output.status.success(), "{}: {args:?}: {output:?}", self.name);
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -95,6 +112,7 @@ impl Column<'_> {
     #[track_caller]
     fn logs(&self) {
         let serves = self.pod("serves");
+        self.place.wait_line(&serves, "two\n");
         assert_eq!(self.told(&["logs", &serves], b""), "one\ntwo\n");
         assert_eq!(self.told(&["logs", "--tail=1", &serves], b""), "two\n");
         let followed = Run::spawn(self.command(&["logs", "-f", &self.pod("reads")]));
@@ -200,14 +218,11 @@ impl Column<'_> {
 
 pub(crate) fn each_verb_works_with_old_and_new_kubectl(world: &World) {
     let place = Shared::shared(world);
-    let new = Column { place: &place, program: kubernetes(), first: &["kubectl"], name: "new" };
-    let old = Column { place: &place, program: OLD.into(), first: &[], name: "old" };
-    let mut columns = vec![new];
-    if old.program.exists() {
-        columns.push(old);
-    } else {
-        println!("no {OLD}: not tried with an older kubectl");
-    }
+    let (program, first) = old_kubectl();
+    let columns = [
+        Column { place: &place, program: kubernetes(), first: &["kubectl"], env: &[], name: "new" },
+        Column { place: &place, program, first, env: &SPDY, name: "old" },
+    ];
     std::thread::scope(|scope| {
         for column in &columns {
             scope.spawn(|| {
@@ -220,6 +235,5 @@ pub(crate) fn each_verb_works_with_old_and_new_kubectl(world: &World) {
             });
         }
     });
-    drop(columns);
     place.leave();
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use copepod_tests::{holds_within, wait_until};
+use copepod_tests::wait_until;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
@@ -221,16 +221,22 @@ fn memory_has_its_limit_and_a_guest_that_copes_goes_on() {
 #[test]
 fn several_pods_of_several_documents_run_at_once() {
     let scene = Scene::new();
+    let out = scene.home.path().join("out");
+    fs::create_dir(&out).expect("made");
     let document = |name: &str, code: u32| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
-             containers: [{{name: main, image: '@exit@', args: ['{code}', --after, '3000']}}]\n"
+             volumes: [{{name: out, hostPath: {{path: {}}}}}]\n  \
+             containers: [{{name: main, image: '@actor@', \
+             args: [await, /out/go, --, exit, '{code}'], \
+             volumeMounts: [{{name: out, mountPath: /out}}]}}]\n",
+            out.display()
         )
     };
     let yaml = format!("{}---\n{}---\n", document("a", 0), document("b", 6));
     let mut run = scene.start(&yaml, &[]);
-    let both = holds_within(SOON, || sandboxes(&scene.home).len() == 2);
+    wait_until(SOON, "both run at once", || sandboxes(&scene.home).len() == 2);
+    fs::write(out.join("go"), "").expect("written");
     assert_eq!(run.wait(SOON).code(), Some(6), "{}", run.stderr());
-    assert!(both, "both run at once");
     scene.guard.finish();
 }

@@ -25,13 +25,14 @@ const LONGEST: Duration = Duration::from_secs(75);
 /// in what it does next. In milliseconds.
 const QUIET: u64 = 2500;
 /// For the last of it to be told, by a node that has others to tell of.
-const LATE: Duration = Duration::from_secs(20);
+const LATE: Duration = Duration::from_secs(60);
 /// For all pods of a run to be gone.
 const GONE: Duration = Duration::from_secs(90);
 /// Between two looks at the record, in memory.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A node, with what its pods need.
+#[derive(Clone)]
 pub(crate) struct Bench<'a> {
     pub(crate) plane: &'a ControlPlane,
     pub(crate) node: &'a str,
@@ -135,7 +136,10 @@ impl Run<'_> {
         let namespace = self.column.namespace();
         let image = |word: &str| self.bench.images.name(word, self.column);
         for object in self.scenario.objects() {
-            api.create("configmaps", &namespace, &object);
+            let path = copepod_tests::cluster::api::path("configmaps", &namespace);
+            let (code, answer) = api.request("POST", &path, Some(&object));
+            // A run before this one has made it.
+            ensure!(code == 201 || code == 409, "{answer}");
         }
         let first = self.scenario.first(self.bench.node, self.column, image);
         if let Some(pod) = &first {
@@ -197,7 +201,7 @@ impl Run<'_> {
         self.bench.recorder.of(&self.column.namespace(), &self.name(), look)
     }
 
-    /// Does its steps and waits for its end; whether all came.
+    /// Does its steps and waits for its end and rest; whether all came.
     fn go_on(&self) -> Result<bool> {
         for step in self.scenario.steps()? {
             if !self.wait(&step.when) {
@@ -217,8 +221,11 @@ impl Run<'_> {
             let quiet = last.is_none_or(|last| last + QUIET < self.bench.recorder.now());
             quiet && !self.record(goes_on_ending).unwrap_or(false)
         };
-        holds_within(LATE, quiet);
-        Ok(true)
+        let rests = holds_within(LATE, quiet);
+        if !rests {
+            eprintln!("{} ({}): no rest within {LATE:?}", self.scenario.name, self.column);
+        }
+        Ok(rests)
     }
 
     fn wait(&self, wanted: &Wanted) -> bool {

@@ -3,7 +3,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -24,6 +26,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::client::{Options, connect};
@@ -31,6 +34,13 @@ use super::kubeconfig::Kubeconfig;
 
 /// The node of all tests.
 pub(super) const NODE: &str = "edge-1";
+/// Far more than anything takes that has to come, on a machine with other work too.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client's times where none of them is what is tested.
+pub(super) fn patient() -> Options {
+    Options { call_time: PATIENCE, connect_time: PATIENCE, ..Options::default() }
+}
 
 /// A certificate authority.
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -172,9 +182,14 @@ impl Server {
         (self.address, self.authority)
     }
 
-    /// Waits until what was asked is so.
-    pub(super) async fn wait(&mut self, is: impl Fn(&[Asked]) -> bool) -> Vec<Asked> {
-        self.asked.wait_for(|asked| is(asked)).await.unwrap().clone()
+    /// Waits until so many requests have come: all of them then.
+    pub(super) async fn wait(&mut self, count: usize) -> Vec<Asked> {
+        let asked = timeout(PATIENCE, self.asked.wait_for(|asked| asked.len() >= count)).await;
+        let asked = asked.map(|asked| asked.unwrap().clone());
+        asked.unwrap_or_else(|_| {
+            let came: Vec<String> = self.asked.borrow().iter().map(Asked::line).collect();
+            panic!("not {count} requests: {came:#?}")
+        })
     }
 
     pub(super) fn client(&self, options: Options) -> kube::Client {
@@ -260,6 +275,7 @@ async fn answer(reply: Reply) -> Result<Response<UnsyncBoxBody<Bytes, Infallible
 /// A proxy that can stop to carry anything without closing: a link that is gone.
 pub(super) struct Link {
     pub(super) address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
     cut: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
@@ -269,11 +285,14 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (cut, is_cut) = watch::channel(false);
+        let accepted: Arc<AtomicUsize> = Arc::default();
+        let count = Arc::clone(&accepted);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut pairs = JoinSet::new();
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
                 let mut is_cut = is_cut.clone();
                 pairs.spawn(async move {
                     // A cut one never works again; both ends are held open.
@@ -286,7 +305,12 @@ impl Link {
                 });
             }
         });
-        Self { address, cut, _tasks: tasks }
+        Self { address, accepted, cut, _tasks: tasks }
+    }
+
+    /// Connections so far.
+    pub(super) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Nothing passes any more, on old and new connections.

@@ -5,16 +5,13 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::*;
-use crate::cluster::client::Options;
-use crate::cluster::test_server::{Asked, NODE, Reply, Server};
+use crate::cluster::test_server::{Asked, NODE, PATIENCE, Reply, Server, patient};
 
 const QUICK: Times = Times {
     first: Duration::from_millis(1),
     unreached: Duration::from_millis(20),
     refused: Duration::from_millis(20),
 };
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 fn web(image: &str) -> Arc<Pod> {
@@ -69,14 +66,13 @@ impl Bench {
     async fn start(handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let server = Server::start(handler).await;
         let (node, seen) = watch::channel(Some(node()));
-        let client = server.client(Options::default());
+        let client = server.client(patient());
         Self { mirrors: Mirrors::start(client, seen, QUICK), server, node }
     }
 
     /// The requests, once there are so many.
     async fn lines(&mut self, count: usize) -> Vec<String> {
-        let asked = timeout(PATIENCE, self.server.wait(|asked| asked.len() >= count)).await;
-        let lines: Vec<String> = asked.expect("in time").iter().map(Asked::line).collect();
+        let lines: Vec<String> = self.server.wait(count).await.iter().map(Asked::line).collect();
         assert_eq!(lines.len(), count, "{lines:?}");
         lines
     }

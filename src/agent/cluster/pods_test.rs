@@ -7,17 +7,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
 use super::*;
-use crate::cluster::client::Options;
-use crate::cluster::test_server::{Asked, NODE, Reply, Server};
+use crate::cluster::test_server::{Asked, NODE, PATIENCE, Reply, Server, patient};
 
 const QUICK: Times = Times {
     first: Duration::from_millis(1),
     max: Duration::from_millis(20),
-    silence: Duration::from_millis(300),
+    silence: PATIENCE,
     watch: Duration::from_secs(300),
 };
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Of the one watch that is to be too silent; those that say something must not be.
+const SILENCE: Duration = Duration::from_secs(3);
 
 fn pod(name: &str, version: u64) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
@@ -94,7 +93,7 @@ const WATCH: &str = "watch=true&allowWatchBookmarks=true&resourceVersion=";
 async fn a_list_and_then_each_change_without_what_nobody_reads() {
     let (feed, watch) = stream();
     let mut server = server([list(5, json!([pod("a", 3), pod("b", 4)])), watch]).await;
-    let mut changes = super::watch(server.client(Options::default()), NODE, QUICK);
+    let mut changes = super::watch(server.client(patient()), NODE, QUICK);
     assert_eq!(next(&mut changes).await, "all a@3 b@4");
     feed.send(line("ADDED", pod("c", 6))).unwrap();
     assert_eq!(next(&mut changes).await, "set c@6");
@@ -102,7 +101,7 @@ async fn a_list_and_then_each_change_without_what_nobody_reads() {
     feed.send(line("DELETED", pod("b", 8))).unwrap();
     assert_eq!(next(&mut changes).await, "set a@7");
     assert_eq!(next(&mut changes).await, "gone uid-b b@8");
-    let asked = server.wait(|asked| asked.len() == 2).await;
+    let asked = server.wait(2).await;
     assert_eq!(lines(&asked), ["resourceVersion=0".to_owned(), format!("{WATCH}5")]);
     let seconds = asked[1].uri.query().unwrap().rsplit_once('=').unwrap().1;
     assert!((300..=600).contains(&seconds.parse().unwrap()), "{seconds}");
@@ -124,14 +123,15 @@ async fn a_watch_that_ends_or_is_silent_goes_on_where_it_was() {
         last,
     ];
     let mut server = server(replies).await;
-    let mut changes = super::watch(server.client(Options::default()), NODE, QUICK);
+    let times = Times { silence: SILENCE, ..QUICK };
+    let mut changes = super::watch(server.client(patient()), NODE, times);
     assert_eq!(next(&mut changes).await, "all ");
     assert_eq!(next(&mut changes).await, "set a@6");
     silent.send(bookmark(10)).unwrap();
     assert_eq!(next(&mut changes).await, "set b@11");
-    let asked = server.wait(|asked| asked.len() == 6).await;
+    let asked = server.wait(6).await;
     let versions = [5, 9, 9, 10, 11].map(|version| format!("{WATCH}{version}"));
-    assert_eq!(lines(&asked)[1..], versions);
+    assert_eq!(lines(&asked)[1..6], versions);
 }
 
 #[tokio::test]
@@ -147,11 +147,11 @@ async fn what_is_too_old_is_listed_again() {
         stream().1,
     ];
     let mut server = server(replies).await;
-    let mut changes = super::watch(server.client(Options::default()), NODE, QUICK);
+    let mut changes = super::watch(server.client(patient()), NODE, QUICK);
     assert_eq!(next(&mut changes).await, "all a@3");
     assert_eq!(next(&mut changes).await, "all b@90");
     assert_eq!(next(&mut changes).await, "all ");
-    let asked = server.wait(|asked| asked.len() >= 6).await;
+    let asked = server.wait(6).await;
     let relist = |version| format!("resourceVersion={version}&resourceVersionMatch=NotOlderThan");
     assert_eq!(lines(&asked)[2], relist(5));
     assert_eq!(lines(&asked)[4], relist(91));
@@ -176,12 +176,12 @@ async fn refusals_are_waited_out() {
         stream().1,
     ];
     let mut server = server(replies).await;
-    let mut changes = super::watch(server.client(Options::default()), NODE, QUICK);
+    let mut changes = super::watch(server.client(patient()), NODE, QUICK);
     assert_eq!(next(&mut changes).await, "all a@3");
     assert_eq!(next(&mut changes).await, "set b@6");
     // After some failures in a row it may be our place in time.
     assert_eq!(next(&mut changes).await, "all ");
-    let asked = server.wait(|asked| asked.len() == 12).await;
+    let asked = server.wait(12).await;
     assert!(!lines(&asked)[2].contains("resourceVersion"), "the newest after a failed list");
 }
 
@@ -190,7 +190,7 @@ async fn one_pod_that_cannot_be_read_hides_no_other() {
     let wrong = json!({"metadata": {"name": "w", "uid": "w"}, "spec": {"containers": 7}});
     let (feed, watch) = stream();
     let server = server([list(5, json!([wrong.clone(), pod("a", 3)])), watch]).await;
-    let mut changes = super::watch(server.client(Options::default()), NODE, QUICK);
+    let mut changes = super::watch(server.client(patient()), NODE, QUICK);
     assert_eq!(next(&mut changes).await, "all a@3");
     feed.send(line("ADDED", wrong)).unwrap();
     feed.send("no json\n".into()).unwrap();
@@ -206,7 +206,7 @@ async fn one_pod_that_cannot_be_read_hides_no_other() {
 async fn a_line_without_end_is_not_kept() {
     let (feed, watch) = stream();
     let server = server([list(5, json!([])), watch, ended([line("ADDED", pod("a", 6))])]).await;
-    let mut changes = super::watch(server.client(Options::default()), NODE, QUICK);
+    let mut changes = super::watch(server.client(patient()), NODE, QUICK);
     assert_eq!(next(&mut changes).await, "all ");
     for _ in 0..9 {
         feed.send(vec![b'x'; 1 << 20].into()).unwrap();

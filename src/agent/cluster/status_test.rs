@@ -3,8 +3,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::cluster::client::Options;
-use crate::cluster::test_server::{Asked, Reply, Server, in_turn};
+use crate::cluster::test_server::{Asked, PATIENCE, Reply, Server, in_turn, patient};
 
 const QUICK: Times = Times {
     first: Duration::from_millis(1),
@@ -13,8 +12,6 @@ const QUICK: Times = Times {
     reconcile: Duration::from_millis(50),
 };
 const SLOW: Times = Times { reconcile: Duration::from_secs(3600), ..QUICK };
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn pod(name: &str, version: u64, more: Value) -> Arc<Pod> {
     let mut object = json!({"metadata": {"name": name, "namespace": "ns",
@@ -62,7 +59,7 @@ fn deleting() -> Value {
 #[tokio::test]
 async fn one_patch_for_a_change_and_none_for_the_same_again() {
     let server = Server::start(|asked: &Asked| answer(asked, 2, json!({}))).await;
-    let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+    let writer = StatusWriter::start(server.client(patient()), SLOW);
     let pod = pod("a", 1, json!({}));
     writer.set(&pod, phase("Running", ""), false);
     assert_eq!(writer.unsent(), 1);
@@ -91,7 +88,7 @@ async fn the_latest_wins_and_one_request_of_a_pod_is_on_its_way_at_a_time() {
         answer(asked, 10 + version, json!({}))
     })
     .await;
-    let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+    let writer = StatusWriter::start(server.client(patient()), SLOW);
     for round in 0..50 {
         for name in ["a", "b", "c"] {
             writer.set(&pod(name, 1, json!({})), phase("Running", &round.to_string()), false);
@@ -115,7 +112,7 @@ async fn what_nobody_waits_for_goes_with_what_comes_next() {
     let server = Server::start(|asked: &Asked| answer(asked, 2, json!({}))).await;
     // Never by itself within this test.
     let times = Times { settle: Duration::from_secs(3600), ..SLOW };
-    let writer = StatusWriter::start(server.client(Options::default()), times);
+    let writer = StatusWriter::start(server.client(patient()), times);
     let pod = pod("a", 1, json!({"status": {"phase": "Pending"}}));
     writer.set(&pod, phase("Pending", "is set up"), false);
     writer.set(&pod, phase("Pending", "is started"), false);
@@ -127,7 +124,7 @@ async fn what_nobody_waits_for_goes_with_what_comes_next() {
     assert_eq!(bodies, [json!({"phase": "Running", "message": "runs"})]);
 
     let times = Times { settle: Duration::from_millis(1), ..SLOW };
-    let writer = StatusWriter::start(server.client(Options::default()), times);
+    let writer = StatusWriter::start(server.client(patient()), times);
     writer.set(&pod, phase("Pending", "waits"), false);
     all_sent(&writer).await;
     assert_eq!(server.asked.borrow().len(), 2, "it goes by itself");
@@ -142,7 +139,7 @@ async fn failures_are_repeated_until_it_is_there() {
         code => refusal(code),
     })
     .await;
-    let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+    let writer = StatusWriter::start(server.client(patient()), SLOW);
     writer.set(&pod("a", 1, json!({})), phase("Running", ""), false);
     all_sent(&writer).await;
     assert_eq!(server.asked.borrow().len(), 5);
@@ -151,7 +148,7 @@ async fn failures_are_repeated_until_it_is_there() {
 #[tokio::test]
 async fn statuses_outlive_the_server() {
     let server = Server::start(|asked: &Asked| answer(asked, 2, json!({}))).await;
-    let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+    let writer = StatusWriter::start(server.client(patient()), SLOW);
     let (address, authority) = server.stop().await;
     for n in 0..40 {
         writer.set(&pod(&format!("p{n}"), 1, json!({})), phase("Running", ""), false);
@@ -175,7 +172,7 @@ async fn what_is_gone_or_a_namesake_is_dropped() {
             _ => refusal(code),
         })
         .await;
-        let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+        let writer = StatusWriter::start(server.client(patient()), SLOW);
         writer.set(&pod("a", 1, json!({})), phase("Running", ""), false);
         all_sent(&writer).await;
         assert!(writer.shared.table().pods.is_empty());
@@ -194,7 +191,7 @@ async fn a_conflict_of_the_same_pod_is_tried_against_the_newest() {
         _ => answer(asked, 10, json!({})),
     })
     .await;
-    let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+    let writer = StatusWriter::start(server.client(patient()), SLOW);
     writer.set(&pod("a", 1, json!({})), phase("Running", "new"), false);
     all_sent(&writer).await;
     let asked = server.asked.borrow().clone();
@@ -208,7 +205,7 @@ async fn a_pod_is_deleted_after_its_terminal_phase_is_there_and_not_before() {
         _ => answer(asked, 5, deleting()),
     })
     .await;
-    let writer = StatusWriter::start(server.client(Options::default()), QUICK);
+    let writer = StatusWriter::start(server.client(patient()), QUICK);
     let dying = pod("a", 1, deleting());
     // Over here, but its phase says otherwise.
     writer.set(&dying, phase("Running", ""), true);
@@ -226,7 +223,7 @@ async fn a_pod_is_deleted_after_its_terminal_phase_is_there_and_not_before() {
     object["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
     writer.set(&pod("m", 1, object), phase("Succeeded", ""), true);
     all_sent(&writer).await;
-    let asked = server.wait(|asked| asked.len() >= 4).await;
+    let asked = server.wait(4).await;
     let lines: Vec<String> =
         asked.iter().map(|asked| format!("{} {}", asked.method, asked.uri.path())).collect();
     let at = "/api/v1/namespaces/ns/pods";
@@ -244,7 +241,7 @@ async fn a_pod_is_deleted_after_its_terminal_phase_is_there_and_not_before() {
 #[tokio::test]
 async fn what_others_overwrite_is_written_again_by_the_reconcile() {
     let mut server = Server::start(|asked: &Asked| answer(asked, 2, json!({}))).await;
-    let writer = StatusWriter::start(server.client(Options::default()), QUICK);
+    let writer = StatusWriter::start(server.client(patient()), QUICK);
     let ready = |status: &str| {
         let condition = PodCondition {
             type_: "Ready".into(),
@@ -257,7 +254,7 @@ async fn what_others_overwrite_is_written_again_by_the_reconcile() {
     all_sent(&writer).await;
     let theirs = serde_json::to_value(ready("False")).unwrap();
     writer.seen(&pod("a", 3, json!({"status": theirs})));
-    let asked = server.wait(|asked| asked.len() == 2).await;
+    let asked = server.wait(2).await;
     assert_eq!(
         asked[1].body["status"],
         json!({"conditions": [{"type": "Ready", "status": "True"}]})
@@ -274,7 +271,7 @@ async fn what_the_server_makes_of_a_status_is_not_fought() {
         answer(&asked, version, json!({}))
     })
     .await;
-    let writer = StatusWriter::start(server.client(Options::default()), QUICK);
+    let writer = StatusWriter::start(server.client(patient()), QUICK);
     writer.set(&pod("a", 1, json!({})), phase("Running", "dropped"), false);
     all_sent(&writer).await;
     writer.seen(&pod("a", 2, json!({"status": {"phase": "Running"}})));
@@ -287,7 +284,7 @@ async fn what_the_server_makes_of_a_status_is_not_fought() {
 #[tokio::test]
 async fn a_pod_that_is_forgotten_has_nothing_to_send() {
     let server = Server::start(|_: &Asked| refusal(500)).await;
-    let writer = StatusWriter::start(server.client(Options::default()), SLOW);
+    let writer = StatusWriter::start(server.client(patient()), SLOW);
     writer.set(&pod("a", 1, json!({})), phase("Running", ""), false);
     writer.forget("uid-a");
     all_sent(&writer).await;

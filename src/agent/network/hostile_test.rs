@@ -10,7 +10,7 @@ use super::*;
 use crate::telemetry::chain;
 
 /// Long enough for a script, short enough for a test.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A result that is good.
 const GOOD: &str = r#"{"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "mtu": 1400}], "ips": [{"address": "192.0.2.7/24", "interface": 0}]}"#;
@@ -206,7 +206,7 @@ fn a_plugin_that_hangs_is_killed_with_its_children() {
     node.run(async || {
         let network = Network::with_limit(node.options(), LIMIT);
         let text = fails(&network).await;
-        assert_eq!(text, "plugin type=\"one\" failed (add): plugin did not end within 5 s");
+        assert_eq!(text, "plugin type=\"one\" failed (add): plugin did not end within 10 s");
         let child = node.text("child");
         let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
         assert!(state.is_empty() || state.contains(") Z "), "{state}");

@@ -159,7 +159,10 @@ impl Agent {
             PodChange::Set(pod) if is_mirror(&pod) => self.see_mirror(&pod).await,
             PodChange::Set(pod) => self.set(pod).await,
             PodChange::Gone { uid: _, pod } if is_mirror(&pod) => self.lose_mirror(&pod),
-            PodChange::Gone { uid, pod: _ } => self.gone(&uid).await,
+            PodChange::Gone { uid, pod: _ } => {
+                self.gone(&uid).await;
+                self.retry_resizes().await;
+            }
         }
     }
 
@@ -255,19 +258,13 @@ impl Agent {
             let mut table = self.board.lock();
             table.get_mut(&uid).map(|known| {
                 known.gone = false;
-                let before = std::mem::replace(&mut known.pod, Arc::clone(&pod));
-                (ephemeral(&before), Allocation::of(&before))
+                std::mem::replace(&mut known.pod, Arc::clone(&pod))
             })
         };
         match known {
-            Some((before, asked_for)) => {
-                if asked_for != Allocation::of(&pod) {
-                    // Before the worker says that it has seen this object.
-                    self.allocations.ask(&uid);
-                    self.decide_resizes().await;
-                }
-                let pod = self.allocations.apply(&pod);
-                if before != ephemeral(&pod) {
+            Some(before) => {
+                let pod = self.allot(&uid, &before, &pod).await;
+                if ephemeral(&before) != ephemeral(&pod) {
                     self.keep(Arc::clone(&pod)).await;
                 }
                 // Its spec may name more now.
@@ -327,7 +324,9 @@ impl Agent {
             let _ = handle.events.try_send(Event::Kill { grace });
         }
         let (events, snapshot) = (Some(handle.events), handle.snapshot);
-        self.board.lock().insert(uid, Known { pod, events, snapshot, gone });
+        // Its worker, which keeps it, has not begun.
+        let is_kept = self.shared.ledger.has_pod(&uid);
+        self.board.lock().insert(uid, Known { pod, events, snapshot, gone, is_kept });
     }
 
     /// The pod is not taken: it has failed, and is never run.
@@ -338,14 +337,15 @@ impl Agent {
         let snapshot = Snapshot { status: status.clone(), trouble: None, terminated: true };
         let (_, snapshot) = watch::channel(snapshot);
         self.show(&pod, status, true);
-        self.board.lock().insert(uid, Known { pod, events: None, snapshot, gone: false });
+        let known = Known { pod, events: None, snapshot, gone: false, is_kept: false };
+        self.board.lock().insert(uid, known);
     }
 
     /// The pods that are here and have not ended, with what is allocated to them.
     pub(super) fn active(&self) -> Vec<Arc<Pod>> {
         let table = self.board.lock();
         // Who its source has no more counts no more, as for the scheduler (upstream: `GetActivePods`).
-        let active = table.values().filter(|known| !known.is_terminated() && !known.gone);
+        let active = table.values().filter(|known| !known.has_ended() && !known.gone);
         let active = active.map(|known| self.allocations.apply(&known.pod));
         active.chain(self.waiting.holding().map(Arc::clone)).collect()
     }
@@ -387,6 +387,7 @@ impl Agent {
     async fn report(&mut self, uid: &str) {
         let Some(known) = self.board.get(uid) else { return };
         let Snapshot { status, terminated, .. } = known.snapshot.borrow().clone();
+        let has_ended = known.has_ended();
         match (known.gone, terminated) {
             (false, _) => self.show(&known.pod, status, terminated),
             (true, true) => self.clean(uid),
@@ -398,6 +399,8 @@ impl Agent {
         }
         if terminated {
             self.start_waiting();
+        }
+        if has_ended {
             self.make_room(uid).await;
         }
     }

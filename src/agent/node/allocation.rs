@@ -1,10 +1,11 @@
 //! What is allocated to each pod, and whose resize waits (upstream `pkg/kubelet/allocation`). What
 //! is decided is [`copepod_pod::decide`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use copepod_pod::resources::holds_less;
 use copepod_pod::{Allocation, Decision, Event, Request, ResizeNews, first};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -31,6 +32,8 @@ pub(super) struct Allocations {
     held: BTreeMap<String, Allocation>,
     /// Pods that ask for other resources than they have, and since when that is known to wait.
     pending: BTreeMap<String, Option<Timestamp>>,
+    /// Whom those of them that are critical have asked to end.
+    asked: BTreeMap<String, BTreeSet<String>>,
     /// When they were last decided on.
     tried: Option<Instant>,
 }
@@ -47,7 +50,20 @@ impl Allocations {
     /// Nothing is known of the pod any more.
     pub(super) fn forget(&mut self, uid: &str) {
         self.held.remove(uid);
+        self.settle(uid);
+    }
+
+    /// The pod's resize waits no more.
+    fn settle(&mut self, uid: &str) {
         self.pending.remove(uid);
+        self.asked.remove(uid);
+    }
+
+    /// Of the pods that have to end for the pod's resize, those that were not asked to before.
+    fn unasked(&mut self, uid: &str, mut victims: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+        let asked = self.asked.entry(uid.to_owned()).or_default();
+        victims.retain(|victim| asked.insert(victim.metadata.uid.clone().unwrap_or_default()));
+        victims
     }
 
     /// The pod with what is allocated to it; of one that has no allocation, the pod itself.
@@ -82,6 +98,26 @@ fn waiting_since(pod: &Pod) -> Option<Timestamp> {
 }
 
 impl Agent {
+    /// A pod that is here has another object now than `before`: what that asks for is decided on. Gives
+    /// the pod with what is allocated to it.
+    pub(super) async fn allot(&mut self, uid: &str, before: &Arc<Pod>, pod: &Arc<Pod>) -> Arc<Pod> {
+        if Allocation::of(before) != Allocation::of(pod) {
+            // Before the worker says that it has seen this object.
+            self.allocations.ask(uid);
+            self.decide_resizes().await;
+        } else if holds_less(&self.allocations.apply(before), &self.allocations.apply(pod)) {
+            self.retry_resizes().await;
+        }
+        self.allocations.apply(pod)
+    }
+
+    /// There is more room: decides on the resizes that wait, if any.
+    pub(super) async fn retry_resizes(&mut self) {
+        if self.allocations.is_waiting() {
+            self.decide_resizes().await;
+        }
+    }
+
     /// Decides on all resizes that wait, in their order; each pod hears what becomes of its own.
     pub(super) async fn decide_resizes(&mut self) {
         // Before that, those are not counted that have room already.
@@ -92,7 +128,9 @@ impl Agent {
         let mut requests: Vec<(String, Request)> = {
             let table = self.board.lock();
             let request = |(uid, since): (&String, &Option<Timestamp>)| {
-                let desired = Arc::clone(&table.get(uid).filter(|known| !known.gone)?.pod);
+                // One that has ended makes nobody end.
+                let known = table.get(uid).filter(|known| !known.gone && !known.has_ended())?;
+                let desired = Arc::clone(&known.pod);
                 let allocation = self.allocations.held.get(uid)?.clone();
                 let is_to_stay = desired.metadata.deletion_timestamp.is_none();
                 let request = Request { desired, allocation, since: *since };
@@ -118,7 +156,7 @@ impl Agent {
     ) -> Option<ResizeNews> {
         match decision {
             Decision::None => {
-                self.allocations.pending.remove(uid);
+                self.allocations.settle(uid);
                 Some(ResizeNews::None)
             }
             Decision::Pending { reason, message } => {
@@ -128,6 +166,7 @@ impl Agent {
             }
             Decision::Allocated { preempts } if !preempts.is_empty() => {
                 // Decided on again when they have ended.
+                let preempts = self.allocations.unasked(uid, preempts);
                 self.evict_for_critical(&preempts);
                 None
             }
@@ -137,7 +176,7 @@ impl Agent {
                     return None;
                 }
                 self.allocations.held.insert(uid.to_owned(), allocation);
-                self.allocations.pending.remove(uid);
+                self.allocations.settle(uid);
                 Some(ResizeNews::Allocated(desired))
             }
         }
@@ -155,5 +194,38 @@ impl Agent {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(uid: &str, cpu: &str) -> Arc<Pod> {
+        let pod = json!({"metadata": {"uid": uid}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
+    }
+
+    #[test]
+    fn a_victim_is_asked_once_for_each_resize() {
+        let mut allocations = Allocations::default();
+        for uid in ["one", "other"] {
+            allocations.add(uid, &pod(uid, "1"), Allocation::of(&pod(uid, "500m")));
+        }
+        let mut asked = |uid: &str, victims: &[&str]| -> Vec<String> {
+            let victims = victims.iter().map(|uid| pod(uid, "1")).collect();
+            let asked = allocations.unasked(uid, victims);
+            asked.iter().filter_map(|pod| pod.metadata.uid.clone()).collect()
+        };
+        assert_eq!(asked("one", &["a"]), ["a"]);
+        assert!(asked("one", &["a"]).is_empty());
+        assert_eq!(asked("one", &["b", "a"]), ["b"], "who is new");
+        assert_eq!(asked("other", &["a"]), ["a"]);
+        allocations.settle("one");
+        let again = allocations.unasked("one", vec![pod("a", "1")]);
+        assert_eq!(again.len(), 1, "another resize of it");
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use copepod_pod::{Event, Failure, FullName, full_name, is_mirror_of};
+use copepod_pod::{Event, Failure, FullName, full_name, is_mirror_of, is_terminal};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -33,11 +33,21 @@ pub(super) struct Known {
     pub(super) snapshot: watch::Receiver<Snapshot>,
     /// The API server has it no more: it ends, and then nothing of it is kept.
     pub(super) gone: bool,
+    /// An earlier agent began it.
+    pub(super) is_kept: bool,
 }
 
 impl Known {
+    /// Nothing of it is left to undo but what its worker has left behind.
     pub(super) fn is_terminated(&self) -> bool {
         self.snapshot.borrow().terminated
+    }
+
+    /// Whether it takes no room (upstream `isPodInactive`): its phase is terminal, so that nothing of it
+    /// runs, whatever is left to undo. One that its worker has not looked at yet is as its object says.
+    pub(super) fn has_ended(&self) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot.terminated || is_terminal(Some(&snapshot.status))
     }
 }
 

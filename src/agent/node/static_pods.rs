@@ -130,11 +130,15 @@ impl Agent {
             tracing::warn!("{message}");
             self.recorder.record(pod_reference(&pod, None), true, "FailedValidation", message);
         }
+        let is_more_room = !removed.is_empty();
         for pod in removed {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             // One that never started is over with that.
             self.statics.waiting.retain(|waiting| waiting.metadata.uid != pod.metadata.uid);
             self.gone(&uid).await;
+        }
+        if is_more_room {
+            self.retry_resizes().await;
         }
         for pod in updated {
             self.change(pod).await;
@@ -158,18 +162,16 @@ impl Agent {
         if self.waiting.set(&uid, &pod) {
             return self.statics.mirrors.want(&pod, Life::Unknown);
         }
-        let is_here = match self.board.lock().get_mut(&uid).filter(|known| !known.gone) {
-            Some(known) => {
-                known.pod = Arc::clone(&pod);
-                true
-            }
-            None => false,
+        let before = {
+            let mut table = self.board.lock();
+            let known = table.get_mut(&uid).filter(|known| !known.gone);
+            known.map(|known| std::mem::replace(&mut known.pod, Arc::clone(&pod)))
         };
-        if is_here {
-            self.keep(Arc::clone(&pod)).await;
-            self.objects.register(&pod);
-            self.tell(&uid, Event::Desired(pod)).await;
-        }
+        let Some(before) = before else { return };
+        let pod = self.allot(&uid, &before, &pod).await;
+        self.keep(Arc::clone(&pod)).await;
+        self.objects.register(&pod);
+        self.tell(&uid, Event::Desired(pod)).await;
     }
 
     /// Starts the static pods whose turn it is.
@@ -193,7 +195,10 @@ impl Agent {
         };
         for pod in ready {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
-            let pod = match self.board.mirror_of(&pod) {
+            // One that nobody has begun has another life than that which a mirror may still show: its
+            // file was away.
+            let is_kept = self.shared.ledger.has_pod(&uid);
+            let pod = match self.board.mirror_of(&pod).filter(|_| is_kept) {
                 Some(mirror) => Arc::new(with_status_of(&pod, &mirror)),
                 None => pod,
             };
@@ -246,12 +251,19 @@ impl Agent {
         }
     }
 
-    /// Tells a worker once what the mirror has of its pod: it started when no mirror was known.
+    /// Tells a worker once what the mirror has of its pod: it started when no mirror was known. What a
+    /// mirror shows of another life of the same file is no matter.
     async fn remind(&self, known: &Known, mirror: &Pod) {
         let has_told = |pod: &Pod| {
             pod.status.as_ref().is_some_and(|status| status.container_statuses.is_some())
         };
         if has_told(&known.pod) || !has_told(mirror) {
+            return;
+        }
+        let began = |status: &PodStatus| status.start_time.clone();
+        let is_its_own =
+            began(&known.snapshot.borrow().status) == mirror.status.as_ref().and_then(began);
+        if !known.is_kept && !is_its_own {
             return;
         }
         let pod = Arc::new(with_status_of(&known.pod, mirror));

@@ -170,14 +170,12 @@ impl Agent {
         }
     }
 
-    /// A pod has ended: who waited for its room is asked about again.
+    /// Nothing of a pod runs any more: who waited for its room is asked about again.
     pub(super) async fn make_room(&mut self, ended: &str) {
         for (uid, pod) in self.waiting.ended(ended) {
             self.take(uid, pod);
         }
-        if self.allocations.is_waiting() {
-            self.decide_resizes().await;
-        }
+        self.retry_resizes().await;
     }
 
     /// Who has waited for long enough is taken, as upstream does.

@@ -14,10 +14,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::probe::test_server::{Does, Server, answer, closed_port, probe as made};
+use crate::probe::test_server::{ClosedPort, Does, Server, answer, probe as made};
 
-/// Far longer than a close takes.
-const SOON: Duration = Duration::from_secs(20);
+/// Far longer than a close takes, or an answer that comes.
+const SOON: Duration = Duration::from_secs(60);
+/// For an answer that does not come, in seconds; but a connection does in this time.
+const LATE: u64 = 3;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -74,15 +76,16 @@ async fn health() -> (SocketAddr, JoinSet<()>) {
     (address, task)
 }
 
-async fn ask(port: u16, service: &str) -> ProbeOutcome {
-    made(json!({"grpc": {"port": port, "service": service}, "timeoutSeconds": 2})).await
+async fn ask(port: u16, service: &str, seconds: u64) -> ProbeOutcome {
+    made(json!({"grpc": {"port": port, "service": service}, "timeoutSeconds": seconds})).await
 }
 
 #[tokio::test]
 async fn a_service_says_how_it_is() {
     let (address, _task) = health().await;
     let port = address.port();
-    assert_eq!(made(json!({"grpc": {"port": port}})).await, ProbeOutcome::Success);
+    let of_all = json!({"grpc": {"port": port}, "timeoutSeconds": SOON.as_secs()});
+    assert_eq!(made(of_all).await, ProbeOutcome::Success);
     for (service, text) in [
         ("bad", "service unhealthy (responded with \"NOT_SERVING\")"),
         ("unknown", "service unhealthy (responded with \"SERVICE_UNKNOWN\")"),
@@ -92,27 +95,29 @@ async fn a_service_says_how_it_is() {
             "error: this server does not implement the grpc health protocol \
              (grpc.health.v1.Health): why not",
         ),
-        ("hangs", "timeout: health rpc did not complete within 2s"),
     ] {
-        assert_eq!(ask(port, service).await, ProbeOutcome::Failure(text.into()), "{service}");
+        let outcome = ask(port, service, SOON.as_secs()).await;
+        assert_eq!(outcome, ProbeOutcome::Failure(text.into()), "{service}");
     }
+    let text = format!("timeout: health rpc did not complete within {LATE}s");
+    assert_eq!(ask(port, "hangs", LATE).await, ProbeOutcome::Failure(text));
 }
 
 #[tokio::test]
 async fn what_is_no_service_is_tried_until_the_deadline() {
     let late = |at: SocketAddr| {
         ProbeOutcome::Failure(format!(
-            "timeout: failed to connect service \"{at}\" within 2s: context deadline exceeded"
+            "timeout: failed to connect service \"{at}\" within {LATE}s: context deadline exceeded"
         ))
     };
-    let closed = closed_port().await;
+    let closed = ClosedPort::new();
     let started = std::time::Instant::now();
-    assert_eq!(ask(closed.port(), "").await, late(closed));
-    assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(ask(closed.address.port(), "", LATE).await, late(closed.address));
+    assert!(started.elapsed() >= Duration::from_secs(LATE), "{:?}", started.elapsed());
     let web = Server::start(vec![answer("400 Bad Request", &[], "")]).await;
-    assert_eq!(ask(web.address.port(), "").await, late(web.address));
+    assert_eq!(ask(web.address.port(), "", LATE).await, late(web.address));
     let silent = Server::start(vec![Does::Stalls(String::new())]).await;
-    assert_eq!(ask(silent.address.port(), "").await, late(silent.address));
+    assert_eq!(ask(silent.address.port(), "", LATE).await, late(silent.address));
 }
 
 #[tokio::test]
@@ -127,7 +132,7 @@ async fn a_service_that_comes_up_in_time_is_healthy() {
         let _ = server.serve_connection(TokioIo::new(stream), serve(check)).await;
     };
     let outcome = tokio::select! {
-        outcome = ask(port, "") => outcome,
+        outcome = ask(port, "", SOON.as_secs()) => outcome,
         () = async { server.await; std::future::pending().await } => unreachable!(),
     };
     assert_eq!(outcome, ProbeOutcome::Success);
@@ -137,8 +142,8 @@ async fn a_service_that_comes_up_in_time_is_healthy() {
 async fn nothing_is_left_of_a_connection_that_took_too_long() {
     let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
     for (said, text) in [
-        (&[][..], "timeout: failed to connect service \"AT\" within 2s: context deadline exceeded"),
-        (&settings, "timeout: health rpc did not complete within 2s"),
+        (&[][..], "timeout: failed to connect service \"AT\" within 3s: context deadline exceeded"),
+        (&settings, "timeout: health rpc did not complete within 3s"),
     ] {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -147,7 +152,7 @@ async fn nothing_is_left_of_a_connection_that_took_too_long() {
             stream.write_all(said).await.unwrap();
             stream
         };
-        let (outcome, mut stream) = tokio::join!(ask(address.port(), ""), accept);
+        let (outcome, mut stream) = tokio::join!(ask(address.port(), "", LATE), accept);
         let text = text.replace("AT", &address.to_string());
         assert_eq!(outcome, ProbeOutcome::Failure(text));
         // All that was sent, and its end, in whatever way.

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::probe::test_server::{Does, Scripted, Server, answer, closed_port, pod};
+use crate::probe::test_server::{ClosedPort, Does, Scripted, Server, answer, pod};
 use crate::runtime::{ExecError, ExecOutput};
 
 async fn run(handler: Value, commands: &Scripted) -> HookEnd {
@@ -47,7 +47,8 @@ async fn any_answer_to_a_get_is_a_success() {
         assert!(heard[0].starts_with("GET /bye HTTP/1.1\r\n"), "{heard:?}");
         assert!(heard[0].contains("User-Agent: kube-lifecycle/1.36\r\n"), "{heard:?}");
     }
-    let at = closed_port().await;
+    let closed = ClosedPort::new();
+    let at = closed.address;
     let text = format!(
         "HTTP lifecycle hook (/bye) for Container \"c\" in Pod \"p_ns(u)\" failed - error: Get \
          \"http://{at}/bye\": dial tcp {at}: connect: connection refused"

@@ -35,24 +35,30 @@ pub(super) async fn probe(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use serde_json::json;
 
     use super::*;
-    use crate::probe::test_server::{Does, FullPort, Server, closed_port, probe};
+    use crate::probe::test_server::{ClosedPort, Does, FullPort, Server, probe};
 
     #[tokio::test]
     async fn a_connection_is_enough() {
         let server = Server::start(vec![Does::Resets]).await;
-        let ask = |port: u16| probe(json!({"tcpSocket": {"port": port}, "timeoutSeconds": 1}));
-        assert_eq!(ask(server.address.port()).await, ProbeOutcome::Success);
-        let closed = closed_port().await;
-        let text = format!("dial tcp {closed}: connect: connection refused");
-        assert_eq!(ask(closed.port()).await, ProbeOutcome::Failure(text));
+        let ask = |at: SocketAddr, seconds: u32| {
+            probe(json!({"tcpSocket": {"port": at.port()}, "timeoutSeconds": seconds}))
+        };
+        assert_eq!(ask(server.address, 60).await, ProbeOutcome::Success);
+        let closed = ClosedPort::new();
+        let text = format!("dial tcp {}: connect: connection refused", closed.address);
+        assert_eq!(ask(closed.address, 60).await, ProbeOutcome::Failure(text));
         let full = FullPort::new().await;
         let text = format!("dial tcp {}: i/o timeout", full.address);
-        assert_eq!(ask(full.address.port()).await, ProbeOutcome::Failure(text));
-        let host = json!({"tcpSocket": {"port": closed.port(), "host": "127.0.0.2"}});
-        let text = format!("dial tcp 127.0.0.2:{}: connect: connection refused", closed.port());
-        assert_eq!(probe(host).await, ProbeOutcome::Failure(text));
+        assert_eq!(ask(full.address, 1).await, ProbeOutcome::Failure(text));
+        let port = closed.address.port();
+        let host = json!({"port": port, "host": "127.0.0.2"});
+        let text = format!("dial tcp 127.0.0.2:{port}: connect: connection refused");
+        let outcome = probe(json!({"tcpSocket": host, "timeoutSeconds": 60})).await;
+        assert_eq!(outcome, ProbeOutcome::Failure(text));
     }
 }

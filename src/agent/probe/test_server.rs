@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -169,21 +169,29 @@ pub(super) fn answer(status: &str, headers: &[&str], body: &str) -> Does {
     Does::Says(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}"))
 }
 
-/// A port that nobody listens at.
-pub(super) async fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    listener.local_addr().unwrap()
+/// A port that nobody listens at, nor can as long as this is held.
+pub(super) struct ClosedPort {
+    pub(super) address: SocketAddr,
+    _held: TcpSocket,
+}
+
+impl ClosedPort {
+    pub(super) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self { address: socket.local_addr().unwrap(), _held: socket }
+    }
 }
 
 /// A port whose queue is full, so that no connection is made.
 pub(super) struct FullPort {
     pub(super) address: SocketAddr,
-    _held: (tokio::net::TcpListener, Vec<TcpStream>),
+    _held: (TcpListener, Vec<TcpStream>),
 }
 
 impl FullPort {
     pub(super) async fn new() -> Self {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = socket.listen(1).unwrap();
         let address = listener.local_addr().unwrap();

@@ -33,7 +33,7 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS
 
 async fn get(server: &Server) -> ProbeOutcome {
     let action = json!({"port": server.address.port(), "scheme": "HTTPS"});
-    probe(json!({"httpGet": action, "timeoutSeconds": 3})).await
+    probe(json!({"httpGet": action, "timeoutSeconds": 60})).await
 }
 
 /// A server's own, which needs no other's eyes.

@@ -11,7 +11,7 @@ use super::cri::{Cri, PodSandbox, SandboxSpec};
 use super::wasm::Wasm;
 use super::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, Features, Launch, Resources, Runtime,
-    StreamRequest, no_ordinary,
+    SandboxResources, StreamRequest, no_ordinary,
 };
 use crate::image::Programs;
 use crate::telemetry::chain;
@@ -118,6 +118,15 @@ impl Runtime for Both {
                 resized.map_err(|error| chain(&error))
             }
         }
+    }
+
+    async fn resize_sandbox(
+        &self,
+        pod_uid: &str,
+        resources: SandboxResources,
+    ) -> Result<(), String> {
+        let Some(cri) = &self.cri else { return Ok(()) };
+        cri.resize_sandbox(pod_uid, resources).await.map_err(|error| chain(&error))
     }
 
     async fn remove(&self, id: &str) {

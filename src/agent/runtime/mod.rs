@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use self::cri::images::{OrdinaryImage, Wanted};
 use self::cri::{Ordinary, PodSandbox, SandboxSpec};
-pub(crate) use self::resize::Resources;
+pub(crate) use self::resize::{Resources, SandboxResources};
 pub(crate) use self::stream::{
     Attach, Exec, ExecError, ExecExit, ExecOutput, RefusalKind, StreamKind, StreamRequest,
 };
@@ -245,6 +245,20 @@ pub(crate) trait Runtime: Send + Sync + 'static {
         id: &str,
         resources: Resources,
     ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Tells the runtime of ordinary images what the pod's group is about to have; nothing where the pod
+    /// has no sandbox there, or the runtime has no such verb.
+    ///
+    /// # Errors
+    /// Why the runtime does not take it, in upstream's words.
+    fn resize_sandbox(
+        &self,
+        pod_uid: &str,
+        resources: SandboxResources,
+    ) -> impl Future<Output = Result<(), String>> + Send {
+        let _ = (pod_uid, resources);
+        ready(Ok(()))
+    }
 
     /// Forgets the dead container `id` and removes what it left on disk, its logs too.
     fn remove(&self, id: &str) -> impl Future<Output = ()> + Send;

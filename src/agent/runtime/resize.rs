@@ -1,5 +1,6 @@
-//! What a running container is given when it is resized: the words of the verb
-//! [`Runtime::resize`](super::Runtime::resize).
+//! What a running container is given when it is resized, and what is told of its pod: the words of the
+//! verbs [`Runtime::resize`](super::Runtime::resize) and
+//! [`Runtime::resize_sandbox`](super::Runtime::resize_sandbox).
 
 use copepod_cri::LinuxContainerResources;
 
@@ -14,4 +15,13 @@ pub(crate) struct Resources {
     pub(crate) memory_limit_bytes: Option<u64>,
     /// The same for the runtime of ordinary images.
     pub(crate) ordinary: LinuxContainerResources,
+}
+
+/// What the group of a pod is about to have, in the words of the runtime of ordinary images.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SandboxResources {
+    /// The pod's overhead.
+    pub(crate) overhead: LinuxContainerResources,
+    /// All the rest of it.
+    pub(crate) containers: LinuxContainerResources,
 }

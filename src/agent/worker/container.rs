@@ -442,6 +442,7 @@ mod tests {
             id: format!("containerd://{container}-{attempt}"),
             definition: None,
             user: None,
+            image: None,
             state: AttemptState::Starting,
         };
         let attempts = [attempt("main", 0), attempt("main", 1), attempt("looks", 2)];

@@ -317,7 +317,9 @@ impl<R: Runtime> Worker<R> {
                     }
                     let addresses = self.ready.addresses.clone();
                     let recursive_read_only = self.ready.recursive_read_only;
-                    SetUpDone { addresses, sandbox: self.ready.generation(), recursive_read_only }
+                    let (sandbox, warnings) =
+                        (self.ready.generation(), self.ready.files.warnings.clone());
+                    SetUpDone { addresses, sandbox, recursive_read_only, warnings }
                 }))
             }
             Done::TearDown(result) => {

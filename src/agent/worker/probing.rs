@@ -197,7 +197,16 @@ mod tests {
 
     fn attempt(id: &str, state: AttemptState) -> Attempt {
         let (container, attempt, sandbox) = ("c".into(), 0, 0);
-        Attempt { container, attempt, sandbox, id: id.into(), definition: None, user: None, state }
+        Attempt {
+            container,
+            attempt,
+            sandbox,
+            id: id.into(),
+            definition: None,
+            user: None,
+            image: None,
+            state,
+        }
     }
 
     #[test]

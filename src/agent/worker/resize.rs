@@ -11,7 +11,7 @@ use super::cgroup::{PodCgroups, class, uid};
 use super::container::memory_limit;
 use super::{Shared, blocking, failure};
 use crate::linux::cgroup::{CgroupError, Held, Limits};
-use crate::runtime::cri::config::container_resources;
+use crate::runtime::cri::config::{container_resources, sandbox_resources};
 use crate::runtime::{Resources, Runtime};
 use crate::telemetry::chain;
 
@@ -40,19 +40,31 @@ impl<R: Runtime> ResizeJob<R> {
         let Self { shared, pod, containers } = self;
         let containers = Arc::new(containers);
         let first = (Arc::clone(&shared), Arc::clone(&pod), Arc::clone(&containers));
-        blocking(move || {
+        let change = blocking(move || {
             let (shared, pod, containers) = first;
-            let Some(groups) = &shared.host.cgroups else { return Ok(()) };
+            let Some(groups) = &shared.host.cgroups else { return Ok(None) };
             groups.check_memory(&pod, &lowered(&shared, &pod, &containers))?;
-            groups.raise(&pod).map_err(|error| chain(&error))
+            groups.to_raise(&pod).map_err(|error| chain(&error))
         })
         .await?;
+        if let Some(change) = change {
+            set(&shared, &pod, change, 1).await?;
+        }
         for one in &*containers {
             let Some(spec) = container_named(&pod, &one.container) else { continue };
             let resources = of_container(&shared, &pod, &spec)?;
             shared.runtime.resize(&one.id, resources).await?;
         }
-        lower(&shared, &pod).await?;
+        let of_job = (Arc::clone(&shared), Arc::clone(&pod));
+        let change = blocking(move || {
+            let (shared, pod) = of_job;
+            let groups = shared.host.cgroups.as_ref();
+            groups.map_or(Ok(None), |groups| groups.to_lower(&pod)).map_err(|error| chain(&error))
+        })
+        .await?;
+        if let Some(change) = change {
+            set(&shared, &pod, change, LOWER_TRIES).await?;
+        }
         blocking(move || {
             for Resized { container, attempt, id: _ } in &*containers {
                 let Some(spec) = container_named(&pod, container) else { continue };
@@ -186,36 +198,78 @@ impl PodCgroups {
         }
     }
 
-    /// Raises the pod's group to what is more than it has.
-    fn raise(&self, pod: &Pod) -> Result<(), CgroupError> {
-        let Some(held) = self.cgroups.held(uid(pod), class(pod))? else { return Ok(()) };
-        let raised = raised(&self.pod_limits(pod), held);
-        self.cgroups.make_pod(uid(pod), class(pod), &raised)
+    /// How the pod's group is raised to what is more than it has; `None` where there is no group.
+    fn to_raise(&self, pod: &Pod) -> Result<Option<Change>, CgroupError> {
+        let held = self.cgroups.held(uid(pod), class(pod))?;
+        Ok(held.map(|held| Change { from: held, to: raised(&self.pod_limits(pod), held) }))
     }
 
-    /// Lowers the pod's group to what it is to have.
-    fn lower(&self, pod: &Pod) -> Result<(), CgroupError> {
-        let limits = self.pod_limits(pod);
-        let Some(held) = self.cgroups.held(uid(pod), class(pod))? else { return Ok(()) };
-        if raised(&limits, held) == limits {
-            return Ok(());
-        }
-        self.cgroups.make_pod(uid(pod), class(pod), &limits)
+    /// How the pod's group is lowered to what it is to have; `None` where it has no more than that.
+    fn to_lower(&self, pod: &Pod) -> Result<Option<Change>, CgroupError> {
+        let to = self.pod_limits(pod);
+        let held = self.cgroups.held(uid(pod), class(pod))?;
+        let more = held.filter(|held| raised(&to, *held) != to);
+        Ok(more.map(|from| Change { from, to }))
     }
 }
 
-/// Lowers the pod's group to what it is to have, when the kernel lets that be.
-async fn lower<R: Runtime>(shared: &Arc<Shared<R>>, pod: &Arc<Pod>) -> Result<(), String> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let (of_try, pod) = (Arc::clone(shared), Arc::clone(pod));
-        let lower = move || of_try.host.cgroups.as_ref().map_or(Ok(()), |all| all.lower(&pod));
-        match blocking(lower).await {
-            Err(_) if tries < LOWER_TRIES => tokio::time::sleep(LOWER_EVERY).await,
-            done => return done.map_err(|error| chain(&error)),
-        }
+/// A change of a pod's group.
+struct Change {
+    from: Held,
+    to: Limits,
+}
+
+impl Change {
+    /// The resource whose limit changes, in upstream's order: memory comes first.
+    fn resource(&self) -> &'static str {
+        if self.from.memory_bytes == self.to.memory_bytes { "cpu" } else { "memory" }
     }
+
+    /// What the group has before it.
+    fn before(&self) -> Limits {
+        let Held { cpu_quota_us, cpu_period_us, memory_bytes, memory_used: _ } = self.from;
+        Limits { cpu_quota_us, cpu_period_us, memory_bytes, ..self.to.clone() }
+    }
+}
+
+/// Changes the pod's group, when the kernel lets that be within so many `tries`. The runtime of ordinary
+/// images is told before, so that it may refuse, and that nothing comes of it where nothing does
+/// (upstream `setPodCgroupConfig`).
+async fn set<R: Runtime>(
+    shared: &Arc<Shared<R>>,
+    pod: &Arc<Pod>,
+    change: Change,
+    tries: u32,
+) -> Result<(), String> {
+    let tell = |limits: &Limits| {
+        let resources = sandbox_resources(pod, limits, &shared.host.ordinary);
+        shared.runtime.resize_sandbox(uid(pod), resources)
+    };
+    tell(&change.to).await.map_err(|error| {
+        let resource = change.resource();
+        format!(
+            "failed to notify runtime for UpdatePodSandboxResources (resource={resource}); resize \
+             rejected: {error}"
+        )
+    })?;
+    let mut tried = 0;
+    let failed = loop {
+        tried += 1;
+        let (of_try, pod, to) = (Arc::clone(shared), Arc::clone(pod), change.to.clone());
+        let make = move || {
+            let make = |all: &PodCgroups| all.cgroups.make_pod(uid(&pod), class(&pod), &to);
+            of_try.host.cgroups.as_ref().map_or(Ok(()), make)
+        };
+        match blocking(make).await {
+            Ok(()) => return Ok(()),
+            Err(_) if tried < tries => tokio::time::sleep(LOWER_EVERY).await,
+            Err(error) => break error,
+        }
+    };
+    if let Err(error) = tell(&change.before()).await {
+        tracing::warn!(pod = uid(pod), error, "the runtime does not take a resize back");
+    }
+    Err(chain(&failed))
 }
 
 /// The limits, but of each the present one where that is more.

@@ -123,7 +123,8 @@ pub struct Admitted {
 }
 
 /// Takes the pod or refuses it. `active` are the node's other pods that are admitted and have not
-/// ended, with their allocated resources; the pod itself may be among them.
+/// ended, with their allocated resources and the status that the API server has; the pod itself may be
+/// among them.
 ///
 /// Where the reason is [`NODE_AFFINITY`], the node's object may be older than its labels: fetch it
 /// and ask once more, as upstream does.

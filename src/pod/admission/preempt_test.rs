@@ -126,3 +126,25 @@ fn features_are_needed_by_name() {
     let able = NodeFacts { features: features.map(str::to_owned).into(), ..node() };
     assert!(admit(&needs, &able, &[]).is_ok());
 }
+
+#[test]
+fn others_count_by_what_they_still_have_and_give_back_what_they_ask_for() {
+    let mut shrinking = Arc::unwrap_or_clone(burstable("a", 300, 10));
+    let has = json!({"requests": {"cpu": "700m", "memory": "10Mi"}});
+    let status = json!({"containerStatuses": [{"name": "c", "resources": has}]});
+    shrinking.status = Some(serde_json::from_value(status).unwrap());
+    let shrinking = [Arc::new(shrinking)];
+    let refused = admit(&burstable("b", 400, 10), &node(), &shrinking).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "Node didn't have enough resource: cpu, requested: 400, used: 700, capacity: 1000"
+    );
+    assert_preempts(&critical(600, 10), &shrinking, &["a"]);
+    // What it has beyond that is none of its own any more.
+    let refused = admit(&critical(601, 10), &node(), &shrinking).unwrap_err();
+    assert_eq!(refused.reason, "UnexpectedAdmissionError");
+    // What the pod itself has is no matter.
+    let itself =
+        Arc::new(Pod { status: shrinking[0].status.clone(), ..(*burstable("b", 400, 10)).clone() });
+    assert_preempts(&itself, &[burstable("a", 600, 10)], &[]);
+}

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{NodeFacts, Rejection};
 use crate::quantity::Quantity;
-use crate::resources::{Amounts, pod_requests};
+use crate::resources::{Amounts, pod_requests, requests_in_use};
 
 /// The resource that a place for a pod is.
 const PODS: &str = "pods";
@@ -51,7 +51,8 @@ pub(super) fn shortages(pod: &Pod, node: &NodeFacts, others: &[&Arc<Pod>]) -> Ve
     let requests = counted(pod_requests(pod));
     // What the node does not know is the cluster's to give.
     let is_known = |name: &str| !is_extended(name) || node.allocatable.contains_key(name);
-    let others: Vec<Amounts> = others.iter().map(|pod| pod_requests(pod)).collect();
+    // What others are still to give back is not there yet, while the pod is to have what it asks for.
+    let others: Vec<Amounts> = others.iter().map(|pod| requests_in_use(pod)).collect();
     let first = FIRST.iter().filter_map(|name| requests.get_key_value(*name));
     let rest = requests.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
     for (name, &requested) in first.chain(rest).filter(|(name, _)| is_known(name)) {
@@ -65,7 +66,7 @@ pub(super) fn shortages(pod: &Pod, node: &NodeFacts, others: &[&Arc<Pod>]) -> Ve
     found
 }
 
-/// What a pod gives back of a resource when it goes (upstream `GetResourceRequest`).
+/// What a pod gives back of a resource when it goes: by its spec alone (upstream `GetResourceRequest`).
 pub(super) fn given_back(pod: &Pod, name: &str) -> i64 {
     if name == PODS {
         return 1;

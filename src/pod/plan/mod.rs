@@ -16,8 +16,6 @@ use crate::{
     state::{Cause, State},
 };
 
-use stop::Stop;
-
 /// Why a pod has failed whose `activeDeadlineSeconds` are over (upstream:
 /// `active_deadline.go`).
 const DEADLINE_REASON: &str = "DeadlineExceeded";
@@ -87,40 +85,39 @@ impl Pass {
             state.end_within(grace, self.now);
         }
         let is_over =
-            || state.reported_end().is_some() || is_finished(state) || state.ends_with_sandbox();
-        if state.deadline.is_none() && is_over() {
+            state.reported_end().is_some() || is_finished(state) || state.ends_with_sandbox();
+        let is_late = self.is_late(state, is_over);
+        if is_late {
+            let (reason, message) = (DEADLINE_REASON.to_owned(), DEADLINE_MESSAGE.to_owned());
+            let why = Failure { reason, message };
+            self.records.push(record::deadline_exceeded(&why));
+            state.cause = Some(Cause { why, disrupted: None });
+        }
+        if state.deadline.is_none() && (is_over || is_late) {
             state.end_within(state.spec_grace(), self.now);
         }
+    }
+
+    /// Whether the pod has had its time. One that was over when this agent first saw it is late only if
+    /// its last end was: it was stopped for it by an agent before this one.
+    fn is_late(&mut self, state: &State, is_over: bool) -> bool {
         let Some(until) = state.active_deadline().filter(|_| state.deadline.is_none()) else {
-            return;
+            return false;
         };
         if until > self.now {
-            return self.wake.at(until);
+            if !is_over {
+                self.wake.at(until);
+            }
+            return false;
         }
-        let (reason, message) = (DEADLINE_REASON.to_owned(), DEADLINE_MESSAGE.to_owned());
-        let why = Failure { reason, message };
-        self.records.push(record::deadline_exceeded(&why));
-        state.cause = Some(Cause { why, disrupted: None });
-        state.end_within(state.spec_grace(), self.now);
+        !is_over || state.is_first_look && state.ended_late()
     }
 
     /// The way down: everything is stopped, the sidecars last; when all is dead the phase is settled
     /// and the set-up undone.
     fn end(&mut self, state: &mut State) {
         let deadline = state.deadline.unwrap_or(self.now);
-        let is_at_once = state.is_at_once;
-        let stop = |is_turn| Stop { why: Some(record::STOPPING), deadline, is_turn, is_at_once };
-        let (sidecars, others): (Vec<_>, Vec<_>) =
-            state.containers.iter_mut().partition(|container| container.role == Role::Sidecar);
-        let mut is_turn = true;
-        for container in others {
-            self.stop_all(container, stop(true));
-            is_turn &= container.role != Role::Main || !container.is_busy();
-        }
-        for container in sidecars.into_iter().rev() {
-            self.stop_all(container, stop(is_turn || fault!(SidecarsNotLast)));
-            is_turn &= !container.is_busy();
-        }
+        self.stop_pod(state, deadline);
         if fault!(TerminalEarly) {
             state.ended = state.ended.or(Some(phase::at_end(state)));
         }
@@ -152,7 +149,7 @@ impl Pass {
         if state.set_up.done.is_some() && state.stale && self.may_refresh(state) {
             self.actions.push(Action::Refresh);
         }
-        let is_to_begin_anew = state.begin_anew();
+        let is_to_begin_anew = state.begin_anew(self.now);
         self.actions.extend(resize::wanted_actuation(state, self.now, &mut self.wake));
         self.stop_unfit(state);
         let generation = state.generation();
@@ -164,7 +161,7 @@ impl Pass {
         let rules = Rules { pod: &pod, generation, restart_max: state.host.restart_max };
         // Main containers start beside each other, but none before what follows the start of an
         // earlier one is done (upstream starts them one after the other).
-        let mut is_held = false;
+        let mut is_held = state.waits_for_last_sidecar(generation) && !fault!(InitsNotAwaited);
         for (index, container) in state.containers.iter_mut().enumerate() {
             let is_its_turn = match container.role {
                 Role::Init => turn == Some(index),

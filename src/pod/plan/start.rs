@@ -9,7 +9,7 @@ use super::{Pass, Rules};
 use crate::{
     Action,
     backoff::Backoff,
-    container::{Container, Role, Waiting},
+    container::{Container, Waiting},
     record,
 };
 
@@ -107,6 +107,21 @@ impl Pass {
 }
 
 impl Container {
+    /// Whether the attempt is stopped and the next one started in one go: nobody looks at its end then
+    /// (upstream: `SyncPod`, which does both unless a back-off holds).
+    pub(super) fn goes_on_at_once(&self, number: u32, now: Duration) -> bool {
+        if self.replacing == Some(number) {
+            return true;
+        }
+        let is_served = self.served == Some(number.saturating_add(1));
+        let waits = || {
+            let before = self.launched().nth(1).map(|(_, before)| before.ended);
+            before.and_then(|before| Backoff::until(self.crash, before, now)).is_some()
+        };
+        let restarts = self.life.restarts_after_probe(self.role);
+        self.is_culled(number) && restarts && (is_served || !waits())
+    }
+
     /// Serves the restart back-off of the attempt, once. The first restart is immediate (upstream:
     /// `doBackOff`), and so is the one of an init container in a new sandbox, or of any in a pod that is
     /// begun anew: nothing is known of them there (upstream: `purgeInitContainers`,
@@ -114,7 +129,7 @@ impl Container {
     fn serve(&mut self, rules: &Rules<'_>, attempt: u32, now: Duration) -> Served {
         let Some((number, last)) = self.newest() else { return Served::Yes };
         let (ended, is_old) = (last.ended, last.is_old(rules.generation));
-        if self.role == Role::Init && is_old || last.is_past {
+        if self.role.is_init() && is_old || last.is_past {
             return Served::Yes;
         }
         // One of an old definition has not crashed: the count begins anew.

@@ -37,10 +37,44 @@ pub(super) struct Stop {
 }
 
 impl Pass {
-    /// Stops all attempts of the container.
-    pub(super) fn stop_all(&mut self, container: &mut Container, stop: Stop) {
-        for (number, known) in &mut container.attempts {
-            self.stop((&container.name, &container.life), *number, known, stop);
+    /// Stops all that lives of the pod, the sidecars in their turn.
+    pub(super) fn stop_pod(&mut self, state: &mut State, deadline: Duration) {
+        let is_at_once = state.is_at_once;
+        let stop = Stop { why: Some(record::STOPPING), deadline, is_turn: true, is_at_once };
+        self.stop_in_turn(state, |_| Some(stop), Container::is_busy);
+    }
+
+    /// What was to end with one that has ended before it still does, though its pod may go on.
+    fn go_on_stopping(&mut self, state: &mut State) {
+        let is_ending = |known: &Known| known.is_alive() && known.ending.is_some();
+        let stop = |known: &Known| {
+            let deadline = known.ending.as_ref()?.deadline;
+            Some(Stop { why: None, deadline, is_turn: true, is_at_once: false })
+        };
+        self.stop_in_turn(state, stop, |one| one.attempts.values().any(is_ending));
+    }
+
+    /// Stops those attempts of which `stop` says how: the sidecars after the main containers, the last
+    /// one first, each when none before it `holds` it.
+    fn stop_in_turn(
+        &mut self,
+        state: &mut State,
+        stop: impl Fn(&Known) -> Option<Stop>,
+        holds: impl Fn(&Container) -> bool,
+    ) {
+        let (sidecars, others): (Vec<_>, Vec<_>) =
+            state.containers.iter_mut().partition(|container| container.role == Role::Sidecar);
+        let mut is_turn = true;
+        for container in others.into_iter().chain(sidecars.into_iter().rev()) {
+            let is_sidecar = container.role == Role::Sidecar;
+            let may = !is_sidecar || is_turn || fault!(SidecarsNotLast);
+            for (number, known) in &mut container.attempts {
+                if let Some(stop) = stop(known) {
+                    let stop = Stop { is_turn: may, ..stop };
+                    self.stop((&container.name, &container.life), *number, known, stop);
+                }
+            }
+            is_turn &= !(is_sidecar || container.role == Role::Main) || !holds(container);
         }
     }
 
@@ -55,12 +89,13 @@ impl Pass {
         };
         let is_to_run = |main: &&Container| runs_on(main) || main.is_wanted(generation);
         let lasting = state.of_role(Role::Main).filter(is_to_run).count();
+        let mut whole = None;
         for container in &mut state.containers {
             let newest = container.attempts.keys().next_back().copied();
             let is_last = lasting <= 1;
             for number in container.attempts.keys().copied().collect::<Vec<_>>() {
                 let unfit = container.unfit(number, newest, generation, is_last);
-                let Some(Unfit { why, given, is_culled }) = unfit else { continue };
+                let Some(Unfit { why, given, is_culled, is_whole }) = unfit else { continue };
                 if is_culled && !container.is_culled(number) {
                     container.culled = Some(Culled { attempt: number, is_new: true });
                 }
@@ -69,8 +104,15 @@ impl Pass {
                 let who = (container.name.as_str(), &container.life);
                 if let Some(known) = container.attempts.get_mut(&number) {
                     self.stop(who, number, known, stop);
+                    let ends = known.ending.as_ref().map(|ending| ending.deadline);
+                    whole = whole.max(ends.filter(|_| is_whole));
                 }
             }
+        }
+        // All of it within one grace, though its end is yet to be decided on.
+        match whole {
+            Some(deadline) => self.stop_pod(state, deadline),
+            None => self.go_on_stopping(state),
         }
     }
 
@@ -179,6 +221,8 @@ struct Unfit {
     given: Option<Duration>,
     /// It is for its probes.
     is_culled: bool,
+    /// Upstream ends the pod with it.
+    is_whole: bool,
 }
 
 impl Container {
@@ -191,14 +235,14 @@ impl Container {
         is_last: bool,
     ) -> Option<Unfit> {
         let known = self.attempts.get(&number)?;
-        let unfit = |why| Some(Unfit { why, given: None, is_culled: false });
+        let unfit = |why| Some(Unfit { why, given: None, is_culled: false, is_whole: false });
         if self.role == Role::Unwanted {
             return unfit(None);
         }
         // At once, whatever else is the matter with it.
         if known.is_past {
-            let why = Some((record::RESTART_ALL, ""));
-            return Some(Unfit { why, given: Some(Duration::ZERO), is_culled: false });
+            let (why, given) = (Some((record::RESTART_ALL, "")), Some(Duration::ZERO));
+            return Some(Unfit { why, given, is_culled: false, is_whole: false });
         }
         if self.replacing.is_some() && (self.replacing == Some(number) || Some(number) != newest) {
             return unfit(Some(self.replaced_for()));
@@ -215,12 +259,12 @@ impl Container {
 
     fn unhealthy(&self, probe: ProbeKind, is_last: bool) -> Unfit {
         let restarts = self.life.restarts_after_probe(self.role);
-        // Upstream ends the pod with its last container.
         if is_last && !restarts {
-            return Unfit { why: Some(record::STOPPING), given: None, is_culled: true };
+            let why = Some(record::STOPPING);
+            return Unfit { why, given: None, is_culled: true, is_whole: true };
         }
         let why = Some(record::unhealthy(probe, self.role, restarts));
         let given = self.life.timing(probe).and_then(|timing| timing.grace);
-        Unfit { why, given, is_culled: true }
+        Unfit { why, given, is_culled: true, is_whole: false }
     }
 }

@@ -70,13 +70,13 @@ impl State {
     /// past: it is stopped, and the pod begins with its first init container, in the sandbox that
     /// stands (upstream: `ShouldAllContainersRestart`). Whether that still waits for starts which are
     /// under way: nothing else is to start until it is decided.
-    pub(crate) fn begin_anew(&mut self) -> bool {
+    pub(crate) fn begin_anew(&mut self, now: Duration) -> bool {
         let asks = |container: &Container| {
             let (number, newest) = container.newest()?;
             let is_heard = container.role.is_work() && !(newest.is_past || newest.is_forgotten);
             let exit = newest.exit().filter(|_| is_heard)?;
-            let is_told = container.is_culled(number) || container.replacing == Some(number);
-            let asks = !is_told && container.life.restarts_all(exit.code);
+            let asks =
+                !container.goes_on_at_once(number, now) && container.life.restarts_all(exit.code);
             asks.then(|| (container.name.clone(), number, Some(exit.finished_at)))
         };
         let Some((source, attempt, at)) = self.containers.iter().find_map(asks) else {

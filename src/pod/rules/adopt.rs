@@ -304,3 +304,48 @@ fn what_is_shown_without_having_run_is_not_taken_for_forgotten() {
     rig.set_up();
     assert_eq!(rig.image("a"), [start("a", 0)]);
 }
+
+#[test]
+fn of_a_pod_that_runs_the_dead_may_be_removed() {
+    for policy in ["Never", "OnFailure"] {
+        let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+        let mut object = remembered(policy, done, json!({}));
+        let spec = object.spec.as_mut().unwrap();
+        spec.containers.push(serde_json::from_value(json!({"name": "b"})).unwrap());
+        let mut rig = Rig::new(object);
+        assert_eq!(rig.feed(Event::Observed(vec![running("b", 0)])), [Action::SetUp], "{policy}");
+        assert_eq!(rig.set_up(), [], "{policy}: neither i nor a");
+        assert_eq!((rig.phase().as_str(), rig.brief("b").as_str()), ("Running", "running"));
+        assert_eq!(rig.brief("a"), "0 Completed");
+        assert_eq!(rig.exit("b", 0, 0), [Action::TearDown], "{policy}");
+        assert_eq!(rig.phase(), "Succeeded");
+    }
+}
+
+#[test]
+fn an_adopted_container_keeps_the_end_before_its_own() {
+    let running_since = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    let failed = json!({"terminated": {"exitCode": 4, "reason": "Error"}});
+    let mut rig = Rig::new(remembered("Always", running_since, failed));
+    let listed = Attempt { id: "cri://a".to_owned(), ..running("a", 3) };
+    rig.feed(Event::Observed(vec![listed]));
+    assert_eq!(brief(&rig.shown("a").last_state.unwrap()), "4 Error", "whose record is gone");
+}
+
+#[test]
+fn what_was_stopped_for_its_deadline_has_failed_though_the_agent_died_meanwhile() {
+    let spec = json!({"restartPolicy": "Never", "activeDeadlineSeconds": 10});
+    let mut object = pod_with(&["a"], &spec, &json!({}));
+    object.status = Some(Rig::running(object.clone()).status());
+    // (when the container ended, whether that was after the pod's deadline)
+    for (secs, is_late) in [(9, false), (10, true), (15, true)] {
+        let mut rig = Rig::new(object.clone());
+        rig.pass(20);
+        let ended = attempt("a", 0, AttemptState::Exited(exit(0, secs)));
+        assert_eq!(rig.feed(Event::Observed(vec![ended])), [Action::TearDown]);
+        let reason = is_late.then(|| "DeadlineExceeded".to_owned());
+        let phase = if is_late { "Failed" } else { "Succeeded" };
+        assert_eq!((rig.phase().as_str(), rig.status().reason), (phase, reason), "{secs}");
+        assert_eq!(rig.records.len(), usize::from(is_late), "{:?}", rig.records);
+    }
+}

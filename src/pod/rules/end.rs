@@ -176,3 +176,20 @@ fn an_object_of_another_uid_is_not_this_pod() {
     other.metadata.uid = Some("u-2".to_owned());
     assert_eq!(rig.feed(deleted(other, None)), []);
 }
+
+#[test]
+fn what_never_started_behind_a_sidecar_is_lost_at_the_end() {
+    let inits = json!([{"name": "s", "restartPolicy": "Always"}]);
+    let mut rig = Rig::up(pod_with(&["a"], &json!({"initContainers": inits}), &json!({})));
+    rig.image("s");
+    rig.run("s", 0);
+    rig.no_image("a", "ErrImagePull");
+    assert_eq!(rig.feed(kill(9)), [stop("s", 0, 9)]);
+    assert_eq!(rig.exit("s", 0, 143), [Action::TearDown]);
+    assert_eq!(rig.brief("a"), "137 ContainerStatusUnknown");
+    // Nothing is lost of what had no turn.
+    let mut rig = Rig::up(pod_with(&["a"], &json!({"initContainers": inits}), &json!({})));
+    rig.no_image("s", "ErrImagePull");
+    assert_eq!(rig.feed(kill(9)), [Action::TearDown]);
+    assert!(rig.brief("a").starts_with("waiting"), "{}", rig.brief("a"));
+}

@@ -290,6 +290,9 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     }
     rig.actions.clear();
     assert_eq!(rig.cond("AllContainersRestarting"), "False");
+    let generations = ["AllContainersRestarting", "Ready"];
+    let generations = generations.map(|kind| rig.condition(kind).observed_generation);
+    assert_eq!(generations, [None, Some(3)]);
     assert_eq!(rig.exit("a", 0, 7), [stop("b", 0, 2)]);
     let restarting = "True RestartAllContainersStarted container exited with restart policy rule";
     assert_eq!(rig.cond("AllContainersRestarting"), restarting);
@@ -313,4 +316,35 @@ fn a_rule_may_have_the_whole_pod_begin_anew() {
     rig.image("i");
     let again = rig.exit("i", 2, 0);
     assert!(again.ends_with(&[prepare("a"), prepare("b")]), "no crash, so no back-off: {again:?}");
+}
+
+#[test]
+fn a_rule_sees_the_end_of_one_that_its_probes_have_stopped_unless_it_goes_on_at_once() {
+    let probe = json!({"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1});
+    let pod_of = |policy: &str| {
+        let spec = json!({"containers": [
+            {"name": "a", "restartPolicy": policy, "restartPolicyRules": anew(), "livenessProbe": probe},
+            {"name": "b"},
+        ]});
+        pod_with(&[], &spec, &json!({}))
+    };
+    let cull = |rig: &mut Rig, number: u32| {
+        rig.timer();
+        let stopped = rig.probed("a", number, ProbeKind::Liveness, false);
+        assert_eq!(stopped, [stop("a", number, 30)]);
+        rig.exit("a", number, 7)
+    };
+    let mut rig = Rig::running(pod_of("Never"));
+    assert_eq!(cull(&mut rig, 0), [stop("b", 0, 2)], "it is not to run again by itself");
+    let mut rig = Rig::running(pod_of("Always"));
+    for number in 0..2 {
+        assert_eq!(cull(&mut rig, number), [prepare("a")], "stopped and started in one go");
+        rig.image("a");
+        rig.run("a", number + 1);
+    }
+    rig.exit("a", 2, 1);
+    rig.timer();
+    rig.image("a");
+    rig.run("a", 3);
+    assert_eq!(cull(&mut rig, 3), [stop("b", 0, 2)], "but for its back-off");
 }

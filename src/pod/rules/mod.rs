@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondit
 use serde_json::{Value, json};
 
 use crate::{
-    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Host, ImageRef, Now,
+    Action, Attempt, AttemptState, Event, Exit, Failure, HookKind, Host, ImageNames, ImageRef, Now,
     PodAddresses, ProbeKind, ProbeOutcome, Record, SetUpDone, State, step,
 };
 
@@ -35,6 +35,8 @@ struct Rig {
     actions: Vec<Action>,
     /// What people were told since that was last taken, a line each.
     records: Vec<String>,
+    /// What each set-up leaves out.
+    warnings: Vec<Failure>,
 }
 
 fn wall(secs: i64) -> Timestamp {
@@ -76,7 +78,7 @@ fn id(container: &str, attempt: u32) -> String {
 
 fn attempt(container: &str, attempt: u32, state: AttemptState) -> Attempt {
     let (id, container) = (id(container, attempt), container.to_owned());
-    Attempt { container, attempt, sandbox: 0, id, definition: None, user: None, state }
+    Attempt { container, attempt, sandbox: 0, id, definition: None, user: None, image: None, state }
 }
 
 fn failure(reason: &str) -> Failure {
@@ -114,7 +116,7 @@ impl Rig {
     fn new(pod: Pod) -> Rig {
         let now = Now { wall: wall(0), mono: Duration::from_secs(5) };
         let (state, actions, records) = (State::new(Arc::new(pod)), Vec::new(), Vec::new());
-        Rig { state, sandbox: 0, now, actions, records }
+        Rig { state, sandbox: 0, now, actions, records, warnings: Vec::new() }
     }
 
     /// A pod that is set up, with nothing started.
@@ -165,6 +167,7 @@ impl Rig {
             addresses,
             sandbox: self.sandbox,
             recursive_read_only: true,
+            warnings: self.warnings.clone(),
         })))
     }
 

@@ -155,6 +155,21 @@ fn a_failure_before_upstreams_first_tick_is_nobodys_fault() {
     assert_eq!(rig.probed("a", 0, STARTUP, true), [], "liveness has its own first tick");
     assert_eq!(rig.timer(), (7, vec![probe_of("a", 0, LIVENESS)]));
     assert_eq!(rig.probed("a", 0, LIVENESS, false), [stop("a", 0, 30)]);
+    // After an early one comes that first tick, whatever the delay was.
+    let timing = json!({"initialDelaySeconds": 5, "periodSeconds": 7, "failureThreshold": 1});
+    for early in [false, true] {
+        let mut rig = Rig::up(probed(&json!({"startupProbe": tcp(timing.clone())}), "Always"));
+        rig.image("a");
+        assert_eq!(rig.run("a", 0), []);
+        assert_eq!(rig.timer(), (5, vec![probe_of("a", 0, STARTUP)]));
+        rig.records.clear();
+        let error = ProbeOutcome::Error("no such command".to_owned());
+        let failed = ProbeOutcome::Failure("no luck".to_owned());
+        rig.outcome("a", 0, STARTUP, if early { error } else { failed });
+        assert_eq!(rig.records, [""; 0], "nobody asked for it");
+        assert_eq!(rig.timer(), (2, vec![probe_of("a", 0, STARTUP)]));
+        assert_eq!(rig.probed("a", 0, STARTUP, false), [stop("a", 0, 30)]);
+    }
 }
 
 #[test]
@@ -316,4 +331,29 @@ fn a_new_agent_spreads_its_first_probes_and_keeps_to_what_is_left_of_the_delay()
     let all = ["u1", "u2", "u3"].map(first);
     assert!(all.iter().all(|wait| (100..110).contains(&wait.as_secs())), "{all:?}");
     assert!(all[0] != all[1] && all[1] != all[2], "{all:?}");
+}
+
+#[test]
+fn the_last_main_container_that_fails_under_never_takes_all_with_it_at_once() {
+    let hook = json!({"preStop": {"exec": {"command": ["x"]}}});
+    let spec = json!({"restartPolicy": "Never",
+        "initContainers": [{"name": "s", "restartPolicy": "Always", "lifecycle": hook}, {"name": "t", "restartPolicy": "Always"}],
+        "containers": [{"name": "a", "image": "a.wasm", "livenessProbe": tcp(json!({"failureThreshold": 1}))}]});
+    let mut rig = Rig::up(pod_with(&[], &spec, &json!({})));
+    for name in ["s", "t", "a"] {
+        rig.image(name);
+        rig.run(name, 0);
+    }
+    rig.timer();
+    rig.records.clear();
+    let then = rig.probed("a", 0, LIVENESS, false);
+    assert_eq!(then, [stop("a", 0, 30), hook_of("s", 0, HookKind::PreStop)]);
+    let killed = ["a", "t", "s"].map(|name| format!("N {name} Killing: Stopping container {name}"));
+    assert_eq!(rig.records[1..], killed);
+    rig.pass(25);
+    rig.hooked("s", 0, HookKind::PreStop, Ok(()));
+    assert_eq!(rig.exit("a", 0, 143), [stop("t", 0, 5)], "of one grace");
+    assert_eq!(rig.exit("t", 0, 143), [stop("s", 0, 5)]);
+    assert_eq!(rig.exit("s", 0, 143), [Action::TearDown]);
+    assert_eq!((rig.phase().as_str(), rig.records.len()), ("Failed", 4));
 }

@@ -153,3 +153,26 @@ fn volumes_follow_what_they_are_made_of() {
     assert_eq!(rig.feed(Event::Refreshed(Ok(()))), [Action::TearDown]);
     assert_eq!(rig.feed(Event::Changed), []);
 }
+
+#[test]
+fn what_a_set_up_leaves_out_is_told_once_for_each_sandbox() {
+    const LESS: &str = "W - DNSConfigForming: less";
+    let told = |rig: &Rig| rig.records.iter().filter(|told| *told == LESS).count();
+    let warnings = vec![Failure { reason: "DNSConfigForming".into(), message: "less".into() }];
+    let mut rig = Rig { warnings, ..Rig::new(pod(&["a"], "Always")) };
+    rig.feed(Event::Observed(Vec::new()));
+    rig.set_up();
+    rig.image("a");
+    rig.run("a", 0);
+    assert_eq!(told(&rig), 1);
+    rig.feed(Event::SandboxChanged { sandbox: 0 });
+    rig.exit("a", 0, 137);
+    rig.sandbox = 1;
+    rig.set_up();
+    assert_eq!(told(&rig), 2);
+    let mut rig = Rig { warnings: rig.warnings, ..Rig::new(pod(&["a"], "Always")) };
+    let running = AttemptState::Running { started_at: wall(0) };
+    rig.feed(Event::Observed(vec![attempt("a", 0, running)]));
+    rig.set_up();
+    assert_eq!(told(&rig), 0, "an agent before this one has");
+}

@@ -269,3 +269,39 @@ fn the_next_sandbox_waits_for_whoever_writes_the_volumes() {
     assert_eq!(rig.feed(dead(0)), []);
     assert_eq!(rig.feed(Event::Refreshed(Ok(()))), [Action::SetUp]);
 }
+
+#[test]
+fn nor_does_a_sidecar() {
+    let inits = json!([{"name": "s", "restartPolicy": "Always"}]);
+    let mut rig = Rig::up(pod_with(&["a"], &json!({"initContainers": inits}), &json!({})));
+    for number in 0..2 {
+        rig.image("s");
+        rig.run("s", number);
+        rig.exit("s", number, 1);
+    }
+    assert!(rig.brief("s").starts_with("waiting CrashLoopBackOff: back-off 10s"));
+    assert_eq!(rig.feed(dead(0)), [Action::SetUp]);
+    rig.sandbox = 1;
+    assert_eq!(rig.set_up(), [prepare("s")]);
+    rig.image("s");
+    rig.run("s", 2);
+    assert_eq!(rig.exit("s", 2, 1), [], "but there it goes on");
+    assert!(rig.brief("s").starts_with("waiting CrashLoopBackOff: back-off 10s"));
+}
+
+#[test]
+fn an_init_container_that_fails_for_good_in_the_next_one_fails_the_pod() {
+    let spec = json!({"restartPolicy": "Always", "initContainers": [{"name": "i", "restartPolicy": "Never"}]});
+    let mut rig = Rig::up(pod_with(&["a"], &spec, &json!({})));
+    rig.image("i");
+    rig.exit("i", 0, 0);
+    rig.image("a");
+    rig.run("a", 0);
+    rig.feed(dead(0));
+    rig.exit("a", 0, 0);
+    rig.sandbox = 1;
+    rig.set_up();
+    rig.image("i");
+    assert_eq!(rig.exit("i", 1, 1), [Action::TearDown]);
+    assert_eq!((rig.phase().as_str(), rig.brief("a").as_str()), ("Failed", "0 Completed"));
+}

@@ -166,14 +166,19 @@ fn addresses_class_and_start_time_stay_after_the_end() {
 fn an_adopted_container_keeps_the_image_that_its_object_names() {
     let mut object = pod(&["a"], "Always");
     object.status = Some(Rig::running(pod(&["a"], "Always")).status());
-    let list = |id: String| {
+    let list = |id: String, image: Option<&str>| {
         let mut rig = Rig::new(object.clone());
         let state = AttemptState::Running { started_at: wall(0) };
-        rig.feed(Event::Observed(vec![Attempt { id, ..attempt("a", 0, state) }]));
-        rig.shown("a").image_id
+        let named = |id: &str| ImageNames { image: "b.wasm".into(), image_id: id.into() };
+        let image = image.map(named);
+        rig.feed(Event::Observed(vec![Attempt { id, image, ..attempt("a", 0, state) }]));
+        let shown = rig.shown("a");
+        (shown.image, shown.image_id)
     };
-    assert_eq!(list(id("a", 0)), "sha256:abc");
-    assert_eq!(list("0ddba11".to_owned()), "", "another process");
+    let is = |image: &str, id: &str| (image.to_owned(), id.to_owned());
+    assert_eq!(list(id("a", 0), Some("other")), is("file:///a.wasm", "sha256:abc"));
+    assert_eq!(list("0ddba11".to_owned(), None), is("a.wasm", ""), "another process");
+    assert_eq!(list("0ddba11".to_owned(), Some("other")), is("b.wasm", "other"), "it tells");
 }
 
 #[test]

@@ -153,3 +153,38 @@ fn a_new_image_replaces_one_that_runs_whenever_it_is_seen() {
         assert_eq!(actions.iter().filter(|a| **a == stop("s", 0, 30)).count(), stops);
     }
 }
+
+#[test]
+fn when_no_main_container_runs_the_last_one_is_waited_for_again() {
+    let mut rig = all_running(with_sidecars(&["a", "b"], "Always"));
+    rig.exit("t", 0, 1);
+    rig.image("t");
+    rig.run("t", 1);
+    assert_eq!(rig.exit("t", 1, 1), [], "its back-off");
+    assert_eq!(rig.exit("a", 0, 1), [prepare("a")], "b runs");
+    rig.image("a");
+    rig.run("a", 1);
+    rig.exit("b", 0, 1);
+    assert_eq!(rig.image("b"), [start("b", 1)], "a runs");
+    rig.run("b", 1);
+    rig.exit("a", 1, 1);
+    assert!(rig.brief("a").starts_with("waiting CrashLoopBackOff"));
+    rig.actions.clear();
+    rig.exit("b", 1, 1);
+    assert_eq!(rig.timer(), (10, vec![prepare("t")]));
+    assert_eq!(rig.image("t"), [start("t", 2)]);
+    let then = rig.run("t", 2);
+    assert!(then.ends_with(&[prepare("a"), prepare("b")]), "their back-offs are over: {then:?}");
+    // A regular init container that is the last has done its part.
+    let inits = json!([{"name": "s", "restartPolicy": "Always"}, {"name": "i"}]);
+    let mut rig = Rig::up(pod_with(&["a"], &json!({"initContainers": inits}), &json!({})));
+    for (name, ends) in [("s", false), ("i", true), ("a", false)] {
+        rig.image(name);
+        rig.run(name, 0);
+        if ends {
+            rig.exit(name, 0, 0);
+        }
+    }
+    rig.exit("s", 0, 1);
+    assert_eq!(rig.exit("a", 0, 1), [prepare("a")]);
+}

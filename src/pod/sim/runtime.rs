@@ -64,6 +64,7 @@ impl Process {
             id: self.id.to_string(),
             definition: self.definition,
             user: None,
+            image: None,
             state: self.state.clone(),
         }
     }

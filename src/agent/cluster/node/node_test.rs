@@ -25,6 +25,9 @@ struct Api {
     refusals: Arc<Mutex<Vec<Refusal>>>,
 }
 
+/// Far longer than anything here takes, on a machine with other work too.
+const SOON: Duration = Duration::from_secs(60);
+
 type Refusal = (Method, &'static str, StatusCode);
 
 const NODE: &str = "/api/v1/nodes/n1";
@@ -165,17 +168,25 @@ fn start_node(
 
 type Requests = mpsc::UnboundedReceiver<(Method, String)>;
 
+/// The next of what comes.
+async fn next<T>(what: &str, coming: impl Future<Output = Option<T>>) -> T {
+    tokio::time::timeout(SOON, coming).await.ok().flatten().unwrap_or_else(|| panic!("no {what}"))
+}
+
 /// Waits for a request to this path.
 async fn until(requests: &mut Requests, method: Method, path: &str) {
+    let what = format!("{method} {path}");
+    let wanted = Some((method, path.to_owned()));
     let wait = async {
-        while let Some(request) = requests.recv().await {
-            if request == (method.clone(), path.to_owned()) {
-                return;
+        loop {
+            match requests.recv().await {
+                request if request == wanted => return request,
+                Some(_) => {}
+                None => return None,
             }
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
-    assert!(waited.is_ok(), "no {method} {path}");
+    next(&what, wait).await;
 }
 
 fn ready(node: &Value) -> String {
@@ -197,7 +208,7 @@ async fn a_node_is_registered_gets_ready_and_comes_back_once_deleted() {
     assert_eq!(ready(&api.object(NODE)), "True");
     let mut said = Vec::new();
     while said.last().is_none_or(|last| last != "NodeReady") {
-        said.push(events.recv().await.expect("an event").reason.expect("a reason"));
+        said.push(next("event", events.recv()).await.reason.expect("a reason"));
     }
     assert_eq!(
         said,
@@ -230,7 +241,7 @@ async fn a_status_that_says_nothing_new_is_not_written() {
     let mut patches = 0;
     for _ in 0..5 {
         loop {
-            let (method, path) = requests.recv().await.expect("a request");
+            let (method, path) = next("request", requests.recv()).await;
             if (&method, path.as_str()) == (&Method::PUT, LEASE) {
                 break;
             }

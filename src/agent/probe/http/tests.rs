@@ -12,16 +12,27 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::probe::test_server::{Does, FullPort, Server, answer, closed_port, probe, self_signed};
+use crate::probe::test_server::{ClosedPort, Does, FullPort, Server, answer, probe, self_signed};
 
 fn failure(text: impl Into<String>) -> ProbeOutcome {
     ProbeOutcome::Failure(text.into())
 }
 
+/// Longer than any answer takes that comes.
+const LONG: u32 = 60;
+/// For one that does not come, in seconds.
+const LATE: u32 = 1;
+/// For the rest of one whose head must have come.
+const LATE_IN_ITS_BODY: u32 = 3;
+
 async fn get(port: u16, more: Value) -> ProbeOutcome {
+    get_within(LONG, port, more).await
+}
+
+async fn get_within(seconds: u32, port: u16, more: Value) -> ProbeOutcome {
     let mut action = json!({"port": port, "path": "/healthz", "scheme": "HTTP"});
     action.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    probe(json!({"httpGet": action, "timeoutSeconds": 1})).await
+    probe(json!({"httpGet": action, "timeoutSeconds": seconds})).await
 }
 
 #[tokio::test]
@@ -76,7 +87,7 @@ async fn a_name_is_looked_up_and_a_port_may_have_one() {
     let server = Server::start(vec![answer("200 OK", &[], "")]).await;
     let port = server.address.port();
     assert_eq!(get(port, json!({"host": "localhost"})).await, ProbeOutcome::Success);
-    let nowhere = get(port, json!({"host": "nobody.invalid"})).await;
+    let nowhere = get_within(LATE, port, json!({"host": "nobody.invalid"})).await;
     let begin = format!("Get \"http://nobody.invalid:{port}/healthz\": ");
     let ProbeOutcome::Failure(text) = nowhere else { panic!("{nowhere:?}") };
     // Without a name server that answers, the deadline comes first.
@@ -88,7 +99,8 @@ async fn a_name_is_looked_up_and_a_port_may_have_one() {
 
 #[tokio::test]
 async fn what_does_not_answer_is_told_in_gos_words() {
-    let refused = closed_port().await;
+    let closed = ClosedPort::new();
+    let refused = closed.address;
     let text = format!(
         "Get \"http://{refused}/healthz\": dial tcp {refused}: connect: connection refused"
     );
@@ -97,11 +109,16 @@ async fn what_does_not_answer_is_told_in_gos_words() {
     let late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
     let full = FullPort::new().await;
     let text = format!("Get \"http://{}/healthz\": {late}", full.address);
-    assert_eq!(get(full.address.port(), json!({})).await, failure(text));
+    assert_eq!(get_within(LATE, full.address.port(), json!({})).await, failure(text));
+
+    for said in ["", "HTTP/1.1 200 OK\r\nA: "] {
+        let server = Server::start(vec![Does::Stalls(said.into())]).await;
+        let text = format!("Get \"http://{}/healthz\": {late}", server.address);
+        let outcome = get_within(LATE, server.address.port(), json!({})).await;
+        assert_eq!(outcome, failure(text), "{said:?}");
+    }
 
     for (does, said) in [
-        (Does::Stalls(String::new()), late),
-        (Does::Stalls("HTTP/1.1 200 OK\r\nA: ".into()), late),
         (Does::Says(String::new()), "EOF"),
         (
             Does::Says("HTTP/1.1 200 OK\r\nA: ".into()),
@@ -138,15 +155,16 @@ async fn a_body_is_read_so_far_and_in_time() {
 
     // An error, so it is tried three times.
     let slow = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc";
-    for (does, said) in [
+    for (does, seconds, said) in [
         (
             Does::Stalls(slow.into()),
+            LATE_IN_ITS_BODY,
             "context deadline exceeded (Client.Timeout or context cancellation while reading body)",
         ),
-        (Does::Says(slow.into()), "unexpected EOF"),
+        (Does::Says(slow.into()), LONG, "unexpected EOF"),
     ] {
         let server = Server::start(vec![does]).await;
-        let outcome = get(server.address.port(), json!({})).await;
+        let outcome = get_within(seconds, server.address.port(), json!({})).await;
         assert_eq!(outcome, ProbeOutcome::Broken(said.into()));
         assert_eq!(server.heard().len(), 3, "{said}");
     }

@@ -18,6 +18,9 @@ use super::images::go_text;
 /// Largest message that is taken from a runtime, in bytes (upstream: `maxMsgSize`).
 const MESSAGE_MAX: usize = 16 << 20;
 
+/// What containerd says of a verb that it has in name only.
+const UNIMPLEMENTED: &str = "not implemented";
+
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub(crate) enum CriError {
@@ -69,6 +72,17 @@ impl CriError {
     /// Whether the runtime has no such verb.
     pub(crate) fn is_unimplemented(&self) -> bool {
         self.code() == Code::Unimplemented
+    }
+
+    /// The same of a verb of which containerd 2.2 says so in words alone (upstream
+    /// `updatePodSandboxResources`).
+    pub(super) fn is_unimplemented_in_words(&self) -> bool {
+        match self {
+            Self::Call { status, .. } => {
+                status.code() == Code::Unknown && status.message().contains(UNIMPLEMENTED)
+            }
+            Self::Deadline { .. } | Self::Endpoint { .. } | Self::Lacks { .. } => false,
+        }
     }
 }
 

@@ -90,6 +90,7 @@ impl Cri {
             sandbox: 0,
             definition: listed.definition,
             user: None,
+            image: None,
             state: AttemptState::Starting,
         };
         let mut table = self.0.table.lock();

@@ -89,12 +89,7 @@ impl Cri {
             cmd: command.to_vec(),
             timeout: i64::try_from(seconds).unwrap_or(i64::MAX),
         };
-        // A runtime that is slow to start a command or to clear it away is no command that was slow
-        // (upstream: `ExecSync`).
-        let patience = match timeout.is_zero() {
-            true => EXEC_MAX,
-            false => timeout.saturating_add(self.0.client.patience),
-        };
+        let patience = patience(timeout, self.0.client.patience);
         let mut runtime = self.0.client.runtime();
         let answer = call("ExecSync", patience, runtime.exec_sync(within(patience, request))).await;
         let answer = answer.map_err(|error| exec_refusal(&error, command, timeout))?;
@@ -108,6 +103,13 @@ impl Cri {
             stderr: cut(answer.stderr),
         })
     }
+}
+
+/// How long the answer to a command is waited for, of which the call itself may take `slack`: a
+/// runtime that is slow to start it or to clear it away is no command that was slow (upstream:
+/// `ExecSync`).
+fn patience(timeout: Duration, slack: Duration) -> Duration {
+    if timeout.is_zero() { EXEC_MAX } else { timeout.saturating_add(slack) }
 }
 
 /// As [`refusal`], of a command that has a time of its own (upstream's `ExecSync`).
@@ -128,4 +130,16 @@ fn refusal(error: &CriError) -> ExecError {
         RefusalKind::Other
     };
     ExecError::Runtime { kind, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_has_its_time_and_its_call_the_clients_patience_besides() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(1), seconds(120)), seconds(121));
+        assert_eq!(patience(Duration::ZERO, seconds(120)), EXEC_MAX);
+    }
 }

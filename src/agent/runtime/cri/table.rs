@@ -132,6 +132,13 @@ impl Inner {
         self.sandboxes.insert(id.into(), Sandbox { changed: self.changes, ..sandbox });
     }
 
+    /// The id of the pod's sandbox that stands, the newest if there are more.
+    pub(super) fn standing(&self, pod_uid: &str) -> Option<String> {
+        let of_pod = self.sandboxes.iter().filter(|(_, one)| one.pod_uid == pod_uid);
+        let stand = of_pod.filter(|(_, one)| one.ready && !one.stopped);
+        stand.max_by_key(|(_, one)| one.generation).map(|(id, _)| id.clone())
+    }
+
     /// Of the containers listed by a relist that began at `mark`: those of which more has to be
     /// asked, because they are new or have gone on.
     pub(super) fn news<'a>(&self, listed: &'a [Listed]) -> Vec<&'a Listed> {
@@ -208,6 +215,7 @@ impl Inner {
             sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
             definition: one.definition,
             user: one.user.clone(),
+            image: None,
             state,
         })
     }

@@ -127,6 +127,7 @@ impl Wasm {
             id: shown(&id),
             definition,
             user: None,
+            image: None,
             state,
         };
         let socket = self.ledger.socket(&id);

@@ -195,6 +195,7 @@ impl Runtime for Wasm {
             id: shown(&spawned.id),
             definition: container.definition,
             user: None,
+            image: None,
             state: AttemptState::Starting,
         };
         let pod_uid = container.pod_uid.clone();

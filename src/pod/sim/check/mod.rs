@@ -132,6 +132,9 @@ struct Life {
     least: Option<Duration>,
     /// The wall clock's start of the pod as a moment of the monotonic clock: never moved.
     started: Option<Duration>,
+    /// Attempts of main containers that never run again, which are stopped for a probe, and when their
+    /// grace is used up, as the machine believes: the last one takes all of its pod with it.
+    doomed: BTreeMap<(usize, u32), Duration>,
     /// The attempts after which all of the pod is to run anew, as the machine believes.
     past: BTreeSet<(usize, u32)>,
     /// What each container is to be made from, by this object.

@@ -135,8 +135,24 @@ impl Check {
             !had_started && !newest.is_some_and(|(_, told)| self.has_started(told, script, at.now))
         });
         must(had_turn || waiting.is_none(), "started before a sidecar", who)?;
+        must(!is_main || self.is_held_by_none(at), "started before a sidecar", who)?;
         self.seen.saw_if(Happening::InitBegunAnew, is_anew);
         Ok(())
+    }
+
+    /// Whether a main container runs, or the last init container is no sidecar or is up.
+    fn is_held_by_none(&self, at: At<'_>) -> bool {
+        let script = at.script;
+        let mut inits = (0..script.parts.len()).rev();
+        let last =
+            inits.find(|part| matches!(script.parts[*part].kind, Kind::Init | Kind::Sidecar));
+        let Some(last) = last.filter(|last| script.parts[*last].kind == Kind::Sidecar) else {
+            return true;
+        };
+        let newest = |part: usize| self.newest(part).map(|(_, told)| told);
+        let runs = |part| newest(part).is_some_and(|told| told.rank == Rank::Running);
+        newest(last).is_some_and(|told| self.has_started(told, script, at.now))
+            || script.of_kind(Kind::Main).any(runs)
     }
 
     /// A restart after a crash waits for as long as the back-off says: the first not at all, the

@@ -61,7 +61,9 @@ impl Check {
             own.push(probing.since.max(since) + grace);
             own.extend(is_last.then(|| probing.since.max(since) + spec_grace));
         }
-        let by = own.iter().copied().chain(life.deadline).min();
+        let doomed = self.doomed().chain(told.and_then(|told| told.doomed));
+        let doomed: Vec<Duration> = doomed.collect();
+        let by = own.iter().chain(&doomed).copied().chain(life.deadline).min();
         let own = own.into_iter().max();
         let own_reason = |due| Reason {
             due,
@@ -83,8 +85,9 @@ impl Check {
         let is_over = self.has_ended_with_sandbox || self.terminal.is_some();
         // The machine learns of it later than it is so.
         let due = since.max(life.deadline.unwrap_or(since + spec_grace));
-        let is_used_up = done_by.into_iter().chain(life.deadline).any(|by| at.now >= by);
-        (done_by.is_some() || is_over).then_some(Reason {
+        let all = doomed.iter().copied().chain(done_by).chain(life.deadline);
+        let is_used_up = all.clone().any(|by| at.now >= by);
+        (done_by.is_some() || is_over || !doomed.is_empty()).then_some(Reason {
             due,
             is_own: false,
             is_used_up,

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{AHEAD, At, Check, Judged, must, seen::Happening, take};
 use crate::{
     Attempt, AttemptState, Event, HookKind, ProbeKind, ProbeOutcome, definition,
-    sim::script::{HookSpec, Kind, Part, ProbeSpec, Script},
+    sim::script::{HookSpec, Kind, Part, Policy, ProbeSpec, Script},
     state::State,
 };
 
@@ -90,6 +90,8 @@ pub(super) struct Told {
     pub(super) stopping: Option<Duration>,
     /// When it will be killed at the latest by the last `Stop`.
     pub(super) due: Option<Duration>,
+    /// It is to end with one that takes all of its pod with it: by then.
+    pub(super) doomed: Option<Duration>,
 }
 
 impl Check {
@@ -252,6 +254,7 @@ impl Check {
             pre_stop: Hooking::default(),
             stopping: None,
             due: None,
+            doomed: None,
         });
         if rank == Rank::Running && told.rank == Rank::Starting {
             told.running = at.now;
@@ -322,12 +325,35 @@ impl Check {
 
     /// What is to end, though nothing is done yet but to wait.
     fn believe_endings(&mut self, state: &State, at: At<'_>) {
+        let mut ends = Vec::new();
         for known in state.containers.iter().flat_map(|container| container.attempts.values()) {
-            let told = self.life.told.get_mut(&known.id.parse().unwrap_or(u64::MAX));
-            if let Some(told) = told.filter(|_| known.ending.is_some()) {
-                told.stopping.get_or_insert(at.now);
+            let id = known.id.parse().unwrap_or(u64::MAX);
+            let Some((told, ending)) = self.life.told.get_mut(&id).zip(known.ending.as_ref())
+            else {
+                continue;
+            };
+            told.stopping.get_or_insert(at.now);
+            ends.push(id);
+            let is_last = at.script.parts[told.part].kind == Kind::Main
+                && at.script.policy_of(told.part) == Policy::Never;
+            if is_last && told.probes[..2].iter().any(Probing::has_failed) {
+                self.life.doomed.insert((told.part, told.attempt), ending.deadline);
             }
         }
+        let by = self.doomed().min();
+        for id in ends {
+            if let Some(told) = self.life.told.get_mut(&id).filter(|_| by.is_some()) {
+                told.doomed = told.doomed.into_iter().chain(by).min();
+            }
+        }
+    }
+
+    /// When what takes all of its pod with it is to have ended.
+    pub(super) fn doomed(&self) -> impl Iterator<Item = Duration> {
+        let doomed = self.life.doomed.iter().filter(|((part, attempt), _)| {
+            self.newest(*part).is_some_and(|(_, newest)| newest.attempt == *attempt)
+        });
+        doomed.map(|(_, by)| *by)
     }
 
     fn believe_past(&mut self, state: &State, at: At<'_>) -> Judged {

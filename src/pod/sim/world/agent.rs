@@ -168,6 +168,7 @@ impl World {
                     addresses: PodAddresses::default(),
                     sandbox,
                     recursive_read_only: false,
+                    warnings: Vec::new(),
                 };
                 let first = self.script.parts.first().filter(|_| fails && !is_unheard);
                 let event = match (first, fails) {

@@ -174,9 +174,12 @@ impl World {
             return Err(Broken { rule: "no agent at the end", how: String::new() });
         };
         let mains = self.script.parts.iter().zip(&self.check.truths);
+        let for_good = |part| self.check.end_for_good(part, &self.script);
+        let has_failed = |part: usize| for_good(part).is_some_and(|code| code != 0);
         let well = mains
             .filter(|(part, _)| part.kind == Kind::Main)
             .all(|(_, truth)| truth.launched.last().is_some_and(|last| last.code == Some(0)))
+            && !self.script.of_kind(Kind::Init).any(has_failed)
             && !self.check.is_evicted;
         let status = state.status();
         let phase = if well { "Succeeded" } else { "Failed" };

@@ -14,7 +14,7 @@ mod security;
 
 pub(crate) use container::{ContainerInput, ImageFacts, ImageUser, container};
 pub(crate) use error::ConfigError;
-pub(crate) use resources::of_container as container_resources;
+pub(crate) use resources::{of_container as container_resources, of_resize as sandbox_resources};
 pub(crate) use sandbox::{SandboxInput, sandbox};
 
 use std::path::PathBuf;

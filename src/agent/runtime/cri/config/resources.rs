@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Raw;
 
 use super::NodeOptions;
+use crate::linux::cgroup::Limits;
+use crate::runtime::SandboxResources;
 
 /// What the names of resources that are huge pages begin with; the size follows.
 const HUGE_PAGES: &str = "hugepages-";
@@ -60,6 +62,28 @@ pub(super) fn of_overhead(pod: &Pod, node: &NodeOptions) -> LinuxContainerResour
     plain(cpu, cpu, amount("memory").map_or(0, |memory| memory.value()), node)
 }
 
+/// What the runtime is told of a pod whose group is to have `limits`: these without the pod's overhead,
+/// and that (upstream `generateUpdatePodSandboxResourcesRequest`). No limit is -1, as the kernel has it.
+pub(crate) fn of_resize(pod: &Pod, limits: &Limits, node: &NodeOptions) -> SandboxResources {
+    let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+    let amount = |name: &str| Quantity::parse(&overhead?.get(name)?.0).ok();
+    let cpu = amount("cpu").map_or(0, |cpu| cpu.milli_value());
+    let memory = amount("memory").map_or(0, |memory| memory.value());
+    let shares = limits.cpu_shares.unwrap_or_default();
+    // Upstream `SharesToMilliCPU`.
+    let milli = number(shares.saturating_mul(1000).div_ceil(1024));
+    let less = |limit: Option<u64>, part: i64| limit.map_or(-1, |limit| number(limit) - part);
+    let quota = cpu_quota_us(cpu, limits.cpu_period_us).map_or(0, number);
+    let containers = LinuxContainerResources {
+        cpu_shares: number(if cpu == 0 { shares } else { cpu_shares(milli - cpu) }),
+        cpu_quota: less(limits.cpu_quota_us, quota),
+        cpu_period: number(limits.cpu_period_us),
+        memory_limit_in_bytes: less(limits.memory_bytes, memory),
+        ..LinuxContainerResources::default()
+    };
+    SandboxResources { overhead: of_overhead(pod, node), containers }
+}
+
 fn plain(
     cpu_request: i64,
     cpu_limit: i64,
@@ -78,9 +102,12 @@ fn plain(
     kernels(limits, node)
 }
 
+/// The kernel's own numbers end there too.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 fn kernels(limits: CgroupLimits, node: &NodeOptions) -> LinuxContainerResources {
-    // The kernel's own numbers end there too.
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let mut unified = BTreeMap::new();
     if node.cgroup_v2 && node.oom_kills_all {
         unified.insert("memory.oom.group".into(), "1".into());

@@ -114,3 +114,27 @@ fn a_sandbox_has_its_containers_sums_and_its_overhead_apart() {
     );
     assert_eq!(found.unified, [("memory.oom.group".to_owned(), "1".to_owned())].into());
 }
+
+#[test]
+fn what_a_runtime_is_told_of_a_resize_is_without_the_pods_overhead() {
+    let limits = Limits {
+        cpu_shares: Some(1024),
+        cpu_quota_us: Some(200_000),
+        memory_bytes: Some(256 << 20),
+        ..Limits::default()
+    };
+    let plain = of_resize(&pod(json!({})), &limits, &node());
+    let of = &plain.containers;
+    assert_eq!((of.cpu_shares, of.cpu_quota, of.cpu_period), (1024, 200_000, 100_000));
+    assert_eq!(of.memory_limit_in_bytes, 256 << 20);
+    assert_eq!(plain.overhead, LinuxContainerResources::default());
+    let heavy = pod(json!({"overhead": {"cpu": "250m", "memory": "64Mi"}}));
+    let told = of_resize(&heavy, &limits, &node());
+    let of = &told.containers;
+    assert_eq!((of.cpu_shares, of.cpu_quota), (768, 175_000));
+    assert_eq!(of.memory_limit_in_bytes, 192 << 20);
+    assert_eq!((told.overhead.cpu_shares, told.overhead.memory_limit_in_bytes), (256, 64 << 20));
+    let free = Limits { cpu_quota_us: None, memory_bytes: None, ..limits };
+    let told = of_resize(&heavy, &free, &node()).containers;
+    assert_eq!((told.cpu_quota, told.memory_limit_in_bytes), (-1, -1), "no limit is none");
+}
