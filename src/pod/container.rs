@@ -216,6 +216,14 @@ impl Container {
         self.starting.is_some() || self.attempts.values().any(Known::is_alive)
     }
 
+    /// Whether its newest attempt has ended under its postStart hook, which is yet to say how: upstream
+    /// looks at the container no sooner.
+    pub(crate) fn awaits_hook(&self) -> bool {
+        self.newest().is_some_and(|(_, known)| {
+            !known.is_alive() && known.ending.is_none() && known.post_start == Hook::Doing(None)
+        })
+    }
+
     /// The number of the next attempt. One that never ran does not count: it starts again.
     pub(crate) fn next_attempt(&self) -> u32 {
         self.newest().map_or(0, |(attempt, _)| attempt.saturating_add(1))
@@ -393,9 +401,12 @@ impl Container {
     /// Takes the answer of the postStart hook of an attempt: one that failed has it stopped. Whether it
     /// has.
     pub(crate) fn take_post_start(&mut self, id: &str, result: Result<(), String>) -> bool {
-        let Some(known) = self.attempts.values_mut().find(|known| known.id == id) else {
+        let newest = self.attempts.keys().next_back().copied();
+        let Some((number, known)) = self.attempts.iter_mut().find(|(_, known)| known.id == id)
+        else {
             return false;
         };
+        let number = *number;
         if known.post_start != Hook::Doing(None) {
             return false;
         }
@@ -405,6 +416,14 @@ impl Container {
         }
         let has_failed = result.is_err();
         known.post_start = result.map_or_else(Hook::Failed, |()| Hook::Done);
+        // Of one that has ended before nothing more is heard.
+        if !known.is_alive()
+            && newest == Some(number)
+            && let Some(failure) = self.start_error(number)
+        {
+            self.start_failure = Some(failure);
+            self.waiting = Some(Waiting::Start);
+        }
         has_failed
     }
 

@@ -166,6 +166,8 @@ impl State {
     /// Takes the answer of a hook.
     fn take_hook(&mut self, name: &str, id: &str, hook: HookKind, result: Result<(), String>) {
         let Some(container) = self.container(name) else { return };
+        // One that has ended with its container is told as if that were yet to be stopped.
+        let is_late = hook == HookKind::PostStart && container.awaits_hook();
         let has_failed = match hook {
             HookKind::PostStart => container.take_post_start(id, result),
             HookKind::PreStop => {
@@ -176,6 +178,9 @@ impl State {
         };
         if has_failed {
             self.records.push(record::hook_failed(name, hook));
+            if is_late {
+                self.records.push(record::killing(name, (record::POST_START, "")));
+            }
         }
     }
 

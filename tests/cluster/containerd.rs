@@ -188,18 +188,20 @@ impl Containerd {
         all.filter(|pid| *pid != self.pid()).collect()
     }
 
-    /// What is left of its pods, a line each: containers and pods (if it runs), shims, mounts,
-    /// what its CNI library remembers.
-    pub fn leaks(&mut self) -> Vec<String> {
+    /// What is left of its pods, a line each: containers and pods (if it runs), shims and whatever
+    /// else names it but its `client`, mounts, what its CNI library remembers.
+    pub fn leaks(&mut self, client: Option<Pid>) -> Vec<String> {
         let mut left = Vec::new();
         let running = self.program.ended().is_none();
         if running {
             let listed = self.ctr(&["containers", "ls"]);
             left.extend(listed.lines().skip(1).map(|line| format!("container: {line}")));
         }
-        let ours = running.then(|| self.pid());
+        let known = [running.then(|| self.pid()), client];
         let processes = leaks::processes(&self.dir).into_iter();
-        left.extend(processes.filter(|(pid, _)| Some(*pid) != ours).map(|(_, about)| about));
+        left.extend(
+            processes.filter(|(pid, _)| !known.contains(&Some(*pid))).map(|(_, about)| about),
+        );
         left.extend(leaks::mounts(&self.dir));
         left.extend(leaks::results(&self.results).iter().map(|f| format!("file: {}", f.display())));
         left

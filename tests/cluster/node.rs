@@ -390,7 +390,12 @@ impl<'a> Node<'a> {
     /// The part of that which no agent has without pods.
     fn pod_leaks(&mut self) -> Vec<String> {
         let mut left = self.network.leaks();
-        left.extend(self.containerd.as_mut().map(Containerd::leaks).unwrap_or_default());
+        // An agent has its socket's path in its arguments.
+        let running = self.agent.is_some() && self.ended().is_none();
+        let client = running.then(|| self.pid());
+        if let Some(containerd) = &mut self.containerd {
+            left.extend(containerd.leaks(client));
+        }
         left.extend(leaks::log_links(&self.dir).iter().map(|l| format!("link: {}", l.display())));
         left.extend(leaks::files(&self.dir, &[&self.file("root/pods"), &self.file("run/netns")]));
         // The groups of the QoS classes stay, as a kubelet's do; a pod's and what it holds do not.

@@ -40,7 +40,7 @@ impl Bare {
     }
 
     fn leaks(&mut self) -> Vec<String> {
-        let mut left = self.containerd.leaks();
+        let mut left = self.containerd.leaks(None);
         left.extend(self.network.leaks());
         left
     }

@@ -290,12 +290,14 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// The last boundary that the agent of this scene has come to.
+    /// The last boundary that the agent of this scene has come to, but for those of probes: these go
+    /// on as long as the pod.
     fn passed(&self, scene: &Scene) -> Option<u64> {
         let log = self.place.node.whole_log();
         let passed = log[scene.log..].lines().filter_map(|line| {
-            let (_, after) = line.split_once("boundary ")?;
-            after.split_once(':')?.0.parse::<u64>().ok()
+            let (number, action) = line.split_once("boundary ")?.1.split_once(':')?;
+            let is_probe = action.contains(" Probe {");
+            number.parse::<u64>().ok().filter(|_| !is_probe)
         });
         passed.max()
     }

@@ -181,5 +181,8 @@ pub(crate) fn a_static_pods_resize_makes_room_once(world: &World) {
     place.node.wait_ready(SOON);
     let later = place.wait_pod(&name, "it still has", has("400m"));
     assert_eq!(container(&later, "main"), container(&mirror, "main"));
+    for name in ["goes", "stays"] {
+        place.api().delete("pods", &place.namespace, name);
+    }
     finish(place);
 }

@@ -54,7 +54,9 @@ pub(crate) fn plan(state: &mut State, now: Duration) -> Vec<Action> {
 /// container has failed for good.
 fn is_finished(state: &State) -> bool {
     let generation = state.generation();
-    let over = |container: &Container| !container.is_busy() && !container.is_wanted(generation);
+    let over = |container: &Container| {
+        !(container.is_busy() || container.awaits_hook() || container.is_wanted(generation))
+    };
     let init = state.current_init().and_then(|index| state.containers.get(index));
     state.of_role(Role::Main).all(over) || init.is_some_and(over)
 }

@@ -27,7 +27,7 @@ enum Served {
 impl Pass {
     /// Asks for what the container's next start needs, or for the start; whether for that.
     pub(super) fn start(&mut self, rules: &Rules<'_>, container: &mut Container) -> bool {
-        let is_busy = container.is_busy() && !fault!(StartedTwice);
+        let is_busy = (container.is_busy() || container.awaits_hook()) && !fault!(StartedTwice);
         if is_busy || !container.is_wanted(rules.generation) {
             return false;
         }

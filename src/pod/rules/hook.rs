@@ -65,6 +65,24 @@ fn a_failed_post_start_hook_stops_its_container() {
 }
 
 #[test]
+fn one_that_ends_under_its_post_start_hook_goes_on_when_that_has_said_how() {
+    let mut rig = Rig::up(hooked(&["a"], &json!({"postStart": exec()})));
+    for number in 0..2 {
+        rig.image("a");
+        rig.run("a", number);
+        rig.records.clear();
+        assert_eq!(rig.exit("a", number, 1), [], "its hook ends with it");
+        let follows = if number == 0 { vec![prepare("a")] } else { Vec::new() };
+        assert_eq!(rig.hooked("a", number, POST, Err("why")), follows);
+        rig.records.sort();
+        let told =
+            ["N a Killing: FailedPostStartHook", "W a FailedPostStartHook: PostStartHook failed"];
+        assert_eq!(rig.records, told);
+        assert_eq!(rig.brief("a"), "waiting PostStartHookError: why");
+    }
+}
+
+#[test]
 fn a_pre_stop_hook_takes_of_the_grace() {
     let mut rig = Rig::running(hooked(&["a"], &json!({"preStop": exec()})));
     assert_eq!(rig.feed(Event::Kill { grace: Duration::from_secs(20) }), [hook_of("a", 0, PRE)]);

@@ -125,6 +125,8 @@ impl Fake {
             exit_code: 7,
             reason: "Error".into(),
             log_path: self.log(id).to_string_lossy().into_owned(),
+            image: Some(cri::ImageSpec { image: "h.io/app:1".into(), ..cri::ImageSpec::default() }),
+            image_ref: "h.io/app@sha256:1".into(),
             ..cri::ContainerStatus::default()
         };
         self.shared.containers.lock().unwrap().insert(id.into(), container);

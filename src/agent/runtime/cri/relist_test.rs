@@ -6,7 +6,7 @@ use copepod_cri::ContainerState::{
     ContainerCreated as Created, ContainerExited as Exited, ContainerRunning as Running,
     ContainerUnknown as Unknown,
 };
-use copepod_pod::AttemptState;
+use copepod_pod::{AttemptState, ImageNames};
 use futures_util::FutureExt;
 use tonic::Code;
 
@@ -35,6 +35,8 @@ async fn two_run(fake: &Fake) -> Side {
         side.told().await;
     }
     assert_eq!([states(&side, "a"), states(&side, "b")], [["x running"], ["y running"]]);
+    let image = ImageNames { image: "h.io/app:1".into(), image_id: "h.io/app@sha256:1".into() };
+    assert_eq!(side.cri.list("a")[0].image, Some(image));
     side
 }
 

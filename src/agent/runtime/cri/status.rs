@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use copepod_cri::{ContainerState, ContainerStatus, ContainerStatusRequest, StopContainerRequest};
-use copepod_pod::{Exit, User};
+use copepod_pod::{Exit, ImageNames, User};
 use jiff::Timestamp;
 
 use super::client::{Client, CriError, call, within};
@@ -36,12 +36,14 @@ pub(super) struct Looked {
     pub(super) log: PathBuf,
     /// As whom it began, if the runtime tells.
     pub(super) user: Option<User>,
+    /// What it was made from, if the runtime tells.
+    pub(super) image: Option<ImageNames>,
 }
 
 impl Looked {
     /// One that was made and of which there is no more to know.
     pub(super) fn created() -> Self {
-        Self { state: State::Created, log: PathBuf::new(), user: None }
+        Self { state: State::Created, log: PathBuf::new(), user: None, image: None }
     }
 }
 
@@ -80,7 +82,9 @@ pub(super) async fn look(client: &Client, id: &str) -> Result<Looked, CriError> 
         gid: linux.gid,
         groups: linux.supplemental_groups,
     });
-    Ok(Looked { state, log, user })
+    let image = status.image.map(|image| image.image).filter(|image| !image.is_empty());
+    let image = image.map(|image| ImageNames { image, image_id: status.image_ref });
+    Ok(Looked { state, log, user, image })
 }
 
 async fn ask(client: &Client, id: &str) -> Result<ContainerStatus, CriError> {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use copepod_cri::{ContainerState, PodSandboxState};
-use copepod_pod::{Attempt, AttemptState, Exit, User};
+use copepod_pod::{Attempt, AttemptState, Exit, ImageNames, User};
 use jiff::Timestamp;
 
 use super::status::Looked;
@@ -62,6 +62,8 @@ pub(super) struct Container {
     pub(super) log: PathBuf,
     /// As whom it began, if the runtime tells.
     pub(super) user: Option<User>,
+    /// What it was made from, if the runtime tells.
+    pub(super) image: Option<ImageNames>,
     /// When the last stop that is under way kills it.
     pub(super) stopping: Option<Instant>,
     /// The count of changes at its last one.
@@ -147,6 +149,7 @@ impl Inner {
         if !looked.log.as_os_str().is_empty() {
             known.log = looked.log;
         }
+        known.image = looked.image.or(known.image.take());
         let on = rank(&looked.state) > rank(&known.state);
         if on {
             (known.state, known.user, known.changed) = (looked.state, looked.user, changes);
@@ -307,7 +310,7 @@ impl Inner {
             sandbox: self.sandboxes.get(&one.sandbox).map_or(0, |sandbox| sandbox.generation),
             definition: one.definition,
             user: one.user.clone(),
-            image: None,
+            image: one.image.clone(),
             state,
         })
     }
@@ -331,6 +334,7 @@ impl Container {
             state: looked.state,
             log: looked.log,
             user: looked.user,
+            image: looked.image,
             stopping: None,
             changed: 0,
         }

@@ -69,7 +69,7 @@ impl Fake {
         });
         let keyring = Arc::new(Keyring::new(NodeFiles::Node(Vec::new()), Vec::new()));
         let gate = Arc::new(Gate::new(limits));
-        Images::over(BoxCloneSyncService::new(wire), keyring, gate, Duration::from_secs(5))
+        Images::over(BoxCloneSyncService::new(wire), keyring, gate, Duration::from_secs(60))
     }
 
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
