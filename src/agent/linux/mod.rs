@@ -101,16 +101,28 @@ pub(crate) fn has_open(pid: u32, file: impl AsFd) -> bool {
 /// out. Blocks for a look at each process of the machine.
 pub(crate) fn who_writes_to(file: impl AsFd) -> io::Result<Vec<OwnedFd>> {
     let wanted = fstat(file)?;
-    let writes = |pid: u32| {
+    processes(|pid| {
         stat(format!("/proc/{pid}/fd/1"))
             .is_ok_and(|file| (file.st_dev, file.st_ino) == (wanted.st_dev, wanted.st_ino))
-    };
+    })
+}
+
+/// The processes that were started with this variable (`NAME=value`); those that cannot be looked at
+/// are left out. Blocks for a look at each process of the machine.
+pub(crate) fn who_was_given(variable: &str) -> io::Result<Vec<OwnedFd>> {
+    processes(|pid| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == variable.as_bytes()))
+    })
+}
+
+fn processes(is_meant: impl Fn(u32) -> bool) -> io::Result<Vec<OwnedFd>> {
     let all = fs::read_dir("/proc")?.flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // Looked at again once its number cannot go to another process any more.
-    let found = pids.filter(|pid| writes(*pid)).map(|pid| Ok((pid, open_process(pid)?)));
+    let found = pids.filter(|pid| is_meant(*pid)).map(|pid| Ok((pid, open_process(pid)?)));
     let found: Vec<_> = found.collect::<io::Result<_>>()?;
-    Ok(found.into_iter().filter_map(|(pid, process)| process.filter(|_| writes(pid))).collect())
+    Ok(found.into_iter().filter_map(|(pid, process)| process.filter(|_| is_meant(pid))).collect())
 }
 
 /// What this boot of the kernel is called; empty where the kernel does not say.

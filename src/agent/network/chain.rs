@@ -2,15 +2,23 @@
 //! DEL in reverse order (libcni `AddNetworkList`, `DelNetworkList`).
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::cni::{CallError, find, run};
 use super::record::Record;
+use crate::linux;
 
+/// The variable that tells plugins whom they are called for.
+const CONTAINER_ID: &str = "CNI_CONTAINERID";
+/// How long what was killed may take to end: no longer than the kernel lets go of it.
+const LEFT_ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks for it.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The time for one call of a plugin: half of what a kubelet gives a whole pod sandbox.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -104,7 +112,7 @@ impl Chain<'_> {
         let path = self.bin_dirs.iter().map(|dir| dir.as_os_str()).collect::<Vec<_>>();
         let environment: [(&str, OsString); 6] = [
             ("CNI_COMMAND", verb.into()),
-            ("CNI_CONTAINERID", record.container_id.clone().into()),
+            (CONTAINER_ID, record.container_id.clone().into()),
             ("CNI_NETNS", self.netns.into()),
             ("CNI_IFNAME", record.interface.clone().into()),
             ("CNI_ARGS", record.args.clone().into()),
@@ -137,6 +145,28 @@ impl Chain<'_> {
             result.insert("cniVersion".to_owned(), version.clone().into());
         }
         result.into()
+    }
+}
+
+/// Ends what an agent before this one has started for a container and was still at it when that agent
+/// died: nobody waits for it, and what it did after a DEL would stay for ever. Blocks until it has ended.
+///
+/// # Errors
+/// The kernel's, or [`io::ErrorKind::TimedOut`].
+pub(super) fn end_left(container_id: &str) -> io::Result<()> {
+    let variable = format!("{CONTAINER_ID}={container_id}");
+    let until = Instant::now() + LEFT_ENDS_WITHIN;
+    loop {
+        // Each look may find what one of the last has still started.
+        let left = linux::who_was_given(&variable)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        left.iter().try_for_each(linux::kill_process)?;
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 

@@ -34,6 +34,15 @@ pub(crate) enum NetworkError {
         #[source]
         source: ChainError,
     },
+    /// A plugin of an agent before this one still runs.
+    #[error("plugins for sandbox {id:?} that an earlier agent has started run on")]
+    Left {
+        /// The container id that they were given.
+        id: String,
+        /// Why they could not be ended.
+        #[source]
+        source: io::Error,
+    },
     /// Its namespace stays.
     #[error("failed to remove network namespace of pod {uid}")]
     Remove {

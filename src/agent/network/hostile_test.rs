@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use super::tests::{Node, pod};
+use super::tests::{Node, SOON, pod};
 use super::*;
 use crate::telemetry::chain;
 
@@ -253,5 +254,35 @@ fn a_failed_attachment_is_undone_before_the_next() {
         assert_eq!(node.text("calls"), "DEL one\nADD one\n");
         network.detach("a").await.expect("detaches");
     });
+    node.is_clean();
+}
+
+#[test]
+fn what_an_agent_left_running_ends_before_the_next_one_deletes() {
+    let node = Node::new();
+    let home = node.path("");
+    let home = home.display();
+    // Whoever waits for it is killed with the agent, and it is not.
+    let add = format!("sleep 1000 & echo $! > {home}/pid; wait");
+    let delete = format!("grep -q CNI_ /proc/$(cat {home}/pid)/environ && echo on >> {home}/calls");
+    node.script("one", &add, &format!("{delete}; true"));
+    node.scripts("1.1.0", json!([{"type": "one"}]));
+    let is_begun = || node.text("pid").trim().parse::<u32>().is_ok();
+    let runs =
+        || fs::read(format!("/proc/{}/environ", node.text("pid").trim())).unwrap_or_default();
+    node.run(async || {
+        let network = Network::open(node.options());
+        tokio::spawn(async move { network.attach(&pod("a")).await });
+        let begun = async {
+            while !is_begun() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(SOON, begun).await.expect("a plugin that runs");
+    });
+    assert!(!runs().is_empty(), "it outlives its agent");
+    node.run(async || Network::open(node.options()).detach("a").await.expect("detaches"));
+    assert!(runs().is_empty());
+    assert_eq!(node.text("calls"), "ADD one\nDEL one\n");
     node.is_clean();
 }

@@ -310,13 +310,19 @@ impl Inner {
     /// Detaches by a record, and then removes the namespace and the record.
     async fn undo(self: &Arc<Self>, uid: &str, record: &Record) -> Result<(), NetworkError> {
         let (this, of) = (Arc::clone(self), uid.to_owned());
+        let id = record.container_id.clone();
+        // This agent waits for what it starts: an ADD without a result may be another's, and go on.
+        let is_open = record.result.is_none();
+        let left = blocking(move || if is_open { chain::end_left(&id) } else { Ok(()) }).await?;
+        let id = || record.container_id.clone();
+        left.map_err(|source| NetworkError::Left { id: id(), source })?;
         let is_there = blocking(move || this.namespaces.is_there(&of)).await?;
         // Without a namespace plugins give back what is theirs outside of it.
         let netns = if is_there { self.namespaces.path(uid) } else { PathBuf::new() };
         self.chain(record, &netns)
             .delete()
             .await
-            .map_err(|source| NetworkError::Destroy { id: record.container_id.clone(), source })?;
+            .map_err(|source| NetworkError::Destroy { id: id(), source })?;
         self.forget(uid).await
     }
 
