@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -15,10 +15,6 @@ use crate::linux;
 
 /// The variable that tells plugins whom they are called for.
 const CONTAINER_ID: &str = "CNI_CONTAINERID";
-/// How long what was killed may take to end: no longer than the kernel lets go of it.
-const LEFT_ENDS_WITHIN: Duration = Duration::from_secs(10);
-/// Between two looks for it.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The time for one call of a plugin: half of what a kubelet gives a whole pod sandbox.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -148,26 +144,16 @@ impl Chain<'_> {
     }
 }
 
-/// Ends what an agent before this one has started for a container and was still at it when that agent
-/// died: nobody waits for it, and what it did after a DEL would stay for ever. Blocks until it has ended.
+/// Kills what an agent before this one has started for a container and was still at it when that agent
+/// died: nobody waits for it, and what it did after a DEL would stay for ever. Gives whether there was
+/// any: each look may find what one of the last has still started. Blocks.
 ///
 /// # Errors
-/// The kernel's, or [`io::ErrorKind::TimedOut`].
-pub(super) fn end_left(container_id: &str) -> io::Result<()> {
-    let variable = format!("{CONTAINER_ID}={container_id}");
-    let until = Instant::now() + LEFT_ENDS_WITHIN;
-    loop {
-        // Each look may find what one of the last has still started.
-        let left = linux::who_was_given(&variable)?;
-        if left.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() >= until {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        left.iter().try_for_each(linux::kill_process)?;
-        std::thread::sleep(LOOK_EVERY);
-    }
+/// The kernel's.
+pub(super) fn kill_left(container_id: &str) -> io::Result<bool> {
+    let left = linux::who_was_given(&format!("{CONTAINER_ID}={container_id}"))?;
+    left.iter().try_for_each(linux::kill_process)?;
+    Ok(!left.is_empty())
 }
 
 /// Whether a plugin's configuration asks for a capability's arguments.

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch as tokio_watch};
+use tokio::time::{Instant, sleep};
 
 pub(crate) use error::{NetworkError, SetupError};
 
@@ -47,6 +48,10 @@ use record::{Record, Records};
 
 /// Pods that are attached or detached at once; each is some processes in turn.
 const AT_ONCE: usize = 16;
+/// How long a plugin that was killed may take to end: no longer than the kernel lets go of it.
+const LEFT_ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks whether it has.
+const LEFT_AGAIN: Duration = Duration::from_millis(10);
 /// Longest uid; the API server's have 36 bytes, those of static pods 32.
 const UID_MAX: usize = 128;
 /// The pods' interface, as containerd and every user of CNI in Kubernetes names it.
@@ -310,20 +315,34 @@ impl Inner {
     /// Detaches by a record, and then removes the namespace and the record.
     async fn undo(self: &Arc<Self>, uid: &str, record: &Record) -> Result<(), NetworkError> {
         let (this, of) = (Arc::clone(self), uid.to_owned());
-        let id = record.container_id.clone();
         // This agent waits for what it starts: an ADD without a result may be another's, and go on.
-        let is_open = record.result.is_none();
-        let left = blocking(move || if is_open { chain::end_left(&id) } else { Ok(()) }).await?;
-        let id = || record.container_id.clone();
-        left.map_err(|source| NetworkError::Left { id: id(), source })?;
+        if record.result.is_none() {
+            self.end_left(&record.container_id).await?;
+        }
         let is_there = blocking(move || this.namespaces.is_there(&of)).await?;
         // Without a namespace plugins give back what is theirs outside of it.
         let netns = if is_there { self.namespaces.path(uid) } else { PathBuf::new() };
         self.chain(record, &netns)
             .delete()
             .await
-            .map_err(|source| NetworkError::Destroy { id: id(), source })?;
+            .map_err(|source| NetworkError::Destroy { id: record.container_id.clone(), source })?;
         self.forget(uid).await
+    }
+
+    /// Ends what an earlier agent has started for a container and waits until it has.
+    async fn end_left(&self, container_id: &str) -> Result<(), NetworkError> {
+        let failed = |source| NetworkError::Left { id: container_id.to_owned(), source };
+        let until = Instant::now() + LEFT_ENDS_WITHIN;
+        loop {
+            let id = container_id.to_owned();
+            if !blocking(move || chain::kill_left(&id)).await?.map_err(failed)? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
+            sleep(LEFT_AGAIN).await;
+        }
     }
 
     async fn forget(self: &Arc<Self>, uid: &str) -> Result<(), NetworkError> {
