@@ -131,20 +131,6 @@ impl Pool {
         self.used.get(uid).copied()
     }
 
-    /// Gives the pod its ids, if it has none.
-    ///
-    /// # Errors
-    /// [`UserIdsError::None`].
-    #[cfg(test)]
-    pub(crate) fn take(&mut self, uid: &str) -> Result<IdRange, UserIdsError> {
-        if let Some(found) = self.get(uid) {
-            return Ok(found);
-        }
-        let found = self.find()?;
-        self.give(uid, found);
-        Ok(found)
-    }
-
     /// Ids that nobody has.
     ///
     /// # Errors

@@ -141,3 +141,18 @@ fn a_record_that_was_lost_with_the_power_is_none() {
         ids.take("one", &ledger).expect("there is one");
     }
 }
+
+impl Pool {
+    /// Gives the pod its ids, if it has none.
+    ///
+    /// # Errors
+    /// [`UserIdsError::None`].
+    fn take(&mut self, uid: &str) -> Result<IdRange, UserIdsError> {
+        if let Some(found) = self.get(uid) {
+            return Ok(found);
+        }
+        let found = self.find()?;
+        self.give(uid, found);
+        Ok(found)
+    }
+}
